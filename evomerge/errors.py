@@ -1,0 +1,120 @@
+"""The exceptions of evomerge.
+
+    EvomergeError
+    ├── UserError            one message for a person, exit code 2, no traceback
+    │   ├── RecipeError          a recipe or a search space
+    │   ├── ExperimentError      an experiment file
+    │   ├── CheckpointError      a model folder or a file in it
+    │   ├── FitnessError         lm-eval tasks, metrics, splits
+    │   ├── StudyError           a study or its storage
+    │   └── OutputError          a place to write to
+    └── CandidateError       one candidate failed; recorded on its trial, the search goes on
+
+Anything else that is raised is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from enum import StrEnum
+
+__all__ = [
+    "CandidateError",
+    "CheckpointError",
+    "EvomergeError",
+    "ExperimentError",
+    "FailureKind",
+    "FitnessError",
+    "OutputError",
+    "RecipeError",
+    "StudyError",
+    "UserError",
+    "did_you_mean",
+]
+
+
+class EvomergeError(Exception):
+    """Base of every exception that evomerge raises on purpose."""
+
+
+class UserError(EvomergeError):
+    """A mistake that a person can mend: where it is, what is wrong, what to do.
+
+    ``where`` names the file and the field (``experiment.yml: search.sigma``), ``reason`` says what is
+    wrong, ``hint`` what to do about it (may be empty).
+    """
+
+    def __init__(self, where: str, reason: str, hint: str = "") -> None:
+        super().__init__(where, reason, hint)  # all three in ``args``: the exception survives pickling
+        self.where = where
+        self.reason = reason
+        self.hint = hint
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.reason}" if self.where else self.reason
+        return f"{text.rstrip('.')}. {self.hint}" if self.hint else text
+
+    def within(self, where: str) -> UserError:
+        """The same error with ``where`` (a file, say) in front of its place."""
+        return type(self)(f"{where}: {self.where}" if self.where else where, self.reason, self.hint)
+
+
+class RecipeError(UserError):
+    """A recipe or a search space is wrong."""
+
+
+class ExperimentError(UserError):
+    """An experiment file is wrong."""
+
+
+class CheckpointError(UserError):
+    """A model folder, or a file in it, is missing, damaged or does not fit."""
+
+
+class FitnessError(UserError):
+    """An lm-eval task, metric or split is wrong."""
+
+
+class StudyError(UserError):
+    """A study or its storage is missing, unreachable or does not fit the experiment."""
+
+
+class OutputError(UserError):
+    """Something could not be written."""
+
+
+class FailureKind(StrEnum):
+    """Why a candidate failed; stored on its trial."""
+
+    INVALID_RECIPE = "invalid_recipe"
+    NON_FINITE_WEIGHTS = "non_finite_weights"
+    NON_FINITE_SCORES = "non_finite_scores"
+    OUT_OF_MEMORY = "out_of_memory"
+    TIMEOUT = "timeout"
+    WORKER_DIED = "worker_died"
+    EVALUATION = "evaluation"
+
+
+class CandidateError(EvomergeError):
+    """One candidate cannot be scored; its trial is recorded as failed and the search goes on."""
+
+    def __init__(self, kind: FailureKind, reason: str) -> None:
+        super().__init__(kind, reason)
+        self.kind = kind
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.kind.value}: {self.reason}"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``Did you mean 'weight'?``, or the list of what is known, or nothing when nothing is."""
+    names = list(dict.fromkeys(known))
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    if near:
+        return f"Did you mean {' or '.join(repr(n) for n in near)}?"
+    if not names:
+        return ""
+    shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+    return f"Known: {shown}."

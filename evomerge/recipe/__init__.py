@@ -1,0 +1,28 @@
+"""What to merge: recipes, and recipes with holes. Knows neither torch nor files of weights."""
+
+from evomerge.recipe.files import dump_recipe, load_recipe, parse, parse_recipe, parse_yaml, read_yaml
+from evomerge.recipe.model import Module, Recipe, Slice, Source
+from evomerge.recipe.space import Dimension, SearchSpace, Value, Values
+from evomerge.recipe.values import Parameters, Scalar, Setting, filters_of, lookup
+
+__all__ = [
+    "Dimension",
+    "Module",
+    "Parameters",
+    "Recipe",
+    "Scalar",
+    "SearchSpace",
+    "Setting",
+    "Slice",
+    "Source",
+    "Value",
+    "Values",
+    "dump_recipe",
+    "filters_of",
+    "load_recipe",
+    "lookup",
+    "parse",
+    "parse_recipe",
+    "parse_yaml",
+    "read_yaml",
+]

@@ -1,0 +1,199 @@
+"""Recipes and other YAML documents: reading, writing, and one clear error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from evomerge.errors import OutputError, RecipeError, UserError, did_you_mean
+from evomerge.recipe.model import Recipe
+
+__all__ = ["dump_recipe", "load_recipe", "parse", "parse_recipe", "read_yaml"]
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+MAX_YAML_BYTES = 4 * 2**20
+MAX_YAML_NODES = 200_000
+"""Nodes after aliases are expanded: a document that grows beyond this is an attack or a mistake."""
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Safe YAML that refuses a key given twice, which plain YAML lets the last one win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if not isinstance(key, str | int | float | bool | None):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a key must be a plain value", key_node.start_mark
+                )
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is given twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+def read_yaml(path: Path, error: type[UserError] = RecipeError) -> dict[str, Any]:
+    """The mapping in the YAML file ``path``.
+
+    Raises:
+        UserError: of type ``error``: the file cannot be read, is no YAML, or holds no mapping.
+    """
+    try:
+        if path.stat().st_size > MAX_YAML_BYTES:
+            raise error(str(path), f"the file is larger than {MAX_YAML_BYTES // 2**20} MiB, which is no recipe")
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        near = did_you_mean(path.name, (p.name for p in sorted(path.parent.glob("*.y*ml"))))
+        raise error(str(path), "there is no such file", near) from None
+    except (OSError, UnicodeDecodeError) as exception:
+        raise error(str(path), f"cannot be read ({exception})") from None
+    return parse_yaml(text, str(path), error)
+
+
+def parse_yaml(text: str, where: str, error: type[UserError] = RecipeError) -> dict[str, Any]:
+    """The mapping in the YAML ``text``; ``where`` names it in errors."""
+    try:
+        document = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+    except yaml.YAMLError as exception:
+        mark = getattr(exception, "problem_mark", None)
+        place = f"line {mark.line + 1}: " if mark is not None else ""
+        problem = getattr(exception, "problem", None) or str(exception)
+        raise error(where, f"{place}not valid YAML ({problem})") from None
+    except (ValueError, RecursionError, OverflowError) as exception:  # bad dates, endless nesting, huge numbers
+        raise error(where, f"not valid YAML ({type(exception).__name__})") from None
+    if not isinstance(document, dict):
+        raise error(where, f"expected a mapping of fields at the top, got {type(document).__name__}")
+    if _count_nodes(document) > MAX_YAML_NODES:
+        raise error(where, f"expands to more than {MAX_YAML_NODES} values", "Remove the repeated aliases.")
+    return document
+
+
+def parse(model: type[_Model], document: Mapping[str, Any], error: type[UserError] = RecipeError) -> _Model:
+    """``document`` as ``model``; every wrong field in one error of type ``error``.
+
+    Raises:
+        UserError: of type ``error``, naming each field, with a suggestion for unknown keys.
+    """
+    try:
+        return model.model_validate(document)
+    except ValidationError as exception:
+        problems = _innermost(exception.errors(include_url=False))
+        lines = [_describe(problem, model) for problem in problems]
+        if len(lines) == 1:
+            place, reason, hint = lines[0]
+            raise error(place, reason, hint) from None
+        listed = "".join(f"\n  - {place}: {reason}. {hint}".rstrip() for place, reason, hint in lines)
+        raise error("", f"{len(lines)} fields are wrong:{listed}") from None
+
+
+def parse_recipe(document: Mapping[str, Any]) -> Recipe:
+    """``document`` as a Recipe.
+
+    Raises:
+        RecipeError: naming each wrong field.
+    """
+    return parse(Recipe, document, RecipeError)
+
+
+def load_recipe(path: Path) -> Recipe:
+    """The recipe in the YAML file ``path``.
+
+    Raises:
+        RecipeError: naming the file and each wrong field.
+    """
+    document = read_yaml(path)
+    try:
+        return parse_recipe(document)
+    except UserError as exception:
+        raise exception.within(str(path)) from None
+
+
+def dump_recipe(recipe: Recipe, path: Path | None = None, comments: Iterable[str] = ()) -> str:
+    """The YAML of ``recipe`` with ``comments`` on top; written to ``path`` if one is given.
+
+    Raises:
+        OutputError: ``path`` cannot be written.
+    """
+    head = "".join(f"# {line}\n" for line in comments)
+    text = head + yaml.safe_dump(recipe.document(), sort_keys=False, allow_unicode=True)
+    if path is not None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_name(path.name + ".partial")
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(path)
+        except OSError as exception:
+            raise OutputError(str(path), f"cannot be written ({exception.strerror})") from None
+    return text
+
+
+def _count_nodes(document: Any) -> int:
+    """Values in ``document`` with every alias counted as often as it is used, up to the limit."""
+    count, stack = 0, [document]
+    while stack and count <= MAX_YAML_NODES:
+        node = stack.pop()
+        count += 1
+        if isinstance(node, dict):
+            stack.extend(node.values())
+        elif isinstance(node, list):
+            stack.extend(node)
+    return count
+
+
+def _innermost(problems: list[Any]) -> list[Any]:
+    """Without the errors whose place encloses another's: pydantic reports a container for its children."""
+    places = [tuple(p["loc"]) for p in problems]
+    return [
+        p
+        for p, place in zip(problems, places, strict=True)
+        if not any(o != place and o[: len(place)] == place for o in places)
+    ]
+
+
+def _describe(problem: Any, model: type[BaseModel]) -> tuple[str, str, str]:
+    place = _place(problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        known = _fields_at(model, problem["loc"][:-1])
+        return place, "there is no such field", did_you_mean(str(problem["loc"][-1]), known)
+    reason = problem["msg"].removeprefix("Value error, ")
+    reason = reason[:1].lower() + reason[1:] if reason[:2] != reason[:2].upper() else reason
+    given = problem.get("input")
+    if problem["type"] not in ("missing", "value_error") and isinstance(given, str | int | float | bool):
+        reason += f", got {given!r}"
+    return place, reason, ""
+
+
+def _place(loc: tuple[int | str, ...]) -> str:
+    text = ""
+    for part in loc:
+        text += f"[{part}]" if isinstance(part, int) else (f".{part}" if text else str(part))
+    return text or "the top level"
+
+
+def _fields_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    """Names of the fields of the schema that ``loc`` points into."""
+    current: Any = model
+    for part in loc:
+        models = _models_in(current)
+        if isinstance(part, int):
+            continue
+        nexts = [m.model_fields[part].annotation for m in models if part in m.model_fields]
+        if nexts:
+            current = nexts[0]
+    return [name for m in _models_in(current) for name in m.model_fields]
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [m for arg in getattr(annotation, "__args__", ()) for m in _models_in(arg)]

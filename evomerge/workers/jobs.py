@@ -1,0 +1,51 @@
+"""What goes to a worker and what comes back. Plain values of some kilobytes; the only things that travel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from evomerge.errors import FailureKind
+from evomerge.fitness.scores import Scores, Split
+from evomerge.recipe import Recipe
+
+__all__ = ["Failure", "Job", "Outcome", "Seconds"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model to make and score. ``key`` is the caller's name for it and comes back with the outcome."""
+
+    key: str
+    recipe: Recipe
+    split: Split
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a candidate has no scores."""
+
+    kind: FailureKind
+    reason: str
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Wall seconds that a worker spent on one job."""
+
+    materialize: float = 0.0
+    evaluate: float = 0.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job: either ``scores`` or ``failure``, and the fingerprint of the weights scored.
+
+    ``seconds`` is measured, so it differs from run to run and takes no part in comparisons of studies.
+    """
+
+    key: str
+    scores: Scores | None
+    failure: Failure | None
+    fingerprint: str | None
+    seconds: Seconds
+    attempts: int = 1
