@@ -24,12 +24,12 @@ MAX_YAML_NODES = 200_000
 class _UniqueKeyLoader(yaml.SafeLoader):
     """Safe YAML that refuses a key given twice, which plain YAML lets the last one win."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":
                 continue
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str | int | float | bool | None):
                 raise yaml.constructor.ConstructorError(
                     None, None, "a key must be a plain value", key_node.start_mark
@@ -50,7 +50,9 @@ def read_yaml(path: Path, error: type[UserError] = RecipeError) -> dict[str, Any
     """
     try:
         if path.stat().st_size > MAX_YAML_BYTES:
-            raise error(str(path), f"the file is larger than {MAX_YAML_BYTES // 2**20} MiB, which is no recipe")
+            raise error(
+                str(path), f"the file is larger than {MAX_YAML_BYTES // 2**20} MiB, which is no recipe"
+            )
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         near = did_you_mean(path.name, (p.name for p in sorted(path.parent.glob("*.y*ml"))))
@@ -69,7 +71,11 @@ def parse_yaml(text: str, where: str, error: type[UserError] = RecipeError) -> d
         place = f"line {mark.line + 1}: " if mark is not None else ""
         problem = getattr(exception, "problem", None) or str(exception)
         raise error(where, f"{place}not valid YAML ({problem})") from None
-    except (ValueError, RecursionError, OverflowError) as exception:  # bad dates, endless nesting, huge numbers
+    except (
+        ValueError,
+        RecursionError,
+        OverflowError,
+    ) as exception:  # bad dates, endless nesting, huge numbers
         raise error(where, f"not valid YAML ({type(exception).__name__})") from None
     if not isinstance(document, dict):
         raise error(where, f"expected a mapping of fields at the top, got {type(document).__name__}")

@@ -126,7 +126,8 @@ class SearchSpace:
                 known = dimensions.setdefault(dimension.name, dimension)
                 if known != dimension:
                     raise RecipeError(
-                        _text(path), f"two holes are named {dimension.name!r} but have different bounds or kinds"
+                        _text(path),
+                        f"two holes are named {dimension.name!r} but have different bounds or kinds",
                     )
             holes.append(hole)
         self.holes: tuple[Hole, ...] = tuple(holes)
@@ -167,7 +168,7 @@ class SearchSpace:
         return tuple(dict.fromkeys(names))
 
     def _check(self) -> None:
-        """A filling at the start and at each bound must be a recipe, or the hole has no right to its place."""
+        """A filling at the start and at each bound must be a recipe, or a hole stands in a wrong place."""
         middle = self.start()
         self._try(middle, None)
         for i, dimension in enumerate(self.dimensions):
@@ -222,7 +223,9 @@ def _parse_hole(path: Path, node: Mapping[str, Any], label: str) -> tuple[Hole, 
     if not isinstance(name, str) or not name:
         raise RecipeError(f"{where}.name", f"expected a text, got {name!r}")
     points = node.get("points")
-    if points is not None and (not isinstance(points, int) or isinstance(points, bool) or not 2 <= points <= 1000):
+    if points is not None and (
+        not isinstance(points, int) or isinstance(points, bool) or not 2 <= points <= 1000
+    ):
         raise RecipeError(f"{where}.points", f"expected a whole number from 2 to 1000, got {points!r}")
     count = 1 if points is None else points
     inits = _inits(where, node.get("init"), count)
@@ -276,7 +279,9 @@ def _number(where: str, kind: Kind, bounds: Any, name: str, init: Any, *, log: b
     low, high = bounds
     if low >= high:
         raise RecipeError(
-            f"{where}.{kind}", f"the lower bound {low} is not below the upper bound {high}", "Swap the bounds."
+            f"{where}.{kind}",
+            f"the lower bound {low} is not below the upper bound {high}",
+            "Swap the bounds.",
         )
     if log and kind == "int":
         raise RecipeError(f"{where}.log", "only a float hole has a log scale")
@@ -298,16 +303,18 @@ def _labels(document: Any, paths: list[Path]) -> list[str]:
 def _short(document: Any, path: Path) -> str:
     """The path without ``models`` and ``parameters``, with models and filters by name instead of number."""
     text, node = "", document
-    for key in path:
-        parent, node = node, node[key]
-        if key in ("models", "sources", "parameters", "value"):
+    for part in path:
+        parent, node = node, node[part]
+        label: str | int = part
+        if part in ("models", "sources", "parameters", "value"):
             continue
-        if isinstance(key, int) and isinstance(node, Mapping) and isinstance(node.get("model"), str):
-            key = node["model"].rstrip("/").split("/")[-1]
-        elif isinstance(key, int) and isinstance(parent, list) and isinstance(node, Mapping) and "value" in node:
-            text += f"[{node.get('filter') or '*'}]"
-            continue
-        text += f"[{key}]" if isinstance(key, int) else (f".{key}" if text else str(key))
+        if isinstance(part, int) and isinstance(node, Mapping):
+            if isinstance(node.get("model"), str):
+                label = node["model"].rstrip("/").split("/")[-1]
+            elif isinstance(parent, list) and "value" in node:
+                text += f"[{node.get('filter') or '*'}]"
+                continue
+        text += f"[{label}]" if isinstance(label, int) else (f".{label}" if text else label)
     return text
 
 
@@ -322,4 +329,3 @@ def _put(document: Any, path: Path, value: Any) -> None:
     for part in path[:-1]:
         document = document[part]
     document[path[-1]] = value
-

@@ -87,7 +87,9 @@ def _check_entry(entry: Mapping[str, Any]) -> Mapping[str, Any]:
     if entry.get("filter") is not None and not isinstance(entry["filter"], str):
         raise ValueError("the 'filter' of a filter entry is a part of a tensor name")
     value = entry["value"]
-    if not _is_scalar(value) and not (isinstance(value, list | tuple) and value and all(map(_is_scalar, value))):
+    if not _is_scalar(value) and not (
+        isinstance(value, list | tuple) and value and all(map(_is_scalar, value))
+    ):
         raise ValueError("the 'value' of a filter entry is a value or a list of values")
     return dict(entry)
 

@@ -1,0 +1,209 @@
+"""A model folder: its configuration, and its tensors without reading them before they are asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from evomerge.errors import CheckpointError
+
+__all__ = ["DTYPES", "Checkpoint", "TensorInfo", "dtype_name", "open_checkpoint"]
+
+DTYPES: dict[str, torch.dtype] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
+"""torch's dtype for each name of the safetensors format."""
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """What a header says of a tensor."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def bytes(self) -> int:
+        """Size in memory."""
+        count = 1
+        for n in self.shape:
+            count *= n
+        return count * self.dtype.itemsize
+
+
+class Checkpoint:
+    """One model: ``tensors`` from the headers, ``config`` from config.json, weights on demand.
+
+    ``read`` maps the file into memory and copies nothing; the tensor must not be written to.
+    """
+
+    def __init__(
+        self, path: Path, config: dict[str, Any], tensors: Mapping[str, TensorInfo], files: _Files
+    ) -> None:
+        self.path = path
+        self.config = config
+        self.tensors: dict[str, TensorInfo] = dict(tensors)
+        self._files = files
+
+    def read(self, name: str) -> Tensor:
+        """The tensor ``name``, as a view of the mapped file.
+
+        Raises:
+            CheckpointError: The file is damaged.
+        """
+        return self._files.read(name)
+
+    @property
+    def bytes(self) -> int:
+        """Size of all tensors."""
+        return sum(info.bytes for info in self.tensors.values())
+
+
+class _Files:
+    """The weight files of a folder, opened once."""
+
+    def __init__(self) -> None:
+        self._handles: dict[str, Any] = {}
+        self._file_of: dict[str, Path] = {}
+        self._loaded: dict[str, Tensor] = {}
+
+    def add_safetensors(self, path: Path) -> dict[str, TensorInfo]:
+        try:
+            handle = safe_open(str(path), framework="pt")
+            infos = {}
+            for name in handle.keys():  # noqa: SIM118 (no mapping)
+                part = handle.get_slice(name)
+                dtype = DTYPES.get(part.get_dtype())
+                if dtype is None:
+                    raise CheckpointError(
+                        str(path), f"tensor {name!r} has the unsupported dtype {part.get_dtype()}"
+                    )
+                infos[name] = TensorInfo(tuple(part.get_shape()), dtype)
+                self._handles[name], self._file_of[name] = handle, path
+        except (SafetensorError, OSError, ValueError) as exception:
+            raise CheckpointError(
+                str(path), f"is no readable safetensors file ({exception})", "Copy or download it again."
+            ) from None
+        return infos
+
+    def add_bin(self, path: Path) -> dict[str, TensorInfo]:
+        """A pickled file of tensors, read without unpickling anything but tensors."""
+        import pickle
+
+        try:
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except pickle.UnpicklingError:
+            raise CheckpointError(
+                str(path),
+                "holds more than tensors, and reading it would run code from the file",
+                "Convert it to safetensors where you trust it.",
+            ) from None
+        except (RuntimeError, OSError, ValueError, EOFError) as exception:
+            raise CheckpointError(str(path), f"is no readable file of weights ({exception})") from None
+        if not isinstance(loaded, dict) or not all(isinstance(t, Tensor) for t in loaded.values()):
+            raise CheckpointError(str(path), "is no mapping of names to tensors")
+        self._loaded.update(loaded)
+        return {name: TensorInfo(tuple(t.shape), t.dtype) for name, t in loaded.items()}
+
+    def read(self, name: str) -> Tensor:
+        if name in self._loaded:
+            return self._loaded[name]
+        try:
+            tensor: Tensor = self._handles[name].get_tensor(name)
+        except (SafetensorError, OSError) as exception:
+            raise CheckpointError(
+                str(self._file_of[name]), f"tensor {name!r} cannot be read ({exception})"
+            ) from None
+        return tensor
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """The model in the folder ``path``; reads headers only.
+
+    Raises:
+        CheckpointError: A file is missing or damaged; it is named.
+    """
+    config = _read_json(path / "config.json", "Is this a model folder?")
+    files, tensors = _Files(), {}
+    for file in _weight_files(path):
+        add = files.add_safetensors if file.suffix == ".safetensors" else files.add_bin
+        for name, info in add(file).items():
+            if name in tensors:
+                raise CheckpointError(str(file), f"tensor {name!r} is also in another file of the folder")
+            tensors[name] = info
+    if not tensors:
+        raise CheckpointError(str(path), "its weight files hold no tensors")
+    return Checkpoint(path, config, tensors, files)
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """``bfloat16``, as recipes and configurations spell it."""
+    return str(dtype).removeprefix("torch.")
+
+
+def _weight_files(path: Path) -> list[Path]:
+    """The weight files in use: those of the index if there is one; safetensors before ``.bin``."""
+    for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin")):
+        index = path / f"{stem}.{suffix}.index.json"
+        if index.is_file():
+            return _indexed_files(index)
+        if (path / f"{stem}.{suffix}").is_file():
+            return [path / f"{stem}.{suffix}"]
+    loose = sorted(p for p in path.glob("*.safetensors") if not p.name.startswith("adapter_"))
+    if not loose:
+        hint = (
+            "It holds a LoRA adapter: name it as base_model+adapter."
+            if (path / "adapter_config.json").is_file()
+            else ""
+        )
+        raise CheckpointError(
+            str(path), "the folder holds no weights (*.safetensors or pytorch_model.bin)", hint
+        )
+    return loose
+
+
+def _indexed_files(index: Path) -> list[Path]:
+    weight_map = _read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(f, str) for f in weight_map.values()):
+        raise CheckpointError(str(index), "has no 'weight_map' of tensor names to file names")
+    files = []
+    for name in sorted(set(weight_map.values())):
+        file = index.parent / name
+        if Path(name).name != name:
+            raise CheckpointError(str(index), f"names the file {name!r}, which lies outside the model folder")
+        if not file.is_file():
+            raise CheckpointError(
+                str(index), f"names the file {name!r}, which is missing", "Download it again."
+            )
+        files.append(file)
+    return files
+
+
+def _read_json(path: Path, hint: str = "") -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(str(path), "there is no such file", hint) from None
+    except (OSError, ValueError, RecursionError) as exception:
+        raise CheckpointError(str(path), f"is no readable JSON ({exception})") from None
+    if not isinstance(document, dict):
+        raise CheckpointError(str(path), "is no JSON mapping")
+    return document

@@ -1,0 +1,119 @@
+"""Model references: ``model[@revision][+lora[@revision]]``, where ``model`` is a local folder or a hub id."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from evomerge.errors import CheckpointError, did_you_mean
+
+__all__ = ["Reference", "locate", "parse_reference"]
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.md", "LICENSE*")
+"""What a merge needs of a hub repository; ``.bin`` weights only where there are no safetensors."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A parsed model reference; equal by value."""
+
+    model: str
+    revision: str | None = None
+    lora: str | None = None
+    lora_revision: str | None = None
+
+    def __str__(self) -> str:
+        text = f"{self.model}@{self.revision}" if self.revision else self.model
+        if self.lora:
+            text += f"+{self.lora}@{self.lora_revision}" if self.lora_revision else f"+{self.lora}"
+        return text
+
+
+def parse_reference(text: str) -> Reference:
+    """The parts of a reference. A path that exists as written is taken whole, whatever it contains.
+
+    Raises:
+        CheckpointError: The text is empty, or has more than one ``+``.
+    """
+    if not text.strip():
+        raise CheckpointError("model", "a model reference is empty")
+    if Path(text).expanduser().is_dir():
+        return Reference(text)
+    parts = text.split("+")
+    if len(parts) > 2 or not all(parts):
+        raise CheckpointError(text, "a model reference is 'model', 'model@revision' or 'model+lora'")
+    (model, revision), (lora, lora_revision) = (
+        _revision(parts[0]),
+        _revision(parts[1]) if parts[1:] else (None, None),
+    )
+    return Reference(model or "", revision, lora, lora_revision)
+
+
+def locate(model: str, revision: str | None = None, folders: Sequence[Path] = (Path(),)) -> Path:
+    """The local folder of ``model``: below one of ``folders``, in their order, or from the hub's cache.
+
+    Hub ids are downloaded with ``huggingface_hub`` (only the files a merge needs); with ``HF_HUB_OFFLINE=1``
+    only its cache is used.
+
+    Raises:
+        CheckpointError: There is no such folder and no such hub model.
+    """
+    path = Path(model).expanduser()
+    candidates = [path] if path.is_absolute() else [folder / path for folder in folders]
+    for candidate in candidates:
+        if candidate.is_dir():
+            return candidate.resolve()
+    if path.is_absolute() or model.startswith((".", "~")) or not _HUB_ID.fullmatch(model):
+        raise CheckpointError(model, "there is no such model folder", _near(candidates))
+    return _download(model, revision, candidates)
+
+
+def _revision(text: str) -> tuple[str, str | None]:
+    model, at, revision = text.rpartition("@")
+    return (model, revision) if at else (text, None)
+
+
+def _near(candidates: Sequence[Path]) -> str:
+    for candidate in candidates:
+        if candidate.parent.is_dir():
+            names = sorted(p.name for p in candidate.parent.iterdir() if (p / "config.json").is_file())
+            if names:
+                return did_you_mean(candidate.name, names)
+    looked = ", ".join(str(c) for c in candidates)
+    return f"Looked in {looked}."
+
+
+def _download(model: str, revision: str | None, candidates: Sequence[Path]) -> Path:
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+    )
+
+    try:
+        patterns = [*_FILES]
+        try:
+            files = HfApi().list_repo_files(model, revision=revision)
+            if not any(f.endswith(".safetensors") for f in files):
+                patterns.append("*.bin")
+        except (OfflineModeIsEnabled, OSError):
+            patterns.append("*.bin")  # offline: whatever the cache holds
+        return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
+    except (
+        LocalEntryNotFoundError,
+        HfHubHTTPError,
+        HFValidationError,
+        OfflineModeIsEnabled,
+        OSError,
+        ValueError,
+    ) as e:
+        raise CheckpointError(
+            model,
+            "there is neither such a folder nor such a model on the hub or in its cache",
+            f"{_near(candidates)} ({type(e).__name__})",
+        ) from None

@@ -1,0 +1,126 @@
+"""One tensor of a plan, from its inputs to its rows: measure, prepare, reduce, apply.
+
+The live model and the files on disk are filled by the same function, chunk by chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from evomerge.engine.fingerprint import TensorDigest
+from evomerge.engine.plan import TensorPlan
+from evomerge.engine.statistics import Statistics
+from evomerge.errors import CandidateError, FailureKind, RecipeError
+from evomerge.methods import ROW_BLOCK, Chunk, MergeMethod, get_method, key_of
+
+__all__ = ["ComputePool", "Read", "merge_tensor"]
+
+CHUNK_ELEMENTS = 1 << 16
+"""Elements of a chunk: small enough that its intermediate values stay in a core's cache."""
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+Read = Callable[[str, str], Tensor]
+"""(model reference, tensor name) -> the tensor, on the device it is computed on."""
+
+
+def merge_tensor(
+    tensor: TensorPlan,
+    read: Read,
+    statistics: Statistics,
+    write: Callable[[int, Tensor], None],
+    *,
+    chunk_elements: int = CHUNK_ELEMENTS,
+) -> str:
+    """The digest of one output tensor, whose rows go to ``write(row, rows_RC)``.
+
+    Rows come in order and in the output dtype.
+
+    Raises:
+        CandidateError: The result holds NaN or infinity.
+        RecipeError: The parameters do not work for these inputs.
+    """
+    method = get_method(tensor.method)
+    x_MRC = [_rows(read(i.model, i.tensor)) for i in tensor.inputs]
+    digest = TensorDigest()
+    if not tensor.dtype.is_floating_point:
+        write(0, x_MRC[0])
+        digest.update(x_MRC[0])
+        return digest.hexdigest()
+
+    def chunks() -> Iterator[Chunk]:
+        return _chunks(x_MRC, chunk_elements)
+
+    scalars = _prepare(tensor, method, statistics.get(tensor, method, chunks))
+    kernel = method.kernel
+    total = None
+    if kernel.reduce is not None and kernel.total is not None and kernel.reduces(scalars):
+        reduce = kernel.reduce
+        total = kernel.total([reduce(chunk, scalars) for chunk in chunks()], scalars)
+    finite = True
+    for chunk in chunks():
+        rows_RC = kernel.apply(chunk, scalars, total).to(tensor.dtype)
+        finite = finite and bool(torch.isfinite(rows_RC).all())
+        digest.update(rows_RC)
+        write(chunk.row, rows_RC)
+    if not finite:
+        raise CandidateError(FailureKind.NON_FINITE_WEIGHTS, f"tensor {tensor.name!r} holds NaN or infinity")
+    return digest.hexdigest()
+
+
+class ComputePool:
+    """Threads that each compute one tensor at a time, with one torch thread each.
+
+    torch's own threads would split a reduction differently on another number of cores; ours never share one.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._pool = ThreadPoolExecutor(
+            max(1, threads), "evomerge-compute", initializer=torch.set_num_threads, initargs=(1,)
+        )
+
+    def map(self, function: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
+        """``function`` of each item, in their order; the first exception is raised, the rest dropped."""
+        futures = [self._pool.submit(function, item) for item in items]
+        try:
+            return [future.result() for future in futures]
+        finally:
+            for future in futures:
+                future.cancel()
+
+    def close(self) -> None:
+        """Ends the threads."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _prepare(tensor: TensorPlan, method: MergeMethod, statistic: Any) -> Any:
+    arguments: dict[str, Any] = {
+        (name if name.isidentifier() and name != "lambda" else f"{name}_"): value
+        for name, value in tensor.parameters.items()
+    }
+    if "has_base" in method.context:
+        arguments["has_base"] = tensor.has_base
+    if "key" in method.context:
+        arguments["key"] = key_of(tensor.name)
+    try:
+        return method.prepare(statistic, **arguments)
+    except ValueError as exception:
+        raise RecipeError("parameters", f"{method.name}: {exception} (tensor {tensor.name})") from None
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """(R, C): the last dimension stays, all others become rows; a vector is one row."""
+    return tensor.reshape(1, -1) if tensor.dim() < 2 else tensor.reshape(-1, tensor.shape[-1])
+
+
+def _chunks(x_MRC: Sequence[Tensor], elements: int) -> Iterator[Chunk]:
+    rows, columns = x_MRC[0].shape
+    step = max(1, elements // (max(1, columns) * ROW_BLOCK)) * ROW_BLOCK
+    for row in range(0, rows, step):
+        yield Chunk(tuple(x_RC[row : row + step] for x_RC in x_MRC), row)

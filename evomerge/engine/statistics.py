@@ -1,0 +1,42 @@
+"""Statistics of the inputs, measured once per tensor and study."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from evomerge.engine.plan import TensorPlan
+from evomerge.methods import Chunk, MergeMethod
+
+__all__ = ["Statistics"]
+
+
+class Statistics:
+    """Measured once per tensor and study: no searched parameter changes them. Safe to use from many threads.
+
+    Keys are the inputs and the measure, so any two candidates that combine the same tensors share them.
+    """
+
+    def __init__(self) -> None:
+        self._values: dict[tuple[Any, ...], Any] = {}
+        self._lock = threading.Lock()
+
+    def get(self, tensor: TensorPlan, method: MergeMethod, chunks: Callable[[], Iterator[Chunk]]) -> Any:
+        """The statistic of the tensor's inputs, measured if this is the first time."""
+        measure = method.measure
+        if measure.part is None or not method.measured(dict(tensor.parameters)):
+            return None
+        key = (measure.name, tensor.inputs)
+        with self._lock:
+            if key in self._values:
+                return self._values[key]
+        # Two threads may measure the same tensor at once: the same value twice, which does no harm.
+        value = measure.total([measure.part(chunk) for chunk in chunks()])
+        with self._lock:
+            return self._values.setdefault(key, value)
+
+    def clear(self) -> None:
+        """Forgets everything; it is measured again when needed."""
+        with self._lock:
+            self._values.clear()

@@ -1,0 +1,108 @@
+"""One worker: resident sources, one live model, built tasks. Merging and scoring meet only here."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from evomerge.errors import CandidateError, FailureKind, RecipeError
+from evomerge.fitness.spec import FitnessSpec
+from evomerge.workers.jobs import Failure, Job, Outcome, Seconds
+
+if TYPE_CHECKING:
+    from evomerge.engine.materialize import Materializer
+    from evomerge.fitness.evaluator import Evaluator
+
+__all__ = ["Worker", "WorkerSpec"]
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """All that a worker needs to know; picklable, some kilobytes.
+
+    ``references`` are the models of every job to come; ``folder`` is where relative paths of the fitness
+    start. ``dtype`` is what the live model calculates in (``None`` = the dtype of the merge).
+    """
+
+    references: tuple[str, ...]
+    fitness: FitnessSpec
+    folder: Path
+    device: str = "auto"
+    dtype: str | None = None
+    threads: int = 1
+
+    def __call__(self) -> Worker:
+        """A worker: the spec is its own factory."""
+        return Worker(self)
+
+
+class Worker:
+    """Runs jobs one after the other. Models and tasks are loaded at the first one."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        self.spec = spec
+        self._parts: tuple[Materializer, Evaluator] | None = None
+
+    def run(self, job: Job) -> Outcome:
+        """Makes the job's model and scores it.
+
+        Raises:
+            UserError: A model, the fitness or the installation is wrong: no job could run.
+        """
+        import torch
+
+        materializer, evaluator = self._load()
+        torch.set_num_threads(self.spec.threads)
+        start = time.perf_counter()
+        made = None
+        fingerprint = None
+        try:
+            fingerprint = materializer.load(job.recipe)
+            made = time.perf_counter()
+            scores = evaluator.score(materializer.model, materializer.tokenizer, job.split)
+            return Outcome(job.key, scores, None, fingerprint, _seconds(start, made))
+        except RecipeError as exception:  # the values of this candidate do not go together
+            failure = Failure(FailureKind.INVALID_RECIPE, str(exception))
+        except CandidateError as exception:
+            failure = Failure(exception.kind, exception.reason)
+        return Outcome(job.key, None, failure, fingerprint, _seconds(start, made))
+
+    def close(self) -> None:
+        """Frees the models."""
+        if self._parts is not None:
+            self._parts[0].close()
+            self._parts = None
+
+    def _load(self) -> tuple[Materializer, Evaluator]:
+        if self._parts is None:
+            import torch
+
+            from evomerge.checkpoints import dtype_name
+            from evomerge.engine.materialize import Materializer
+            from evomerge.engine.sources import open_sources
+            from evomerge.fitness.evaluator import Evaluator
+
+            dtypes = {dtype_name(d): d for d in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
+            materializer = Materializer(
+                open_sources(self.spec.references, (Path(), self.spec.folder)),
+                device=_device(self.spec.device),
+                compute_dtype=dtypes[self.spec.dtype] if self.spec.dtype is not None else None,
+                threads=self.spec.threads,
+            )
+            self._parts = materializer, Evaluator(self.spec.fitness, self.spec.folder)
+        return self._parts
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return name
+
+
+def _seconds(start: float, made: float | None) -> Seconds:
+    now = time.perf_counter()
+    return Seconds((made or now) - start, now - made if made is not None else 0.0)
