@@ -55,17 +55,14 @@ def merge_tensor(
         return digest.hexdigest()
 
     def chunks() -> Iterator[Chunk]:
-        return _chunks(x_MRC, chunk_elements)
+        return _chunks(tensor, x_MRC, chunk_elements)
 
     scalars = _prepare(tensor, method, statistics.get(tensor, method, chunks))
     kernel = method.kernel
-    total = None
-    if kernel.reduce is not None and kernel.total is not None and kernel.reduces(scalars):
-        reduce = kernel.reduce
-        total = kernel.total([reduce(chunk, scalars) for chunk in chunks()], scalars)
+    found = kernel.reduce(chunks, scalars) if kernel.reduce is not None else None
     finite = True
     for chunk in chunks():
-        rows_RC = kernel.apply(chunk, scalars, total).to(tensor.dtype)
+        rows_RC = kernel.apply(chunk, scalars, found).to(tensor.dtype)
         finite = finite and bool(torch.isfinite(rows_RC).all())
         digest.update(rows_RC)
         write(chunk.row, rows_RC)
@@ -119,8 +116,13 @@ def _rows(tensor: Tensor) -> Tensor:
     return tensor.reshape(1, -1) if tensor.dim() < 2 else tensor.reshape(-1, tensor.shape[-1])
 
 
-def _chunks(x_MRC: Sequence[Tensor], elements: int) -> Iterator[Chunk]:
+def _chunks(tensor: TensorPlan, x_MRC: Sequence[Tensor], elements: int) -> Iterator[Chunk]:
     rows, columns = x_MRC[0].shape
     step = max(1, elements // (max(1, columns) * ROW_BLOCK)) * ROW_BLOCK
     for row in range(0, rows, step):
-        yield Chunk(tuple(x_RC[row : row + step] for x_RC in x_MRC), row)
+        yield Chunk(
+            tuple(x_RC[row : row + step] for x_RC in x_MRC),
+            row,
+            has_base=tensor.has_base,
+            is_vector=len(tensor.shape) < 2,
+        )

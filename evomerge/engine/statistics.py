@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
 from typing import Any
 
 from evomerge.engine.plan import TensorPlan
-from evomerge.methods import Chunk, MergeMethod
+from evomerge.methods import Chunks, MergeMethod, nothing
 
 __all__ = ["Statistics"]
 
@@ -22,17 +21,17 @@ class Statistics:
         self._values: dict[tuple[Any, ...], Any] = {}
         self._lock = threading.Lock()
 
-    def get(self, tensor: TensorPlan, method: MergeMethod, chunks: Callable[[], Iterator[Chunk]]) -> Any:
+    def get(self, tensor: TensorPlan, method: MergeMethod, chunks: Chunks) -> Any:
         """The statistic of the tensor's inputs, measured if this is the first time."""
-        measure = method.measure
-        if measure.part is None or not method.measured(dict(tensor.parameters)):
+        measure = method.measure(dict(tensor.parameters))
+        if measure is nothing:
             return None
         key = (measure.name, tensor.inputs)
         with self._lock:
             if key in self._values:
                 return self._values[key]
         # Two threads may measure the same tensor at once: the same value twice, which does no harm.
-        value = measure.total([measure.part(chunk) for chunk in chunks()])
+        value = measure.run(chunks)
         with self._lock:
             return self._values.setdefault(key, value)
 

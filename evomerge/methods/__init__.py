@@ -1,7 +1,7 @@
 """How numbers combine: the merge methods. Importing this package registers all of them."""
 
-from evomerge.methods import interpolation, task_arithmetic
-from evomerge.methods._kernels import ROW_BLOCK, Chunk, Kernel, Measure
+from evomerge.methods import interpolation, selection, task_arithmetic
+from evomerge.methods._chunks import ROW_BLOCK, Chunk, Chunks, Kernel, Measure, nothing
 from evomerge.methods._random import key_of
 from evomerge.methods._registry import (
     Base,
@@ -18,6 +18,7 @@ __all__ = [
     "ROW_BLOCK",
     "Base",
     "Chunk",
+    "Chunks",
     "Kernel",
     "Measure",
     "MergeMethod",
@@ -29,5 +30,7 @@ __all__ = [
     "key_of",
     "merge_method",
     "methods",
+    "nothing",
+    "selection",
     "task_arithmetic",
 ]

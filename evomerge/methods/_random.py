@@ -44,11 +44,14 @@ def random_bits(key: int, row: int, rows: int, columns: int, device: torch.devic
 
 
 def keep(bits_RC: Tensor, probability: float) -> Tensor:
-    """True with ``probability``, for each of the uniform int32 values."""
-    threshold = round(probability * 2**32) - 2**31
-    if threshold > 2**31 - 1:
-        return torch.ones_like(bits_RC, dtype=torch.bool)
-    return bits_RC < threshold
+    """True with ``probability`` in (0, 1), for each of the uniform int32 values."""
+    return bits_RC < int(thresholds(torch.tensor([probability], dtype=torch.float64))[0])
+
+
+def thresholds(probability: Tensor) -> Tensor:
+    """The int32 limits that uniform int32 values fall below with the given probabilities (float64)."""
+    limits = torch.round(probability * 2**32) - 2**31
+    return limits.clamp(-(2**31), 2**31 - 1).to(torch.int32)
 
 
 def _mix(x: Tensor) -> Tensor:

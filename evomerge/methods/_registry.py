@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from evomerge.errors import RecipeError, did_you_mean
-from evomerge.methods._kernels import Kernel, Measure, nothing
+from evomerge.methods._chunks import Kernel, Measure, nothing
 
 __all__ = ["Base", "MergeMethod", "Parameter", "PerModel", "Range", "get_method", "merge_method", "methods"]
 
@@ -41,6 +41,8 @@ class Range:
     doc: str
     low: float | None = None
     high: float | None = None
+    words: tuple[str, ...] = ()
+    """Words allowed besides the values of the parameter's kind."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Parameter:
     doc: str
     low: float | None = None
     high: float | None = None
+    words: tuple[str, ...] = ()
 
     def check(self, value: Any) -> Any:
         """``value`` as this parameter's kind.
@@ -62,16 +65,12 @@ class Parameter:
         Raises:
             ValueError: It is of another kind or out of bounds.
         """
+        if isinstance(value, str) and value in self.words:
+            return value
         if self.kind is bool:
             if isinstance(value, bool) or value in (0, 1):
                 return bool(value)
-            raise ValueError(f"expected true or false, got {value!r}")
-        if self.kind is str:
-            if isinstance(value, str):
-                return value
-            raise ValueError(f"expected a word, got {value!r}")
-        if value is None and self.default is None and not self.required:
-            return None
+            raise ValueError(f"expected {' or '.join(('true', 'false', *self.words))}, got {value!r}")
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"expected a number, got {value!r}")
         if self.kind is int and value != int(value):
@@ -96,20 +95,19 @@ class Parameter:
 class MergeMethod:
     """A merge method: three pure steps, and the schema of its parameters.
 
-    ``measure`` reads the inputs once per study; ``prepare`` turns its statistics and one candidate's
-    parameters into small numbers; ``kernel`` touches the weights. ``models`` bounds the number of models
-    besides the base (besides nothing, where ``base`` is NONE).
+    ``measure`` chooses the statistic of the inputs, taken once per study; ``prepare`` turns it and one
+    candidate's parameters into small numbers; ``kernel`` touches the weights. ``models`` bounds the number of
+    models besides the base (besides nothing, where ``base`` is NONE).
     """
 
     name: str
     doc: str
     source: str
     prepare: Callable[..., Any]
-    measure: Measure
+    measure: Callable[[Bound], Measure]
     kernel: Kernel
     base: Base
     models: tuple[int, int | None]
-    measured: Callable[[Bound], bool]
     check: Callable[[Bound], None]
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     context: frozenset[str] = frozenset()
@@ -126,17 +124,15 @@ def merge_method(  # noqa: PLR0913 (the keywords are the declaration of a method
     *,
     source: str,
     kernel: Kernel,
-    measure: Measure = nothing,
+    measure: Measure | Callable[[Bound], Measure] = nothing,
     base: Base = Base.NONE,
     models: tuple[int, int | None] = (1, None),
-    measured: Callable[[Bound], bool] = lambda _: True,
     check: Callable[[Bound], None] = lambda _: None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """A decorator that registers the function below it as the merge method ``name``.
 
-    ``measured`` tells from the parameters whether the statistics are needed at all (with density 1 nothing
-    is trimmed, and the pass over the weights is saved). ``check`` raises ValueError for parameters that are
-    wrong only together.
+    ``measure`` may depend on the parameters: with density 1 nothing is trimmed, and the pass over the weights
+    is saved. ``check`` raises ValueError for parameters that are wrong only together.
     """
 
     def register(prepare: Callable[..., Any]) -> Callable[..., Any]:
@@ -150,11 +146,10 @@ def merge_method(  # noqa: PLR0913 (the keywords are the declaration of a method
             doc=inspect.getdoc(prepare) or "",
             source=source,
             prepare=prepare,
-            measure=measure,
+            measure=(lambda _: measure) if isinstance(measure, Measure) else measure,
             kernel=kernel,
             base=base,
             models=models,
-            measured=measured,
             check=check,
             parameters={p.name: p for p in parameters},
             context=frozenset(p.name for p in keyword_only if p.name in _CONTEXT),
@@ -199,4 +194,5 @@ def _parameter(parameter: inspect.Parameter, hint: Any) -> Parameter:
         doc=range_.doc,
         low=range_.low,
         high=range_.high,
+        words=range_.words,
     )

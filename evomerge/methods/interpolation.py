@@ -1,6 +1,7 @@
 """Methods whose result is one linear combination of their inputs.
 
-The coefficients come from the parameters alone or from the Gram matrix of the inputs.
+The coefficients come from the parameters alone or from the Gram matrix of the inputs, in float64. A vector
+that such a method computes with is written as its coefficients over the inputs; see ``_Span``.
 """
 
 from __future__ import annotations
@@ -11,19 +12,28 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from evomerge.methods._kernels import gram, weighted_sum
-from evomerge.methods._registry import Base, PerModel, Range, merge_method
+from evomerge.methods._chunks import Measure, nothing
+from evomerge.methods._registry import Base, Bound, PerModel, Range, merge_method
+from evomerge.methods._span import (
+    LineCoefficients,
+    LineGrams,
+    column_grams,
+    gram,
+    line_weighted_sum,
+    row_grams,
+    task_gram,
+    weighted_sum,
+)
 
 _COLLINEAR = 0.9995
 _TINY_NORM = 1e-8
 
+_Normalize = Annotated[bool, Range("divide by the sum of the weights")]
+
 
 @merge_method("linear", source="Wortsman et al. 2022, arXiv:2203.05482", kernel=weighted_sum)
 def linear(
-    _: None,
-    *,
-    weight: Annotated[PerModel, Range("share of the model")],
-    normalize: Annotated[bool, Range("divide by the sum of the weights")] = True,
+    _: None, *, weight: Annotated[PerModel, Range("share of the model")], normalize: _Normalize = True
 ) -> Tensor:
     """Weighted average of the models; c_M."""
     c_M = torch.tensor(weight, dtype=torch.float64)
@@ -42,14 +52,13 @@ def task_arithmetic(
     _: None,
     *,
     weight: Annotated[PerModel, Range("factor of the task vector")],
-    normalize: Annotated[bool, Range("divide by the sum of the weights")] = False,
+    normalize: _Normalize = False,
     lambda_: Annotated[float, Range("factor of the sum of the task vectors")] = 1.0,
 ) -> Tensor:
     """Base plus the weighted task vectors, written as one combination of base and models; c_M, base first."""
     total = math.fsum(weight)
     divisor = total if normalize and abs(total) >= 1e-8 else 1.0
-    c_D = [lambda_ * w / divisor for w in weight]
-    return torch.tensor([1 - math.fsum(c_D), *c_D], dtype=torch.float64)
+    return _over_inputs([lambda_ * w / divisor for w in weight])
 
 
 @merge_method(
@@ -71,7 +80,203 @@ def slerp(gram_MM: Tensor, *, t: Annotated[float, Range("0 = base model, 1 = the
     return c_M / math.sin(angle)
 
 
-@merge_method("passthrough", source="copies one model", kernel=weighted_sum, models=(1, 1))
+def _nuslerp_measure(parameters: Bound) -> Measure:
+    if parameters["nuslerp_flatten"]:
+        return task_gram
+    return column_grams if parameters["nuslerp_row_wise"] else row_grams
+
+
+@merge_method(
+    "nuslerp",
+    source="Shoemake 1985, per row or per column; weights instead of t",
+    measure=_nuslerp_measure,
+    kernel=line_weighted_sum,
+    base=Base.OPTIONAL,
+    models=(2, 2),
+)
+def nuslerp(
+    grams: Tensor | LineGrams,
+    *,
+    has_base: bool,
+    weight: Annotated[PerModel, Range("share of the model; only their ratio counts")],
+    nuslerp_flatten: Annotated[bool, Range("the tensor as one vector")] = True,  # noqa: ARG001
+    nuslerp_row_wise: Annotated[bool, Range("vectors along the first dimension, not the last")] = False,  # noqa: ARG001
+) -> LineCoefficients:
+    """Great-circle interpolation of two models, or of their task vectors; c_LM.
+
+    Vectors that are parallel (|sin| < 1e-8) are interpolated linearly.
+    """
+    lines = LineGrams(grams[None], per_column=False) if isinstance(grams, Tensor) else grams
+    first = 1 if has_base else 0
+    g_L22 = lines.grams_LMM[:, first : first + 2, first : first + 2]
+    total = weight[0] + weight[1]
+    t = 0.5 if abs(total) < 1e-6 else weight[1] / total
+    norm_L2 = g_L22.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt().clamp(min=1e-7)
+    cos_L = (g_L22[:, 0, 1] / norm_L2.prod(dim=1)).clamp(-1, 1)
+    angle_L = torch.acos(cos_L)
+    sin_L = torch.sin(angle_L)
+    parallel_L = sin_L.abs() < 1e-8
+    safe_L = torch.where(parallel_L, torch.ones_like(sin_L), sin_L)
+    c_L2 = torch.stack(
+        [
+            torch.where(parallel_L, 1 - t, torch.sin((1 - t) * angle_L) / safe_L),
+            torch.where(parallel_L, t, torch.sin(t * angle_L) / safe_L),
+        ],
+        dim=1,
+    )
+    if has_base:
+        c_L2 = torch.cat([1 - c_L2.sum(dim=1, keepdim=True), c_L2], dim=1)
+    return LineCoefficients(c_L2, lines.per_column)
+
+
+class _Span:
+    """Vectors as coefficients over given ones, whose Gram matrix tells all lengths and angles."""
+
+    def __init__(self, gram_MM: Tensor) -> None:
+        self.gram_MM = gram_MM
+        self.norms = [math.sqrt(max(float(v), 0.0)) for v in gram_MM.diagonal()]
+
+    def axis(self, i: int, scale: float = 1.0) -> Tensor:
+        """The given vector ``i``, scaled."""
+        c_M = torch.zeros(len(self.norms), dtype=torch.float64)
+        c_M[i] = scale
+        return c_M
+
+    def dot(self, a_M: Tensor, b_M: Tensor) -> float:
+        return float(a_M @ self.gram_MM @ b_M)
+
+    def norm(self, a_M: Tensor) -> float:
+        return math.sqrt(max(self.dot(a_M, a_M), 0.0))
+
+
+@merge_method(
+    "multislerp",
+    source="Goddard et al. 2025, MergeKit: interpolation in the tangent space of a weighted mean direction",
+    measure=task_gram,
+    kernel=weighted_sum,
+    base=Base.OPTIONAL,
+    models=(2, None),
+)
+def multislerp(
+    gram_MM: Tensor,
+    *,
+    has_base: bool,
+    weight: Annotated[PerModel, Range("share of the model")],
+    normalize_weights: Annotated[bool, Range("divide the weights by their sum")] = True,
+    eps: Annotated[float, Range("below this a length counts as zero", 0)] = 1e-8,
+) -> Tensor:
+    """Barycentre on the sphere in the tangent space of the mean direction, with the mean length; c_M."""
+    first = 1 if has_base else 0
+    span = _Span(gram_MM[first:, first:])
+    total = math.fsum(weight)
+    if normalize_weights and total == 0:
+        raise ValueError("the weights of a normalized multislerp sum to zero")
+    w = [v / total for v in weight] if normalize_weights else list(weight)
+    unit = [span.axis(i, 1 / (n + eps)) for i, n in enumerate(span.norms)]
+    length = math.fsum(v * n for v, n in zip(w, span.norms, strict=True))
+    mean_M = sum((v * u for v, u in zip(w, unit, strict=True)), torch.zeros_like(unit[0]))
+    size = span.norm(mean_M)
+    if size < eps:
+        if len(w) != 2:
+            raise ValueError("the weighted directions cancel out, so there is no mean to start from")
+        return _result(torch.tensor(w, dtype=torch.float64), has_base=has_base)
+    mean_M = mean_M / size
+    tangent_M = torch.zeros_like(mean_M)
+    for v, u in zip(w, unit, strict=True):
+        tangent_M = tangent_M + v * (u - span.dot(u, mean_M) * mean_M)
+    angle = span.norm(tangent_M) + eps
+    c_M = (math.cos(angle) * mean_M + math.sin(angle) / angle * tangent_M) * length
+    return _result(c_M, has_base=has_base)
+
+
+@merge_method(
+    "karcher",
+    source="Karcher 1977; Grove and Karcher 1973: Riemannian centre of mass on the sphere",
+    measure=gram,
+    kernel=weighted_sum,
+    models=(2, None),
+)
+def karcher(
+    gram_MM: Tensor,
+    *,
+    weight: Annotated[PerModel, Range("share of the model (ours; equal in the dialect)", 0)] = (1.0,),
+    max_iter: Annotated[int, Range("most steps", 1)] = 10,
+    tol: Annotated[float, Range("steps and angles below this count as zero", 0)] = 1e-5,
+) -> Tensor:
+    """The direction with the least mean squared angle to all models, with their mean length; c_M."""
+    span = _Span(gram_MM)
+    total = math.fsum(weight)
+    if total == 0:
+        raise ValueError("the weights of a karcher mean sum to zero")
+    share = [w / total for w in weight]
+    length = math.fsum(a * n for a, n in zip(share, span.norms, strict=True))
+    used = [i for i, n in enumerate(span.norms) if n > tol]
+    if not used:
+        return torch.zeros(len(weight), dtype=torch.float64)
+    kept = math.fsum(share[i] for i in used)
+    alpha = {i: share[i] / kept for i in used}
+    unit = {i: span.axis(i, 1 / span.norms[i]) for i in used}
+    u_M = sum((alpha[i] * unit[i] for i in used), span.axis(0, 0.0))
+    size = span.norm(u_M)
+    u_M = unit[used[0]] if size < tol else u_M / size
+    for _ in range(max_iter):
+        tangent_M = span.axis(0, 0.0)
+        for i in used:
+            cos = min(max(span.dot(u_M, unit[i]), -1.0), 1.0)
+            angle = math.acos(cos)
+            if angle >= tol:
+                tangent_M = tangent_M + alpha[i] * angle / math.sin(angle) * (unit[i] - cos * u_M)
+        step = span.norm(tangent_M)
+        if step < tol:
+            break
+        u_M = math.cos(step) * u_M + math.sin(step) / step * tangent_M
+        size = span.norm(u_M)
+        u_M = u_M / size if size > 0 else u_M
+    return u_M * length
+
+
+def _model_stock_measure(parameters: Bound) -> Measure:
+    return row_grams if parameters["filter_wise"] else task_gram
+
+
+@merge_method(
+    "model_stock",
+    source="Jang et al. 2024, arXiv:2403.19522",
+    measure=_model_stock_measure,
+    kernel=line_weighted_sum,
+    base=Base.REQUIRED,
+    models=(2, None),
+)
+def model_stock(
+    grams: Tensor | LineGrams,
+    *,
+    filter_wise: Annotated[bool, Range("one ratio per row")] = False,  # noqa: ARG001
+) -> LineCoefficients:
+    """Between the base and the mean of the models, by the mean angle between their task vectors; c_LM."""
+    g_LMM = grams[None] if isinstance(grams, Tensor) else grams.grams_LMM
+    count = g_LMM.shape[1] - 1
+    norm_LD = g_LMM.diagonal(dim1=1, dim2=2)[:, 1:].clamp(min=0).sqrt()
+    pairs = [(i, j) for i in range(count) for j in range(i)]
+    cosines = [
+        (g_LMM[:, 1 + i, 1 + j] / (norm_LD[:, i] * norm_LD[:, j]).clamp(min=1e-6)).clamp(-1, 1)
+        for i, j in pairs
+    ]
+    cos_L = torch.stack(cosines).mean(dim=0)
+    t_L = count * cos_L / (1 + (count - 1) * cos_L)
+    c_LM = torch.cat([(1 - t_L)[:, None], (t_L / count)[:, None].expand(-1, count)], dim=1)
+    return LineCoefficients(c_LM, per_column=False)
+
+
+@merge_method("passthrough", source="copies one model", measure=nothing, kernel=weighted_sum, models=(1, 1))
 def passthrough(_: None, *, scale: Annotated[PerModel, Range("factor of the weights")] = (1.0,)) -> Tensor:
     """The one model, scaled; c_M."""
     return torch.tensor(scale, dtype=torch.float64)
+
+
+def _over_inputs(c_D: list[float]) -> Tensor:
+    """Coefficients of task vectors as coefficients of base and models."""
+    return torch.tensor([1 - math.fsum(c_D), *c_D], dtype=torch.float64)
+
+
+def _result(c: Tensor, *, has_base: bool) -> Tensor:
+    return _over_inputs(c.tolist()) if has_base else c

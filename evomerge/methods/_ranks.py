@@ -1,0 +1,141 @@
+"""Exact ranks without sorting: a histogram finds the bin of a rank, one more read finds the element in it.
+
+Values are float32 and not negative, so their bits have their order. A bin is the upper 15 bits of a value;
+what remains to be found inside a bin are its lower 16 bits and, among equal values, the index.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from evomerge.methods._chunks import Chunk, Chunks
+
+__all__ = ["Cut", "Finder", "Histogram", "Threshold", "histograms"]
+
+LOW_BITS = 16
+BINS = 1 << 15
+
+Fields = Callable[[Chunk], Iterable[Tensor]]
+"""From a chunk, one or more tensors of float32 magnitudes as int32 bits; each (R, C)."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A place in the ranking of values: above it are ``taken`` elements of ``bin`` and all of higher bins.
+
+    Elements rank by value, largest first, and equal ones by index, lowest first. ``l1`` is the sum of the
+    values in higher bins, filled in where a rescale needs it.
+    """
+
+    bin: int
+    taken: int
+    l1: float = 0.0
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """How many values fall into each bin, and the sum of their lower bits: bin sums are exact."""
+
+    counts_B: Tensor
+    lows_B: Tensor
+
+    @property
+    def elements(self) -> int:
+        """Number of values."""
+        return int(self.counts_B.sum())
+
+    def l1(self, first_bin: int = 0) -> float:
+        """Sum of the values in ``first_bin`` and above, correctly rounded."""
+        bins = (torch.nonzero(self.counts_B[first_bin:]).flatten() + first_bin).tolist()
+        return math.fsum(_bin_sum(b, int(self.counts_B[b]), int(self.lows_B[b])) for b in bins)
+
+    def cut(self, rank: int, *, with_l1: bool = False) -> Cut:
+        """The cut below the ``rank`` largest values, 0 < rank <= elements."""
+        from_top = torch.cumsum(self.counts_B.flip(0), 0)
+        place = int(torch.searchsorted(from_top, rank))
+        bin_ = BINS - 1 - place
+        above = int(from_top[place - 1]) if place else 0
+        return Cut(bin_, rank - above, self.l1(bin_ + 1) if with_l1 else 0.0)
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """An exact cut: value bits, and the index up to which equal values are above it."""
+
+    bits: int
+    index: int
+
+    def above(self, bits_RC: Tensor, first: int) -> Tensor:
+        """Which elements rank above the cut; ``first`` is the index of the first of them."""
+        last = first + bits_RC.numel() - 1
+        if self.index >= last:
+            return bits_RC >= self.bits
+        if self.index < first:
+            return bits_RC > self.bits
+        index_RC = torch.arange(first, last + 1, device=bits_RC.device).view(bits_RC.shape)
+        return (bits_RC > self.bits) | ((bits_RC == self.bits) & (index_RC <= self.index))
+
+    @property
+    def value(self) -> float:
+        """The value at the cut."""
+        return float(torch.tensor(self.bits, dtype=torch.int32).view(torch.float32))
+
+
+def histograms(chunks: Chunks, fields: Fields) -> tuple[Histogram, ...]:
+    """The histogram of each field; one read."""
+    totals: list[tuple[Tensor, Tensor]] = []
+    for chunk in chunks():
+        for i, bits_RC in enumerate(fields(chunk)):
+            flat = bits_RC.flatten()
+            bins = flat >> LOW_BITS
+            counts = torch.bincount(bins, minlength=BINS)
+            # Sums of 16-bit integers are exact in float64, in any order.
+            lows = torch.bincount(bins, weights=(flat & 0xFFFF).double(), minlength=BINS)
+            if len(totals) == i:
+                totals.append((counts, lows))
+            else:
+                totals[i][0].add_(counts)
+                totals[i][1].add_(lows)
+    return tuple(Histogram(counts.cpu(), lows.to(torch.int64).cpu()) for counts, lows in totals)
+
+
+@dataclass
+class Finder:
+    """Collects the elements of the bins that some cuts lie in, chunk by chunk, then finds the cuts exactly."""
+
+    cuts: Sequence[Cut]
+    _found: dict[int, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
+
+    def add(self, bits_RC: Tensor, first: int) -> None:
+        """Looks through one chunk of the values."""
+        flat = bits_RC.flatten()
+        bins = flat >> LOW_BITS
+        for bin_ in dict.fromkeys(cut.bin for cut in self.cuts):
+            index = torch.nonzero(bins == bin_).flatten()
+            self._found.setdefault(bin_, []).append((flat[index].cpu(), (index + first).cpu()))
+
+    def find(self, cut: Cut) -> tuple[Threshold, float]:
+        """The exact cut, and the sum of all values above it (if the cut has that of higher bins)."""
+        values, index = self._values(cut), torch.cat([i for _, i in self._found[cut.bin]])
+        taken = self.taken(cut)
+        above = math.fsum(values[taken].view(torch.float32).tolist())
+        return Threshold(int(values[taken[-1]]), int(index[taken[-1]])), cut.l1 + above
+
+    def taken(self, cut: Cut) -> Tensor:
+        """Which of the elements of the cut's bin are above it: their places in the order they were added."""
+        order = torch.sort(self._values(cut), descending=True, stable=True).indices  # equal values by index
+        return order[: cut.taken]
+
+    def _values(self, cut: Cut) -> Tensor:
+        return torch.cat([v for v, _ in self._found[cut.bin]])
+
+
+def _bin_sum(bin_: int, count: int, low: int) -> float:
+    exponent, upper = bin_ >> 7, bin_ & 0x7F
+    implicit = 1 << 23 if exponent else 0
+    return math.ldexp(count * (implicit | upper << LOW_BITS) + low, max(exponent, 1) - 150)

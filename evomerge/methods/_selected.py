@@ -1,0 +1,279 @@
+"""Kernels of the methods that choose elements by comparing models: SCE, nearswap, arcee fusion, RAM."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from evomerge.methods._chunks import (
+    ROW_BLOCK,
+    Chunk,
+    Chunks,
+    Kernel,
+    Measure,
+    block_sums,
+    magnitude_bits,
+    task_vectors,
+)
+from evomerge.methods._masked import elect
+from evomerge.methods._ranks import LOW_BITS, Cut, Finder, Histogram, Threshold, histograms
+
+__all__ = [
+    "Importance",
+    "Ram",
+    "VarianceCut",
+    "Variances",
+    "fusion",
+    "importance",
+    "nearswap",
+    "ram",
+    "sce",
+    "variances",
+]
+
+
+# --------------------------------------------------------------------------- SCE
+
+
+@dataclass(frozen=True)
+class Variances:
+    """Histogram of the variance over task vectors at each position, and how many are not zero."""
+
+    histogram: Histogram
+    nonzero: int
+
+
+def _variance(d_DRC: list[Tensor]) -> Tensor:
+    """Population variance over the task vectors, per position; (R, C), float32."""
+    mean_RC = d_DRC[0].clone()
+    for d_RC in d_DRC[1:]:
+        mean_RC.add_(d_RC)
+    mean_RC.div_(len(d_DRC))
+    sum_RC = torch.zeros_like(mean_RC)
+    for d_RC in d_DRC:
+        apart_RC = torch.sub(d_RC, mean_RC)
+        sum_RC.add_(apart_RC.mul_(apart_RC))
+    return sum_RC.div_(len(d_DRC))
+
+
+def _variances(chunks: Chunks) -> Variances:
+    nonzero = 0
+
+    def fields(chunk: Chunk) -> tuple[Tensor, ...]:
+        nonlocal nonzero
+        variance_RC = _variance(list(task_vectors(chunk)))
+        nonzero += int(torch.count_nonzero(variance_RC))
+        return (magnitude_bits(variance_RC),)
+
+    (histogram,) = histograms(chunks, fields)
+    return Variances(histogram, nonzero)
+
+
+variances = Measure("variances", _variances)
+
+
+@dataclass(frozen=True)
+class VarianceCut:
+    """The numbers of SCE: positions whose variance ranks above ``cut`` (``None`` = all of them)."""
+
+    cut: Cut | None
+    empty: bool = False
+
+
+@dataclass(frozen=True)
+class _SceFound:
+    """The exact cut, and each model's share: the mean square of what it keeps of its task vector."""
+
+    threshold: Threshold | None
+    shares: tuple[float, ...]
+
+
+_NO_SHARE = 1e-6
+"""Below this sum of mean squares all models get equal shares, as in the dialect."""
+
+
+def _sce_reduce(chunks: Chunks, s: VarianceCut) -> _SceFound | None:
+    """One read: the elements at the cut, and the squares of those surely above it."""
+    if s.empty:
+        return None
+    finder = Finder(() if s.cut is None else (s.cut,))
+    squares: dict[int, list[float]] = {}
+    border: dict[int, list[Tensor]] = {}
+    elements = 0
+    for chunk in chunks():
+        d_DRC = list(task_vectors(chunk))
+        elements += d_DRC[0].numel()
+        sure_RC, at_border = None, None
+        if s.cut is not None:
+            bits_RC = magnitude_bits(_variance(d_DRC))
+            finder.add(bits_RC, chunk.row * chunk.shape[1])
+            sure_RC = (bits_RC >> LOW_BITS) > s.cut.bin
+            at_border = torch.nonzero((bits_RC >> LOW_BITS).flatten() == s.cut.bin).flatten()
+        for d, d_RC in enumerate(d_DRC):
+            if at_border is not None:
+                border.setdefault(d, []).append(d_RC.flatten()[at_border].cpu())
+            square_RC = torch.mul(d_RC, d_RC)
+            squares.setdefault(d, []).extend(
+                block_sums(square_RC if sure_RC is None else square_RC.mul_(sure_RC)).tolist()
+            )
+    threshold = None
+    if s.cut is not None:
+        threshold, _ = finder.find(s.cut)
+        taken = finder.taken(s.cut)
+        for d, parts in border.items():
+            kept = torch.cat(parts)[taken]
+            squares[d] += torch.mul(kept, kept).tolist()
+    means = [math.fsum(squares[d]) / elements for d in sorted(squares)]
+    total = math.fsum(means)
+    shares = tuple(m / total for m in means) if total >= _NO_SHARE else (1 / len(means),) * len(means)
+    return _SceFound(threshold, shares)
+
+
+def _sce_apply(chunk: Chunk, _: VarianceCut, found: _SceFound | None) -> Tensor:
+    base_RC = chunk.x_MRC[0].float()
+    if found is None:
+        return base_RC.clone()
+    d_DRC = list(task_vectors(chunk))
+    if found.threshold is not None:
+        kept_RC = found.threshold.above(magnitude_bits(_variance(d_DRC)), chunk.row * chunk.shape[1])
+        d_DRC = [d_RC.mul_(kept_RC) for d_RC in d_DRC]
+    sum_RC, share_RC = elect(d_DRC, found.shares, weighted=True)
+    return torch.add(base_RC, sum_RC.div_(share_RC.clamp_(min=1e-6)))
+
+
+sce = Kernel(_sce_apply, reduce=_sce_reduce)
+"""Numbers: VarianceCut."""
+
+
+# --------------------------------------------------------------------------- nearswap
+
+
+def _nearswap(chunk: Chunk, t: float, _: None) -> Tensor:
+    """Towards the other model by min(1, t / |distance|), element by element."""
+    base_RC, other_RC = (x_RC.float() for x_RC in chunk.x_MRC)
+    distance_RC = torch.sub(base_RC, other_RC).abs_().clamp_(min=1e-6)
+    share_RC = torch.div(t, distance_RC).clamp_(0, 1)
+    return torch.add(share_RC * other_RC, torch.mul(torch.sub(1, share_RC), base_RC))
+
+
+nearswap = Kernel(_nearswap)
+"""Numbers: t."""
+
+
+# --------------------------------------------------------------------------- arcee fusion
+
+
+@dataclass(frozen=True)
+class Importance:
+    """How far each row of the other model diverges from the base's; from what importance on it counts."""
+
+    divergence_R: Tensor
+    threshold: float
+
+
+def _divergence(chunk: Chunk) -> Tensor:
+    """KL divergence of softmax(other) from softmax(base) per row, in float64; (R,).
+
+    Blocks of rows go through one by one: an exponential may round differently at another place of a vector.
+    """
+    parts = []
+    for row in range(0, chunk.shape[0], ROW_BLOCK):
+        base_RC, other_RC = (x_RC[row : row + ROW_BLOCK].double() for x_RC in chunk.x_MRC)
+        p_RC = torch.softmax(other_RC, dim=1) + 1e-8
+        q_RC = torch.softmax(base_RC, dim=1) + 1e-8
+        parts.append((p_RC * torch.log(p_RC / q_RC)).sum(dim=1))
+    return torch.cat(parts)
+
+
+def _importance_of(chunk: Chunk, divergence_R: Tensor) -> Tensor:
+    (d_RC,) = task_vectors(chunk)
+    # The divergence is not negative but for its rounding; importance is ranked by magnitude.
+    return d_RC.abs_().mul_(divergence_R.to(chunk.device, torch.float32)[:, None].abs())
+
+
+def _importance(chunks: Chunks) -> Importance:
+    """Three reads, once per study: no parameter changes any of it."""
+    divergence_R = torch.cat([_divergence(chunk) for chunk in chunks()])
+
+    def bits(chunk: Chunk) -> Tensor:
+        rows = divergence_R[chunk.row : chunk.row + chunk.shape[0]]
+        return magnitude_bits(_importance_of(chunk, rows))
+
+    (histogram,) = histograms(chunks, lambda chunk: (bits(chunk),))
+    last = histogram.elements - 1
+    # The value at place k of the ascending order is the one that ends the ranks 1 ... n - k from the top.
+    cuts = [histogram.cut(histogram.elements - int(q * last)) for q in (0.25, 0.5, 0.75)]
+    finder = Finder(cuts)
+    for chunk in chunks():
+        finder.add(bits(chunk), chunk.row * chunk.shape[1])
+    q1, median, q3 = (finder.find(cut)[0].value for cut in cuts)
+    return Importance(divergence_R.cpu(), median + 1.5 * (q3 - q1))
+
+
+importance = Measure("importance", _importance)
+
+
+def _fusion(chunk: Chunk, s: Importance, _: None) -> Tensor:
+    """The base, with the task vector added where it is important."""
+    rows = s.divergence_R[chunk.row : chunk.row + chunk.shape[0]]
+    (d_RC,) = task_vectors(chunk)
+    return torch.add(chunk.x_MRC[0].float(), d_RC.mul_(_importance_of(chunk, rows) >= s.threshold))
+
+
+fusion = Kernel(_fusion)
+"""Numbers: Importance."""
+
+
+# --------------------------------------------------------------------------- RAM
+
+
+@dataclass(frozen=True)
+class Ram:
+    """The numbers of RAM: which changes are active, and how unique ones are amplified (r = 0: not)."""
+
+    epsilon: float
+    r: float = 0.0
+    alpha: float = 0.0
+
+
+def _active(chunk: Chunk, epsilon: float) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    """Task vectors, where each is active, and in how many models an element is."""
+    d_DRC = list(task_vectors(chunk))
+    active_DRC = [d_RC.abs() > epsilon for d_RC in d_DRC]
+    count_RC = torch.zeros(chunk.shape, dtype=torch.float32, device=chunk.device)
+    for active_RC in active_DRC:
+        count_RC.add_(active_RC)
+    return d_DRC, active_DRC, count_RC
+
+
+def _ram_reduce(chunks: Chunks, s: Ram) -> tuple[float, ...] | None:
+    """Per model, the factor of its unique changes: 1 + r * clip(shared / unique, 0, alpha)."""
+    if s.r == 0:
+        return None
+    counts: list[list[int]] = []
+    for chunk in chunks():
+        d_DRC, active_DRC, count_RC = _active(chunk, s.epsilon)
+        counts = counts or [[0, 0] for _ in d_DRC]
+        for pair, active_RC in zip(counts, active_DRC, strict=True):
+            pair[0] += int((active_RC & (count_RC > 1)).sum())
+            pair[1] += int((active_RC & (count_RC == 1)).sum())
+    ratios = [shared / max(unique, s.epsilon) for shared, unique in counts]
+    return tuple(1 + s.r * min(max(ratio, 0.0), s.alpha) for ratio in ratios)
+
+
+def _ram(chunk: Chunk, s: Ram, factors: tuple[float, ...] | None) -> Tensor:
+    d_DRC, active_DRC, count_RC = _active(chunk, s.epsilon)
+    sum_RC = torch.zeros(chunk.shape, dtype=torch.float32, device=chunk.device)
+    for d, (d_RC, active_RC) in enumerate(zip(d_DRC, active_DRC, strict=True)):
+        part_RC = d_RC.mul_(active_RC)
+        if factors is not None and factors[d] != 1:
+            part_RC = torch.where(count_RC == 1, part_RC * factors[d], part_RC)
+        sum_RC.add_(part_RC)
+    return torch.add(chunk.x_MRC[0].float(), sum_RC.div_(count_RC.clamp_(min=1)))
+
+
+ram = Kernel(_ram, reduce=_ram_reduce)
+"""Numbers: Ram."""

@@ -1,0 +1,146 @@
+"""Linear combinations of the inputs: Gram matrices to find coefficients, weighted sums to apply them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from evomerge.methods._chunks import ROW_BLOCK, Chunk, Chunks, Kernel, Measure, block_sums
+
+__all__ = [
+    "LineCoefficients",
+    "LineGrams",
+    "column_grams",
+    "gram",
+    "line_weighted_sum",
+    "row_grams",
+    "task_gram",
+    "weighted_sum",
+]
+
+
+def _gram(chunks: Chunks, *, of_task_vectors: bool) -> Tensor:
+    pairs: dict[tuple[int, int], list[float]] = {}
+    for chunk in chunks():
+        wide = list(_wide(chunk, of_task_vectors=of_task_vectors))
+        for i, a_RC in enumerate(wide):
+            for j, b_RC in enumerate(wide[: i + 1]):
+                # Products and sums rather than a matrix product: BLAS picks its order of summation itself.
+                pairs.setdefault((i, j), []).extend(block_sums(a_RC * b_RC).tolist())
+    count = 1 + max(i for i, _ in pairs)
+    gram_MM = torch.zeros(count, count, dtype=torch.float64)
+    for (i, j), sums in pairs.items():
+        gram_MM[i, j] = gram_MM[j, i] = math.fsum(sums)
+    return gram_MM
+
+
+gram = Measure("gram", lambda chunks: _gram(chunks, of_task_vectors=False))
+"""Gram matrix of the inputs taken as vectors; (M, M), float64."""
+
+task_gram = Measure("task_gram", lambda chunks: _gram(chunks, of_task_vectors=True))
+"""The same of base and task vectors, subtracted before they are multiplied; without a base, ``gram``."""
+
+
+@dataclass(frozen=True)
+class LineGrams:
+    """One Gram matrix per row (or per column) of a tensor; ``grams_LMM`` is (L, M, M), float64.
+
+    ``per_column`` says along which dimension the coefficients lie when they are applied.
+    """
+
+    grams_LMM: Tensor
+    per_column: bool
+
+
+def _row_grams(chunks: Chunks) -> LineGrams:
+    parts = []
+    for chunk in chunks():
+        wide = list(_wide(chunk, of_task_vectors=True))
+        parts.append(_pairwise(wide, dim=1))
+    return LineGrams(torch.cat(parts).cpu(), per_column=False)
+
+
+def _column_grams(chunks: Chunks) -> LineGrams:
+    total_CMM: Tensor | None = None
+    for chunk in chunks():
+        if chunk.is_vector:  # a vector has one line, whichever way one looks at it
+            return _row_grams(chunks)
+        for row in range(0, chunk.shape[0], ROW_BLOCK):
+            block = Chunk(
+                tuple(x_RC[row : row + ROW_BLOCK] for x_RC in chunk.x_MRC), chunk.row + row, chunk.has_base
+            )
+            wide = list(_wide(block, of_task_vectors=True))
+            part_CMM = _pairwise(wide, dim=0)
+            total_CMM = part_CMM if total_CMM is None else total_CMM.add_(part_CMM)
+    if total_CMM is None:
+        raise ValueError("a tensor without rows")
+    return LineGrams(total_CMM.cpu(), per_column=True)
+
+
+row_grams = Measure("row_grams", _row_grams)
+"""Gram matrix of base and task vectors (of the inputs, without a base) for each row."""
+
+column_grams = Measure("column_grams", _column_grams)
+"""The same for each column."""
+
+
+def _weighted_sum(chunk: Chunk, c_M: Tensor, _: None) -> Tensor:
+    """Sum over m of c_M[m] * x_MRC[m], in the order of the inputs; inputs with c = 0 are not read."""
+    coefficients: list[float] = c_M.tolist()
+    out_RC: Tensor | None = None
+    for x_RC, c in zip(chunk.x_MRC, coefficients, strict=True):
+        if c == 0:
+            continue
+        # Multiply, then add: `add_(x, alpha=c)` is fused in its vector part only, so chunks would show.
+        term_RC = x_RC.float() if c == 1 else torch.mul(x_RC.float(), c)
+        out_RC = term_RC if out_RC is None else torch.add(out_RC, term_RC)
+    return torch.zeros_like(chunk.x_MRC[0], dtype=torch.float32) if out_RC is None else out_RC
+
+
+weighted_sum = Kernel(_weighted_sum)
+"""Numbers: c_M, one coefficient per input, float64."""
+
+
+@dataclass(frozen=True)
+class LineCoefficients:
+    """c_LM: one coefficient per input for each row (or column); (L, M), float64."""
+
+    c_LM: Tensor
+    per_column: bool
+
+
+def _line_weighted_sum(chunk: Chunk, lines: LineCoefficients, _: None) -> Tensor:
+    every_row = lines.per_column or lines.c_LM.shape[0] == 1
+    c_LM = lines.c_LM if every_row else lines.c_LM[chunk.row : chunk.row + chunk.shape[0]]
+    c_LM = c_LM.to(chunk.device, torch.float32)
+    out_RC = torch.zeros(chunk.shape, dtype=torch.float32, device=chunk.device)
+    for m, x_RC in enumerate(chunk.x_MRC):
+        c = c_LM[:, m][None, :] if lines.per_column else c_LM[:, m][:, None]
+        out_RC.add_(torch.mul(x_RC.float(), c))
+    return out_RC
+
+
+line_weighted_sum = Kernel(_line_weighted_sum)
+"""Numbers: LineCoefficients; those of a whole tensor are one line that serves every row."""
+
+
+def _wide(chunk: Chunk, *, of_task_vectors: bool) -> Iterator[Tensor]:
+    """The inputs in float64, as they are or as base and task vectors."""
+    first_RC = chunk.x_MRC[0].double()
+    yield first_RC
+    for x_RC in chunk.x_MRC[1:]:
+        yield x_RC.double() - first_RC if of_task_vectors and chunk.has_base else x_RC.double()
+
+
+def _pairwise(wide: list[Tensor], dim: int) -> Tensor:
+    """(L, M, M): sums of products along one dimension."""
+
+    def summed(product_RC: Tensor) -> Tensor:
+        return product_RC.sum(dim=dim)
+
+    rows = [[summed(wide[max(i, j)] * wide[min(i, j)]) for j in range(len(wide))] for i in range(len(wide))]
+    return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
