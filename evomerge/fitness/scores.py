@@ -40,7 +40,7 @@ class TaskScore:
     value: float
     higher_is_better: bool
     aggregation: str
-    """lm-eval's name of how items become the value: mean, perplexity, weighted_perplexity, bits_per_byte, ..."""
+    """lm-eval's name of how items become the value: mean, perplexity, weighted_perplexity, ..."""
     items: tuple[ItemScore, ...]
 
 

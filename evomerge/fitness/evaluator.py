@@ -1,0 +1,90 @@
+"""Scores a live model on the tasks of an experiment. Imports lm-eval and torch on first use only."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evomerge.errors import CandidateError, FailureKind
+from evomerge.fitness.scores import Scores, Split, TaskScore
+from evomerge.fitness.spec import FitnessSpec
+from evomerge.fitness.task_info import TaskInfo
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from evomerge.fitness.lm_eval_tasks import EvalTask
+
+__all__ = ["Evaluator"]
+
+
+class Evaluator:
+    """The tasks of one experiment, built once and used for every candidate of a process.
+
+    ``base_dir`` is where a relative ``include_path`` starts (the folder of the experiment file). Scores are
+    a function of the model's weights and the spec: no global random stream is read or set.
+    """
+
+    def __init__(self, spec: FitnessSpec, base_dir: Path) -> None:
+        self.spec = spec
+        self.base_dir = base_dir
+        self._padded: tuple[Any, Any] | None = None
+
+    def describe(self) -> tuple[TaskInfo, ...]:
+        """The tasks with every default filled in, groups and tags expanded; needs no model.
+
+        Raises:
+            FitnessError: a task, metric, filter, folder, dataset or split is wrong.
+        """
+        return tuple(task.info for task in self._tasks)
+
+    def score(self, model: nn.Module, tokenizer: Any, split: Split) -> Scores:
+        """The scores of ``model`` (a transformers model, put into eval mode) on the items of ``split``.
+
+        Out of memory, a task is tried once more with half the batch.
+
+        Raises:
+            FitnessError: as ``describe``; also a task that does not fit the model or tokenizer.
+            CandidateError: logits or metrics are not finite, or memory does not suffice.
+        """
+        import torch
+
+        tokenizer = self._with_padding(tokenizer)
+        model.eval()
+        with torch.inference_mode():
+            return Scores(split, tuple(self._score(task, model, tokenizer, split) for task in self._tasks))
+
+    @cached_property
+    def _tasks(self) -> tuple[EvalTask, ...]:
+        from evomerge.fitness.lm_eval_tasks import build_tasks
+
+        return build_tasks(self.spec, self.base_dir)
+
+    def _with_padding(self, tokenizer: Any) -> Any:
+        """A tokenizer that can pad. Copying a large one takes a while, so the last copy is kept."""
+        from evomerge.fitness.lm_eval_model import with_padding
+
+        if self._padded is None or self._padded[0] is not tokenizer:
+            self._padded = (tokenizer, with_padding(tokenizer))
+        return self._padded[1]
+
+    def _score(self, task: EvalTask, model: nn.Module, tokenizer: Any, split: Split) -> TaskScore:
+        import torch
+
+        from evomerge.fitness.lm_eval_model import LiveModel
+
+        sizes = dict.fromkeys((self.spec.batch_size, max(1, self.spec.batch_size // 2)))
+        for batch_size in sizes:
+            try:
+                return task.score(LiveModel(model, tokenizer, batch_size, self.spec.trust_remote_code), split)
+            except torch.OutOfMemoryError:
+                pass  # leave the handler first: the exception holds the tensors of the failed pass
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        tried = " and ".join(str(size) for size in sizes)
+        raise CandidateError(
+            FailureKind.OUT_OF_MEMORY,
+            f"task {task.info.task!r} does not fit into memory with a batch of {tried}; "
+            "a smaller fitness.batch_size may help",
+        )

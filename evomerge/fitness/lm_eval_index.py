@@ -1,0 +1,231 @@
+"""Finds and loads lm-eval's tasks by name without parsing its fourteen thousand definitions (6-30 s).
+
+A scan of the raw text of the built-in definitions takes 0.2 s and tells in which folder a name is
+defined; only those folders are then indexed by lm-eval itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import datasets
+from lm_eval.api.task import Task
+from lm_eval.tasks import TaskManager
+
+from evomerge.errors import FitnessError, did_you_mean
+
+__all__ = ["leaves", "load_tasks", "task_manager"]
+
+_FETCH = "Fetch it once with a connection (and without HF_HUB_OFFLINE=1), or use a task with local files."
+
+_FILE_FORMATS = ("json", "csv", "parquet", "text", "arrow")
+
+_DEFINED = re.compile(
+    rb"""^["']?(?:task|group|tag)["']?[ \t]*:[ \t]*([^\n]*(?:\n[ \t]*-[ \t]+[^\n{:]*$)*)""", re.M
+)
+_GROUP_FIELDS = frozenset(("group", "group_alias", "task", "tag", "aggregate_metric_list", "metadata"))
+_NAME = re.compile(rb"""[^\s"'\[\],]+""")
+
+
+def task_manager(names: Sequence[str], include_paths: Sequence[Path]) -> TaskManager:
+    """An index that knows ``names`` and the members of groups among them; tasks of one's own win.
+
+    Raises:
+        FitnessError: a folder does not exist, or a name is defined nowhere (near names are given).
+    """
+    for path in include_paths:
+        if not path.is_dir():
+            raise FitnessError("fitness.include_path", f"there is no folder {str(path)!r}")
+    folders: tuple[Path, ...] = ()
+    while True:
+        # Later paths win in lm-eval, so one's own folders come last.
+        paths: list[str | Path] = [*folders, *include_paths]
+        manager = TaskManager(include_path=paths, include_defaults=False)
+        missing = [name for name in names if name not in manager.task_index]
+        members = [name for name in _members(manager, names) if name not in manager.task_index]
+        more = _outermost([*folders, *_folders([*missing, *members])])
+        if more != folders:
+            folders = more
+            continue
+        if missing:
+            # Members may be missing: a group can define tasks of its own in place.
+            raise FitnessError(
+                "fitness.tasks",
+                f"lm-eval knows no task {missing[0]!r}",
+                _suggestion(missing[0], manager, include_paths),
+            )
+        return manager
+
+
+def leaves(manager: TaskManager, name: str) -> list[str]:
+    """The tasks that ``name`` stands for: itself, the members of a tag (sorted), or those of a group.
+
+    Empty for a group that changes its members (``num_fewshot`` and so on): only lm-eval can build that.
+    """
+    if name in manager.all_tags:
+        return sorted(manager.task_index[name].tags)
+    if name not in manager.all_groups:
+        return [name] if name in manager.task_index else []
+    config = manager.task_index[name].cfg or {}
+    members = config.get("task")
+    if not isinstance(members, list) or not _GROUP_FIELDS.issuperset(config):
+        return []
+    each = [leaves(manager, member) if isinstance(member, str) else [] for member in members]
+    return list(dict.fromkeys(leaf for found in each for leaf in found)) if all(each) else []
+
+
+def load_tasks(manager: TaskManager, name: str, where: str) -> dict[str, Task]:
+    """The tasks that ``name`` stands for, with their data, by name; ``where`` names the place in errors.
+
+    Raises:
+        FitnessError: the data is not there, or lm-eval cannot build a task.
+    """
+    wanted = [_with_absolute_files(manager, leaf) for leaf in leaves(manager, name)] or [name]
+    try:
+        with _without_progress_bars():
+            tasks = dict(manager.load(list(wanted))["tasks"])
+    except datasets.exceptions.DatasetNotFoundError as error:  # a FileNotFoundError, but of the hub
+        raise FitnessError(where, f"its dataset cannot be found ({_first_line(error)})", _FETCH) from error
+    except FileNotFoundError as error:
+        raise FitnessError(
+            where, f"its data is not there ({error})", "Paths in a task lie relative to its YAML file."
+        ) from error
+    except (ConnectionError, OSError) as error:
+        raise FitnessError(
+            where,
+            f"its dataset cannot be fetched ({_first_line(error)})",
+            _FETCH,
+        ) from error
+    except IndexError as error:
+        raise FitnessError(where, "it has no documents", "Check its dataset and test_split.") from error
+    except Exception as error:  # YAML, templates and code of the task
+        raise FitnessError(
+            where, f"lm-eval cannot build it ({type(error).__name__}: {_first_line(error)})"
+        ) from error
+    if not tasks:
+        raise FitnessError(where, "the group has no members")
+    return tasks
+
+
+def _with_absolute_files(manager: TaskManager, name: str) -> str | dict[str, Any]:
+    """``name``, or a configuration of it in which data files next to its YAML have absolute paths.
+
+    lm-eval takes them relative to the current folder, so a task would work from one folder only.
+    """
+    entry = manager.task_index[name]
+    config = entry.cfg or {}
+    kwargs = config.get("dataset_kwargs") or {}
+    if (
+        entry.yaml_path is None
+        or config.get("dataset_path") not in _FILE_FORMATS
+        or "data_files" not in kwargs
+    ):
+        return name
+    files = _absolute(kwargs["data_files"], Path(entry.yaml_path).resolve().parent)
+    if files == kwargs["data_files"]:
+        return name
+    # A group written in place is lm-eval's public way to override a field of a task.
+    return {"group": name, "task": [{"task": name, "dataset_kwargs": {**kwargs, "data_files": files}}]}
+
+
+def _absolute(files: Any, folder: Path) -> Any:
+    if isinstance(files, dict):
+        return {key: _absolute(value, folder) for key, value in files.items()}
+    if isinstance(files, list | tuple):
+        return [_absolute(value, folder) for value in files]
+    if isinstance(files, str) and "://" not in files and any(folder.glob(files) if files[:1] != "/" else ()):
+        return str(folder / files)
+    return files
+
+
+def _suggestion(name: str, manager: TaskManager, include_paths: Sequence[Path]) -> str:
+    near = did_you_mean(name, [*manager.all_tasks, *_builtin()])
+    where = "fitness.include_path names the folders searched besides lm-eval's own."
+    if not include_paths:
+        where = "Tasks of your own need their folder in fitness.include_path."
+    return f"{near} {where}" if near.startswith("Did you mean") else where
+
+
+def _members(manager: TaskManager, names: Iterable[str]) -> list[str]:
+    """Every name that the groups among ``names`` refer to, at any depth."""
+    found: dict[str, None] = {}
+    todo = list(names)
+    while todo:
+        entry = manager.task_index.get(todo.pop())
+        for name in _referred(entry.cfg if entry is not None else None):
+            if name not in found:
+                found[name] = None
+                todo.append(name)
+    return list(found)
+
+
+def _referred(config: dict[str, Any] | None) -> Iterator[str]:
+    listed = (config or {}).get("task")
+    for member in listed if isinstance(listed, list) else ():
+        if isinstance(member, str):
+            yield member
+        elif isinstance(member, dict):
+            name = member.get("task", member.get("group"))
+            if isinstance(name, str):
+                yield name
+            yield from _referred(member)
+
+
+def _folders(names: Iterable[str]) -> list[Path]:
+    known = _builtin()
+    return [folder for name in names for folder in known.get(name, ())]
+
+
+def _outermost(folders: Iterable[Path]) -> tuple[Path, ...]:
+    """Each folder once, without those inside another, in a fixed order."""
+    kept: list[Path] = []
+    for folder in sorted(set(folders)):
+        if not any(folder.is_relative_to(other) for other in kept):
+            kept.append(folder)
+    return tuple(kept)
+
+
+@contextlib.contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    shown = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not shown:
+            datasets.enable_progress_bars()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+@cache
+def _builtin() -> dict[str, tuple[Path, ...]]:
+    """Folders of lm-eval's own definitions by the task, group and tag names in them."""
+    spec = find_spec("lm_eval.tasks")
+    folders: dict[str, dict[Path, None]] = {}
+    for root in (spec.submodule_search_locations or ()) if spec is not None else ():
+        for path in _definitions(root):
+            with open(path, "rb") as file:  # noqa: PTH123 (14,000 of them: Path.open doubles the time)
+                text = file.read()
+            for value in _DEFINED.findall(text):
+                for name in _NAME.findall(value):
+                    folders.setdefault(name.decode("utf-8", "replace"), {})[Path(path).parent] = None
+    return {name: tuple(found) for name, found in folders.items()}
+
+
+def _definitions(folder: str) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if entry.is_dir():
+                yield from _definitions(entry.path)
+            elif entry.name.endswith("yaml") or "." not in entry.name:  # templates: _template_yaml, flores
+                yield entry.path

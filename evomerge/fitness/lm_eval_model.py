@@ -1,0 +1,103 @@
+"""lm-eval's view of the live model: no progress bars, and logits that are not finite are an error."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from lm_eval.models.huggingface import HFLM
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from evomerge.errors import FitnessError
+
+__all__ = ["LiveModel", "NonFiniteLogitsError", "with_padding"]
+
+
+class NonFiniteLogitsError(Exception):
+    """While generating, the logits of a prompt were not finite; holds the prompt's tokens, padded left."""
+
+    def __init__(self, tokens: list[int]) -> None:
+        super().__init__(tokens)
+        self.tokens = tokens
+
+
+class LiveModel(HFLM):  # type: ignore[misc]
+    """An ``HFLM`` around a model that is in memory. Cheap (0.2 ms): make one per use, keep none.
+
+    Keeping one would keep the model's memory when its owner replaces the model.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        tokenizer: Any,
+        batch_size: int,
+        trust_remote_code: bool = False,
+    ) -> None:
+        super().__init__(
+            pretrained=model,
+            tokenizer=tokenizer,
+            batch_size=batch_size,
+            trust_remote_code=trust_remote_code,
+        )
+
+    def _loglikelihood_tokens(
+        self,
+        requests: Any,
+        disable_tqdm: bool = False,  # noqa: ARG002 (lm-eval's signature)
+        override_bs: int | None = None,
+    ) -> Any:
+        # loglikelihood_rolling asks for one progress bar per batch, whatever its caller said (0.4.13).
+        return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
+
+    def _model_generate(self, context: torch.Tensor, max_length: int, stop: list[str], **kwargs: Any) -> Any:
+        watch = _FiniteLogits()
+        generated = super()._model_generate(
+            context, max_length, stop, logits_processor=LogitsProcessorList([watch]), **kwargs
+        )
+        row = watch.first_bad_row(len(context))
+        if row is not None:
+            raise NonFiniteLogitsError(context[row].tolist())
+        return generated
+
+
+class _FiniteLogits(LogitsProcessor):
+    """Remembers which rows had logits that are not finite; changes nothing, costs one reduction a token.
+
+    The maximum of a row is NaN if any logit is, and infinite if any is +inf or all are -inf; single -inf
+    are what other processors write to forbid a token.
+    """
+
+    def __init__(self) -> None:
+        self._bad: torch.Tensor | None = None
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+        bad = ~torch.isfinite(scores.amax(dim=-1))
+        self._bad = bad if self._bad is None else self._bad | bad
+        return scores
+
+    def first_bad_row(self, batch: int) -> int | None:
+        if self._bad is None or not bool(self._bad.any()):
+            return None
+        beams = max(1, len(self._bad) // batch)
+        return int(self._bad.nonzero()[0]) // beams
+
+
+def with_padding(tokenizer: Any) -> Any:
+    """``tokenizer``, or a copy with a padding token if it has none; the caller's is never changed.
+
+    Raises:
+        FitnessError: it has no end-of-text token, without which lm-eval can neither stop nor pad.
+    """
+    if tokenizer.eos_token_id is None:
+        raise FitnessError(
+            "tokenizer",
+            "it has no end-of-text token (eos_token), which lm-eval needs",
+            "Take the tokenizer of a model that has one (tokenizer_source in the recipe).",
+        )
+    if tokenizer.pad_token_id is not None:
+        return tokenizer
+    padded = copy.deepcopy(tokenizer)
+    padded.pad_token_id = padded.eos_token_id
+    return padded

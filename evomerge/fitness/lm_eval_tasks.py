@@ -1,0 +1,369 @@
+"""The door to lm-eval: tasks built once, requests built once per split, answers of one live model to scores.
+
+``lm_eval.evaluate`` is not used: it rebuilds every request for every model, and its ``samples=`` labels items
+wrongly (0.4.13). What it computes is computed here from the same parts, in the same order, to the same bits.
+Never used: lm-eval's caches, which do not know that weights changed in place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.api.metrics import mean
+from lm_eval.api.registry import AGGREGATION_REGISTRY
+from lm_eval.api.task import Task
+from lm_eval.models.utils import normalize_gen_kwargs
+
+from evomerge.errors import CandidateError, FailureKind, FitnessError, did_you_mean
+from evomerge.fitness.lm_eval_index import load_tasks, task_manager
+from evomerge.fitness.lm_eval_model import LiveModel, NonFiniteLogitsError
+from evomerge.fitness.objectives import POSITIVE_AGGREGATIONS
+from evomerge.fitness.scores import ItemScore, Split, TaskScore
+from evomerge.fitness.spec import FitnessSpec, TaskSpec
+from evomerge.fitness.splits import digest, item_names, split_items
+from evomerge.fitness.task_info import TaskInfo
+
+__all__ = ["EvalTask", "build_tasks"]
+
+# lm-eval warns about every task without an explicit aggregation, every truncated prompt, every model object.
+logging.getLogger("lm_eval").setLevel(logging.ERROR)
+
+_SEED = 1234
+"""lm-eval's default for few-shot examples and for sampling."""
+
+_LENGTH_KEYS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+
+
+@dataclass(frozen=True)
+class _Item:
+    """One document and the requests made of it."""
+
+    name: str
+    document: Mapping[str, Any]
+    instances: tuple[Instance, ...]
+
+
+class EvalTask:
+    """One lm-eval task with one metric and one filter, its items divided into splits.
+
+    Raises:
+        FitnessError: metric or filter unknown, splits that do not fit, or a task that cannot be run here.
+    """
+
+    def __init__(self, name: str, task: Task, spec: TaskSpec, fitness: FitnessSpec) -> None:
+        self._where = f"fitness.tasks: {name}"
+        self._task = task
+        self._fitness = fitness
+        self._refuse_unsupported()
+        if spec.num_fewshot is not None:
+            task.set_config(key="num_fewshot", value=spec.num_fewshot)
+        self._documents = [dict(document) for document in task.eval_docs]
+        digests = [digest(document) for document in self._documents]
+        self._names = item_names(digests)
+        self._filter = self._choose_filter(spec.filter)
+        self._metric = self._choose_metric(spec.metric)
+        self._aggregate, aggregation = _aggregation(task, self._metric)
+        if spec.transform == "log" and aggregation not in POSITIVE_AGGREGATIONS:
+            raise FitnessError(
+                f"{self._where}: transform",
+                f"{self._metric} is no perplexity, so it may have no logarithm",
+                "Remove 'transform: log'.",
+            )
+        self._splits = split_items(digests, fitness.splits, fitness.limit, self._where)
+        self._items_of: dict[Split, tuple[_Item, ...]] = {}
+        self.info = TaskInfo(
+            task=name,
+            metric=self._metric,
+            filter=self._filter.name,
+            output_type=str(task.OUTPUT_TYPE),
+            higher_is_better=bool(task.higher_is_better().get(self._metric, True)),
+            aggregation=aggregation,
+            weight=spec.weight,
+            num_fewshot=self._shots,
+            items={split: len(positions) for split, positions in self._splits.items()},
+        )
+
+    def score(self, model: LiveModel, split: Split) -> TaskScore:
+        """The task's metric over the items of ``split``, and each item's part in it.
+
+        Raises:
+            CandidateError: the model's logits or the metric are not finite, or the task's own code
+                cannot handle the answers.
+        """
+        items = self._items(split)
+        instances = [instance for item in items for instance in item.instances]
+        for instance in instances:
+            instance.resps, instance.filtered_resps = [], {}  # of the candidate before
+        self._check_room(model, instances)
+        self._answer(model, items, instances)
+        self._check_finite(items)
+        try:
+            return self._evaluated(items, instances)
+        except OverflowError:
+            raise self._not_finite(f"{self._metric} is too large for a number") from None
+        except (CandidateError, FitnessError):
+            raise
+        except Exception as error:  # code of the task (filters, process_results, aggregation) met odd answers
+            raise CandidateError(
+                FailureKind.EVALUATION,
+                f"task {self.info.task!r} cannot score the answers ({type(error).__name__}: {error})",
+            ) from error
+
+    def _evaluated(self, items: Sequence[_Item], instances: list[Instance]) -> TaskScore:
+        self._filter.apply(instances)
+        raw = [(item.name, self._raw(item)) for item in items]
+        found = [(name, results[self._metric]) for name, results in raw if self._metric in results]
+        if not found:
+            produced = dict.fromkeys(metric for _, results in raw for metric in results)
+            raise self._unknown_metric(self._metric, produced)
+        value = float(self._aggregate([result for _, result in found]))
+        if not math.isfinite(value):
+            raise self._not_finite(f"{self._metric} is {value}")
+        parts = tuple(ItemScore(name, *self._contribution(result)) for name, result in found)
+        info = self.info
+        return TaskScore(info.task, info.metric, value, info.higher_is_better, info.aggregation, parts)
+
+    def _raw(self, item: _Item) -> Mapping[str, Any]:
+        """What lm-eval says about one item, by metric."""
+        ordered = sorted(item.instances, key=lambda instance: instance.idx)
+        answers = [instance.filtered_resps[self._filter.name] for instance in ordered]
+        # A task's code may change the document it is given; the next candidate needs it unchanged.
+        results: Mapping[str, Any] = self._task.process_results(copy.deepcopy(item.document), answers)
+        return results
+
+    def _contribution(self, raw: Any) -> tuple[float, float]:
+        """(value, weight) of one item, from lm-eval's raw result for it.
+
+        Numbers count as they are; (log-likelihood, words or bytes) become value and weight. For f1 and mcc an
+        item is right (1) or wrong (0); for any other metric of whole sets (bleu, ter, brier_score) it is the
+        metric of the item alone. Where even that is no number the item has value 0 and weight 0.
+        """
+        name = self.info.aggregation
+        if name in ("weighted_perplexity", "bits_per_byte"):
+            return float(raw[0]), float(raw[1])
+        if name in ("f1", "matthews_corrcoef"):
+            gold, predicted = raw
+            return float(np.all(gold == predicted)), 1.0
+        if isinstance(raw, int | float | np.number | np.bool_):
+            value = float(raw)
+        else:
+            try:
+                value = float(self._aggregate([raw]))
+            except (ArithmeticError, TypeError, ValueError, IndexError):
+                return 0.0, 0.0
+        return (value, 1.0) if math.isfinite(value) else (0.0, 0.0)
+
+    def _answer(self, model: LiveModel, items: Sequence[_Item], instances: Sequence[Instance]) -> None:
+        """Runs the model on all requests as ``lm_eval.evaluate`` does: by kind, repeats side by side."""
+        kinds = dict.fromkeys(instance.request_type for instance in instances)
+        for kind in kinds:
+            calls = [i for i in instances if i.request_type == kind for _ in range(i.repeats or 1)]
+            try:
+                with _own_random_stream(model.device) if _samples(calls) else contextlib.nullcontext():
+                    responses = getattr(model, kind)(calls, disable_tqdm=True)
+            except NonFiniteLogitsError as error:
+                item = _item_of_prompt(model, items, error.tokens)
+                place = f"item {item}" if item is not None else "an item"
+                raise self._not_finite(f"the logits after the prompt of {place} are not finite") from None
+            for instance, response in zip(calls, responses, strict=True):
+                instance.resps.append(response)
+
+    def _check_finite(self, items: Sequence[_Item]) -> None:
+        # argmax over NaN picks the first choice, so a broken model would score like a guess (0.4.13).
+        for item in items:
+            for instance in item.instances:
+                for response in instance.resps:
+                    value = response[0] if isinstance(response, tuple) else response
+                    if isinstance(value, float) and not math.isfinite(value):
+                        raise self._not_finite(f"the log-likelihood of item {item.name} is {value}")
+
+    def _check_room(self, model: LiveModel, instances: Sequence[Instance]) -> None:
+        lengths = [_answer_length(i) for i in instances if i.request_type == "generate_until"]
+        if lengths and max(lengths) >= model.max_length:
+            raise FitnessError(
+                self._where,
+                f"answers of {max(lengths)} tokens do not fit into the model's context of {model.max_length}",
+                "Set fitness.max_gen_toks, or max_gen_toks in the generation_kwargs of the task.",
+            )
+
+    def _items(self, split: Split) -> tuple[_Item, ...]:
+        """The items of ``split``, in the order of the dataset, with their requests; built on first use."""
+        if split not in self._items_of:
+            # Few-shot examples are drawn one item after the other: start every split from the same state.
+            self._task.set_fewshot_seed(seed=_SEED)
+            self._items_of[split] = tuple(
+                _Item(self._names[position], self._documents[position], self._requests(position))
+                for position in self._splits[split]
+            )
+        return self._items_of[split]
+
+    def _requests(self, position: int) -> tuple[Instance, ...]:
+        """One document's requests, as ``Task.build_all_requests`` makes them, without its progress bar."""
+        task, document = self._task, self._documents[position]
+        try:
+            context = task.fewshot_context(
+                document,
+                num_fewshot=self._shots,
+                system_instruction=None,
+                apply_chat_template=False,
+                fewshot_as_multiturn=False,
+                chat_template=None,
+                gen_prefix=task.doc_to_prefix(document),
+            )
+            made = task.construct_requests(
+                doc=document,
+                ctx=context,
+                metadata=(task.config.task, position, task.config.repeats),
+                apply_chat_template=False,
+                chat_template=None,
+            )
+        except Exception as error:  # templates and code of the task
+            raise FitnessError(
+                self._where,
+                f"no request can be made of item {self._names[position]} ({type(error).__name__}: {error})",
+                "Check doc_to_text, doc_to_target and num_fewshot of the task.",
+            ) from error
+        instances = made if isinstance(made, list) else [made]
+        cap = self._fitness.max_gen_toks
+        return tuple(_shortened(instance, cap) if cap is not None else instance for instance in instances)
+
+    @property
+    def _shots(self) -> int:
+        return int(self._task.config.num_fewshot or 0)
+
+    def _refuse_unsupported(self) -> None:
+        if getattr(self._task, "MULTIMODAL", False):
+            raise FitnessError(self._where, "it needs images or sound, and models here read text only")
+        if getattr(self._task, "UNSAFE_CODE", False):
+            raise FitnessError(
+                self._where,
+                "it runs code that the model wrote, which is not supported",
+                "Choose a task that only compares text.",
+            )
+
+    def _choose_filter(self, wanted: str | None) -> Any:
+        # lm-eval has no public way to the filters of a task (0.4.13).
+        filters = {each.name: each for each in self._task._filters}  # noqa: SLF001
+        if wanted is None:
+            return next(iter(filters.values()))
+        if wanted not in filters:
+            raise FitnessError(
+                f"{self._where}: filter", f"the task has no filter {wanted!r}", _all_of("filter", filters)
+            )
+        return filters[wanted]
+
+    def _choose_metric(self, wanted: str | None) -> str:
+        known = [str(metric) for metric in self._task.aggregation()]
+        if wanted not in known:
+            known = list(dict.fromkeys([*known, *self._probed_metrics()]))
+        if wanted is None and known:
+            return known[0]
+        if wanted is None or wanted not in known:
+            raise self._unknown_metric(wanted or "", known)
+        return wanted
+
+    def _probed_metrics(self) -> tuple[str, ...]:
+        """Metrics that come out for a made-up answer to the first document: some are declared nowhere."""
+        made_up = {"generate_until": "", "loglikelihood_rolling": -1.0}
+        try:
+            instances = list(self._requests(0))
+            for instance in instances:
+                instance.resps = [made_up.get(instance.request_type, (-1.0, False))]
+            self._filter.apply(instances)
+            return tuple(self._raw(_Item(self._names[0], self._documents[0], tuple(instances))))
+        except Exception:  # noqa: BLE001 (code of the task may not like the answer: then nothing is known)
+            return ()
+
+    def _unknown_metric(self, wanted: str, known: Iterable[str]) -> FitnessError:
+        return FitnessError(
+            f"{self._where}: metric",
+            f"the task has no metric {wanted!r}",
+            _all_of("metric", known, wanted),
+        )
+
+    def _not_finite(self, what: str) -> CandidateError:
+        return CandidateError(FailureKind.NON_FINITE_SCORES, f"task {self.info.task!r}: {what}")
+
+
+def build_tasks(fitness: FitnessSpec, base_dir: Path) -> tuple[EvalTask, ...]:
+    """The tasks of ``fitness``, groups and tags expanded, in the order of the experiment.
+
+    Raises:
+        FitnessError: see ``EvalTask``; also a task that is not found, and data that is not there.
+    """
+    manager = task_manager([spec.task for spec in fitness.tasks], fitness.include_paths(base_dir))
+    built: list[EvalTask] = []
+    for index, spec in enumerate(fitness.tasks):
+        members = load_tasks(manager, spec.task, f"fitness.tasks[{index}]: {spec.task}")
+        each = spec.model_copy(update={"weight": spec.weight / len(members)})
+        for name, task in members.items():
+            shown = name if name == spec.task else f"{spec.task}/{name}"
+            built.append(EvalTask(shown, task, each, fitness))
+    return tuple(built)
+
+
+def _aggregation(task: Task, metric: str) -> tuple[Callable[[list[Any]], Any], str]:
+    """How the items of ``metric`` become one value; lm-eval's name for it, or ``custom:...``."""
+    function = task.aggregation().get(metric, mean)  # as lm-eval does for a metric without one
+    for name, known in AGGREGATION_REGISTRY.items():
+        if known is function:
+            return function, str(name)
+    return function, f"custom:{getattr(function, '__name__', type(function).__name__)}"
+
+
+def _answer_length(instance: Instance) -> int:
+    return int(normalize_gen_kwargs(instance.args[1])["max_gen_toks"])
+
+
+def _shortened(instance: Instance, cap: int) -> Instance:
+    """A request whose answer has at most ``cap`` tokens."""
+    if instance.request_type != "generate_until":
+        return instance
+    prompt, kwargs, *rest = instance.args
+    kept = {key: value for key, value in kwargs.items() if key not in _LENGTH_KEYS}
+    length = min(cap, _answer_length(instance))
+    return replace(instance, arguments=(prompt, {**kept, "max_gen_toks": length}, *rest))
+
+
+def _samples(calls: Sequence[Instance]) -> bool:
+    """Whether any answer is drawn at random."""
+    return any(
+        call.request_type == "generate_until" and normalize_gen_kwargs(call.args[1]).get("do_sample")
+        for call in calls
+    )
+
+
+@contextlib.contextmanager
+def _own_random_stream(device: torch.device) -> Iterator[None]:
+    """Inside, torch draws from a fixed seed; afterwards the global stream is where it was."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(_SEED)
+        yield
+
+
+def _item_of_prompt(model: LiveModel, items: Sequence[_Item], tokens: Sequence[int]) -> str | None:
+    """The item whose prompt ends ``tokens`` (padding lies to the left)."""
+    for item in items:
+        for instance in item.instances:
+            prompt = model.tok_encode(instance.args[0])[-len(tokens) :]
+            if prompt == list(tokens[-len(prompt) :]):
+                return item.name
+    return None
+
+
+def _all_of(kind: str, known: Iterable[str], wanted: str = "") -> str:
+    names = list(known)
+    near = did_you_mean(wanted, names) if wanted else ""
+    listed = f"It has these {kind}s: {', '.join(names) or 'none'}."
+    return f"{near} {listed}" if near.startswith("Did you mean") else listed

@@ -1,0 +1,197 @@
+"""Scores of several tasks to one number, and how sure it is. Only here are directions and weights known.
+
+Most of lm-eval's aggregations are a function of one ratio, sum of values over sum of weights, so that a
+task's value follows from its items: see ``aggregate``. For the others (``f1``, ``matthews_corrcoef``,
+``bleu``, ``chrf``, ``ter``, ``median``, a task's own) it does not, and intervals are approximations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from evomerge.errors import FitnessError
+from evomerge.fitness.scores import ItemScore, Scores, TaskScore
+from evomerge.fitness.spec import TaskSpec
+
+__all__ = ["EXACT_AGGREGATIONS", "POSITIVE_AGGREGATIONS", "Fitness", "aggregate"]
+
+_Array = npt.NDArray[np.float64]
+
+RESAMPLES = 1000
+_SEED = 20_240_229
+_BLOCK = 2**20
+"""Draws held in memory at once by the bootstrap."""
+
+
+def _mean(ratio: float) -> float:
+    return ratio
+
+
+def _exp(ratio: float) -> float:
+    return math.exp(-ratio)
+
+
+def _bits(ratio: float) -> float:
+    return -ratio / math.log(2)
+
+
+# lm-eval's aggregations (0.4.13, api/metrics.py) as functions of sum(values) / sum(weights).
+_OF_RATIO: dict[str, Callable[[float], float]] = {
+    "mean": _mean,
+    "nanmean": _mean,  # an item without a number has value 0 and weight 0
+    "brier_score": _mean,
+    "perplexity": _exp,
+    "weighted_perplexity": _exp,
+    "bits_per_byte": _bits,
+}
+
+EXACT_AGGREGATIONS = tuple(_OF_RATIO)
+"""Aggregations whose value follows from the items."""
+
+POSITIVE_AGGREGATIONS = ("perplexity", "weighted_perplexity", "bits_per_byte")
+"""Aggregations whose value has a logarithm, whatever the model."""
+
+
+def aggregate(items: Sequence[ItemScore], aggregation: str) -> float:
+    """What lm-eval's ``aggregation`` makes of ``items``.
+
+    Raises:
+        ValueError: there are no items, or the aggregation is not one of ``EXACT_AGGREGATIONS``.
+        OverflowError: a perplexity beyond the range of floats.
+    """
+    if aggregation not in _OF_RATIO:
+        raise ValueError(f"the value of {aggregation!r} does not follow from the items")
+    weight = sum(item.weight for item in items)
+    if weight == 0.0:
+        raise ValueError("no item has a weight")
+    return _OF_RATIO[aggregation](sum(item.value for item in items) / weight)
+
+
+class Fitness:
+    """One number for the scores of a model: the weighted mean of its tasks, higher is better.
+
+    A task's value has its transform applied and, where lower is better, its sign turned. A group's
+    weight is spread evenly over its members. Works on any split, in any process, from the specs alone.
+
+    Raises:
+        FitnessError: every weight is zero.
+    """
+
+    def __init__(self, tasks: Sequence[TaskSpec]) -> None:
+        self._specs = tuple(tasks)
+        self._total = math.fsum(spec.weight for spec in self._specs)
+        if self._total <= 0.0:
+            raise FitnessError("fitness.tasks", "every task has weight 0", "Give one of them a weight.")
+
+    def score(self, scores: Scores) -> float:
+        """The weighted mean; higher is better.
+
+        Raises:
+            FitnessError: ``scores`` do not fit the tasks, or a logarithm of 0 or less is asked for.
+        """
+        parts = [
+            weight * self._better(task, task.value)
+            for task, weight in zip(scores.tasks, self._weights(scores), strict=True)
+            if weight > 0.0  # reported only: need not even have a logarithm
+        ]
+        return math.fsum(parts) / self._total
+
+    def loss(self, scores: Scores) -> float:
+        """``-score(scores)``: lower is better, always."""
+        return -self.score(scores)
+
+    def task_value(self, task: TaskScore) -> float:
+        """What the task contributes before it is weighed: transformed, higher is better."""
+        return self._better(task, task.value)
+
+    def interval(self, scores: Scores, confidence: float = 0.95) -> tuple[float, float]:
+        """Where the score would lie with other items of the same kind: (low, high), higher is better.
+
+        A percentile bootstrap over the items within each task, 1000 resamples from a generator of its
+        own: the same scores always give the same interval.
+        """
+        total = np.zeros(RESAMPLES)
+        for position, (task, weight) in enumerate(zip(scores.tasks, self._weights(scores), strict=True)):
+            if weight > 0.0:
+                values = _resampled(task, position)
+                total += weight * np.array([self._better(task, value) for value in values])
+        return _percentiles(total / self._total, confidence)
+
+    def task_interval(self, task: TaskScore, confidence: float = 0.95) -> tuple[float, float]:
+        """The same for one task's value, in the metric's own unit: neither transformed nor turned.
+
+        For an aggregation outside ``EXACT_AGGREGATIONS`` it is an approximation: the spread of the
+        mean of the items' own values, around the task's value. Infinite when the items hold no numbers.
+        """
+        return _percentiles(np.array(_resampled(task, 0)), confidence)
+
+    def _spec(self, task: TaskScore) -> TaskSpec:
+        for spec in sorted(self._specs, key=lambda spec: spec.task != task.task):  # the task before a group
+            if spec.covers(task.task, task.metric):
+                return spec
+        raise FitnessError(
+            "fitness.tasks",
+            f"there are scores of {task.task!r} ({task.metric}), which is not one of the tasks",
+        )
+
+    def _weights(self, scores: Scores) -> list[float]:
+        specs = [self._spec(task) for task in scores.tasks]
+        for spec in self._specs:
+            if spec.weight > 0.0 and not any(each is spec for each in specs):
+                raise FitnessError("fitness.tasks", f"there is no score of {spec.task!r}")
+        return [spec.weight / sum(each is spec for each in specs) for spec in specs]
+
+    def _better(self, task: TaskScore, value: float) -> float:
+        spec = self._spec(task)
+        if spec.transform == "log":
+            if value <= 0.0:
+                raise FitnessError(
+                    f"fitness.tasks: {task.task}: transform",
+                    f"{task.metric} is {value:g}, which has no logarithm",
+                    "Use 'transform: log' for perplexities only.",
+                )
+            value = math.log(value)
+        higher = task.higher_is_better if spec.direction is None else spec.direction == "maximize"
+        return value if higher else -value
+
+
+def _resampled(task: TaskScore, position: int) -> list[float]:
+    """The task's value for each resample of its items; ``position`` keeps the tasks' draws apart."""
+    values = np.array([item.value for item in task.items])
+    weights = np.array([item.weight for item in task.items])
+    if weights.sum() == 0.0:
+        return [-math.inf] * (RESAMPLES // 2) + [math.inf] * (RESAMPLES // 2)
+    ratios = _ratios(values, weights, np.random.default_rng([_SEED, position])).tolist()
+    if task.aggregation in _OF_RATIO:
+        return [_OF_RATIO[task.aggregation](ratio) for ratio in ratios]
+    centre = float(values.sum() / weights.sum())
+    return [task.value + ratio - centre for ratio in ratios]
+
+
+def _ratios(values_N: _Array, weights_N: _Array, generator: np.random.Generator) -> _Array:  # noqa: N803 (N items)
+    """sum(values) / sum(weights) of each resample."""
+    n = len(values_N)
+    rows = max(1, _BLOCK // n)
+    ratios = []
+    for first in range(0, RESAMPLES, rows):
+        draws = generator.integers(n, size=(min(rows, RESAMPLES - first), n))
+        weight = weights_N[draws].sum(axis=1)
+        total = values_N[draws].sum(axis=1)
+        whole = float(values_N.sum() / weights_N.sum())
+        # A resample of items without weight says nothing: it counts as the whole.
+        ratios.append(np.divide(total, weight, out=np.full_like(total, whole), where=weight > 0.0))
+    return np.concatenate(ratios)
+
+
+def _percentiles(values: _Array, confidence: float) -> tuple[float, float]:
+    if not 0.0 < confidence < 1.0:
+        raise ValueError(f"confidence lies in (0, 1), got {confidence}")
+    tail = (1.0 - confidence) / 2.0
+    ordered = np.sort(values)  # no interpolation: infinite ends stay infinite
+    low = ordered[math.floor(tail * (len(ordered) - 1))]
+    high = ordered[math.ceil((1.0 - tail) * (len(ordered) - 1))]
+    return float(low), float(high)

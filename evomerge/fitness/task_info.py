@@ -1,0 +1,30 @@
+"""What a task of an experiment turned out to be, without a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from evomerge.fitness.scores import Split
+
+__all__ = ["TaskInfo"]
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """One task as it will be evaluated; every default is filled in."""
+
+    task: str
+    """Its name in ``Scores``; a member of a group or tag is ``group/member``."""
+    metric: str
+    filter: str
+    output_type: str
+    """lm-eval's word: multiple_choice, generate_until, loglikelihood or loglikelihood_rolling."""
+    higher_is_better: bool
+    """As lm-eval says; ``direction`` in the experiment may overrule it."""
+    aggregation: str
+    weight: float
+    """Its own share: a group's weight is spread over the members."""
+    num_fewshot: int
+    items: Mapping[Split, int]
+    """Number of items in each split."""

@@ -1,0 +1,102 @@
+"""Memory, laziness, and what an evaluator costs at import."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from evomerge.errors import CandidateError, FailureKind
+from evomerge.fitness import Evaluator, FitnessSpec, Split
+
+
+def evaluator(tasks_dir: Path, **settings: Any) -> Evaluator:
+    spec = {"tasks": ["t_choice"], "include_path": tasks_dir.name, "batch_size": 8, **settings}
+    return Evaluator(FitnessSpec.model_validate(spec), tasks_dir.parent)
+
+
+class Hungry(torch.nn.Module):
+    """Raises what a full GPU raises when a batch has more rows than ``rows``."""
+
+    def __init__(self, model: Any, rows: int) -> None:
+        super().__init__()
+        self.batches: list[int] = []
+        self.rows = rows
+        model.model.register_forward_pre_hook(self._weigh, with_kwargs=True)
+
+    def _weigh(self, _: Any, args: Any, kwargs: Any) -> None:
+        batch = kwargs.get("input_ids", args[0] if args else None)
+        self.batches.append(len(batch))
+        if len(batch) > self.rows:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_out_of_memory_is_tried_again_with_half_the_batch(
+    tasks_dir: Path, model: Any, tokenizer: Any
+) -> None:
+    expected = evaluator(tasks_dir).score(model, tokenizer, Split.SEARCH)
+    hungry = Hungry(model, rows=4)
+    assert evaluator(tasks_dir).score(model, tokenizer, Split.SEARCH) == expected
+    assert hungry.batches[:2] == [8, 4]
+    assert set(hungry.batches[1:-1]) == {4}
+
+
+def test_out_of_memory_twice_fails_the_candidate(tasks_dir: Path, model: Any, tokenizer: Any) -> None:
+    hungry = Hungry(model, rows=3)
+    with pytest.raises(CandidateError, match=r"t_choice.*8 and 4.*batch_size") as caught:
+        evaluator(tasks_dir).score(model, tokenizer, Split.SEARCH)
+    assert caught.value.kind is FailureKind.OUT_OF_MEMORY
+    assert hungry.batches == [8, 4]
+
+
+def test_a_model_in_training_mode_is_scored_in_eval_mode(tasks_dir: Path, model: Any, tokenizer: Any) -> None:
+    model.train()
+    evaluator(tasks_dir).score(model, tokenizer, Split.SEARCH)
+    assert not model.training
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_the_evaluator_keeps_no_model_alive(tasks_dir: Path, tokenizer: Any) -> None:
+    import gc
+    import weakref
+
+    from conftest import make_model
+
+    ours = evaluator(tasks_dir)
+    model = make_model(0)
+    ours.score(model, tokenizer, Split.SEARCH)
+    alive = weakref.ref(model)
+    del model
+    gc.collect()
+    assert alive() is None
+
+
+def test_splits_are_disjoint_and_described_as_scored(tasks_dir: Path, model: Any, tokenizer: Any) -> None:
+    ours = evaluator(tasks_dir, splits={"search": 10, "validation": 0.25, "test": 12, "seed": 3})
+    seen: list[str] = []
+    (info,) = ours.describe()
+    for split in Split:
+        (score,) = ours.score(model, tokenizer, split).tasks
+        assert len(score.items) == info.items[split]
+        seen += [item.item for item in score.items]
+    assert list(info.items.values()) == [10, 10, 12]
+    assert len(set(seen)) == len(seen) == 32
+    assert (info.metric, info.filter, info.aggregation, info.higher_is_better) == (
+        "acc",
+        "none",
+        "mean",
+        True,
+    )
+
+
+def test_importing_the_room_loads_no_heavy_library() -> None:
+    code = (
+        "import sys, evomerge.fitness\n"
+        "print([m for m in ('torch', 'lm_eval', 'transformers', 'datasets') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
