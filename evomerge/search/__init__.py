@@ -1,0 +1,1 @@
+"""Which candidate next: samplers, the study, the loop. Nothing heavy is imported here."""

@@ -1,0 +1,199 @@
+"""CMA-ES through pycma (verified with 4.5), with restarts of growing population (IPOP).
+
+Hansen, "The CMA Evolution Strategy: A Tutorial" (arXiv:1604.00772); Auger and Hansen, "A Restart CMA
+Evolution Strategy With Increasing Population Size" (CEC 2005).
+
+What pycma does that this module has to answer for:
+    - its integer code draws from NumPy's global generator: every call runs on a private global state;
+    - it refuses one dimension: one that nobody sees is added;
+    - flat fitness ends it after one generation, though accuracies are steps: those limits are raised;
+    - a bound that is no interval is an error: dimensions with one value stay outside.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evomerge.recipe import Dimension
+from evomerge.search.samplers._base import SamplerSettings, Vector, check_told
+
+__all__ = ["CmaEs"]
+
+Points = NDArray[np.float64]
+
+DIAGONAL_ABOVE = 300
+"""Dimensions from which the covariance is diagonal: a full matrix costs 39 ms a generation at 1000, and more
+evaluations than anyone has before it is learned."""
+
+FLAT_GENERATIONS = 20
+"""Generations without a difference between the best and the 75 % quantile before a restart."""
+
+SMALLEST_STEP = 1e-4
+"""Of a span. A run whose steps are smaller has converged: below, merged 16-bit weights hardly differ."""
+
+PADDED = 2
+"""Dimensions that pycma needs."""
+
+
+class CmaEs:
+    """Each float runs over [0, 1], each int and choice over its own numbers (``integer_variables``).
+
+    The first step size is ``sigma`` of the span in every coordinate. The first run starts at the first of
+    ``starts`` (the middle where there is none), each restart at a random point with twice the population.
+    """
+
+    def __init__(self, settings: SamplerSettings, dimensions: Sequence[Dimension]) -> None:
+        self._settings = settings
+        self._dimensions = tuple(dimensions)
+        self._free = [i for i, d in enumerate(dimensions) if d.span[0] < d.span[1]]
+        self._first_population = settings.population or default_population(len(self._free))
+        self._private = _LegacyStream([settings.seed, 0])
+        self._run = 0
+        self._asked: list[Vector] = []
+        self._points: list[Points] = []
+        self._injected: tuple[Vector, ...] = ()
+        self._strategy: Any = None
+        self._start_run()
+
+    @property
+    def population(self) -> int:
+        """Candidates in the generation that ``ask`` returns; 0 when the search has converged."""
+        return 0 if self._strategy is None else self._first_population * 2**self._run
+
+    def ask(self) -> list[Vector]:
+        """One generation, the same again until it is told; empty when no restart is left."""
+        if self._strategy is not None and not self._asked:
+            with self._private.installed():
+                self._points = self._strategy.ask()
+            asked = [self._outer(point) for point in self._points]
+            # pycma hands injections back first, but off by a rounding: what counts is the start itself
+            self._asked = [*self._injected, *asked[len(self._injected) :]]
+        return list(self._asked)
+
+    def tell(self, vectors: Sequence[Vector], losses: Sequence[float]) -> None:
+        """Learns from the generation asked last; begins a new run where this one has converged."""
+        check_told(self._asked, vectors, losses)
+        with self._private.installed():
+            self._strategy.tell(self._points, [float(x) for x in losses])
+            stopped = bool(self._strategy.stop())
+        self._asked, self._points, self._injected = [], [], ()
+        if stopped:
+            self._restart()
+
+    def _restart(self) -> None:
+        limit = self._settings.restarts
+        if limit is not None and self._run >= limit:
+            self._strategy = None
+            return
+        self._run += 1
+        self._start_run()
+
+    def _start_run(self) -> None:
+        stream = np.random.default_rng([self._settings.seed, 1, self._run])
+        spans = [self._dimensions[i].span for i in self._free]
+        if self._run == 0:
+            self._injected = self._settings.starts[: self._first_population // 2]
+            first = self._settings.starts[0] if self._settings.starts else self._middle()
+            start = self._inner(first)
+        else:
+            start = [low + float(stream.random()) * (high - low) for low, high in spans]
+            start += [0.5] * (PADDED - len(start))
+        spans += [(0.0, 1.0)] * (PADDED - len(spans))
+        options = {
+            "bounds": [[low for low, _ in spans], [high for _, high in spans]],
+            "CMA_stds": [high - low for low, high in spans],
+            "CMA_diagonal": len(spans) > DIAGONAL_ABOVE,
+            "integer_variables": [k for k, i in enumerate(self._free) if self._dimensions[i].integer],
+            "popsize": self._first_population * 2**self._run,
+            "randn": _Normal(stream),
+            "seed": np.nan,  # nan: the global generator is not seeded
+            "tolflatfitness": FLAT_GENERATIONS,
+            "tolfun": 0,
+            "tolfunhist": 0,
+            "tolx": SMALLEST_STEP,
+            "verbose": -10,  # below -9, pycma also looks for no file of signals
+            "verb_log": 0,
+        }
+        with self._private.installed():
+            self._strategy = _pycma().CMAEvolutionStrategy(start, self._settings.sigma, options)
+            # inject() wants points before pycma's own map into the bounds
+            preimage = self._strategy.boundary_handler.inverse
+            self._strategy.inject([preimage(self._inner(v)) for v in self._injected], force=True)
+
+    def _middle(self) -> Vector:
+        return tuple(d.start for d in self._dimensions)
+
+    def _inner(self, vector: Vector) -> list[float]:
+        """The inner point for ``vector``: without the dimensions of one value, padded to two."""
+        point = [float(vector[i]) for i in self._free]
+        return point + [0.5] * (PADDED - len(point))
+
+    def _outer(self, point: Points) -> Vector:
+        vector = [d.span[0] for d in self._dimensions]
+        for i, coordinate in zip(self._free, point, strict=False):  # a padding has no place outside
+            low, high = self._dimensions[i].span
+            inside = min(max(float(coordinate), low), high)
+            vector[i] = float(np.floor(inside + 0.5)) if self._dimensions[i].integer else inside
+        return tuple(vector)
+
+
+def default_population(dimensions: int) -> int:
+    """4 + 3 ln n (tutorial, eq. 48)."""
+    return 4 + int(3 * np.log(max(dimensions, 1)))
+
+
+class _Normal:
+    """pycma's ``randn``, on a generator of our own."""
+
+    def __init__(self, stream: np.random.Generator) -> None:
+        self._stream = stream
+
+    def __call__(self, *shape: int) -> Points:
+        return self._stream.standard_normal(shape)
+
+
+class _LegacyStream:
+    """A state for NumPy's global generator, and one BLAS thread, for as long as pycma runs.
+
+    Its integer code draws from the global generator even where ``randn`` is given, so a foreign draw would
+    change the search and the search would change foreign draws. The number of BLAS threads changes the last
+    bits of an eigendecomposition.
+    """
+
+    def __init__(self, seed: Sequence[int]) -> None:
+        self._state: Any = np.random.RandomState(np.random.MT19937(np.random.SeedSequence(seed))).get_state()
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Swaps the states on entry and back on exit."""
+        foreign = np.random.get_state()  # noqa: NPY002
+        np.random.set_state(self._state)  # noqa: NPY002
+        try:
+            with _threads().limit(limits=1, user_api="blas"), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # pycma's advice to people who call it by hand
+                yield
+        finally:
+            self._state = np.random.get_state()  # noqa: NPY002
+            np.random.set_state(foreign)  # noqa: NPY002
+
+
+@cache
+def _threads() -> Any:
+    from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
+
+    return ThreadpoolController()
+
+
+@cache
+def _pycma() -> Any:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Could not import matplotlib")
+        import cma
+    return cma

@@ -1,0 +1,182 @@
+"""What the controller and the storage cost per trial, beside one bare fsynced transaction in the same store.
+
+    python scripts/bench_controller.py [--storage URL ...] [--sizes 10 1000 10000] [--dimensions 20]
+
+The evaluator is simulated and costs nothing. For each size of the study (trials already in it) the overhead
+is the median time from one finished trial to the next, with a bare transaction of the same payload between
+every two, so that both see the same disk at the same time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import shutil
+import sqlite3
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from evomerge.fitness.scores import ItemScore, Scores, Split, TaskScore
+from evomerge.recipe import Recipe, SearchSpace
+from evomerge.search.baselines import baselines, starts
+from evomerge.search.controller import Progress, Quiet, SearchPlan, search
+from evomerge.search.samplers import SamplerSettings
+from evomerge.search.study import Study, Trial
+from evomerge.workers.jobs import Job, Outcome, Seconds
+
+POPULATION = 20
+MEASURED = 200
+
+
+class Simulated:
+    """Scores from the recipe alone, at once."""
+
+    def __init__(self, items: int) -> None:
+        self._names = [f"{i:016x}" for i in range(items)]
+
+    def map(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
+        for job in jobs:
+            yield Outcome(job.key, self._scores(job.recipe, job.split), None, "0" * 32, Seconds())
+
+    def close(self) -> None:
+        pass
+
+    def _scores(self, recipe: Recipe, split: Split) -> Scores:
+        total = sum(float(w) for s in recipe.models or () for w in s.parameters.values())
+        share = 0.5 + 0.4 * math.sin(total)
+        items = tuple(ItemScore(n, float(i < share * len(self._names))) for i, n in enumerate(self._names))
+        return Scores(
+            split, (TaskScore("t", "acc", share, higher_is_better=True, aggregation="mean", items=items),)
+        )
+
+
+class FirstTask:
+    def score(self, scores: Scores) -> float:
+        return scores.tasks[0].value
+
+
+@dataclass
+class Stopwatch(Quiet):
+    """Time between trials from the moment the study holds ``size`` candidates."""
+
+    size: int
+    bare: Callable[[], None]
+    overhead: list[float] = field(default_factory=list)
+    single: list[float] = field(default_factory=list)
+    last: float = 0.0
+
+    def on_trial(self, trial: Trial, progress: Progress) -> None:
+        now = time.perf_counter()
+        if trial.kind == "candidate" and progress.done > self.size:
+            self.overhead.append(now - self.last)
+            start = time.perf_counter()
+            self.bare()
+            self.single.append(time.perf_counter() - start)
+        self.last = time.perf_counter()
+
+
+def bare_transaction(url: str, payload: str) -> Callable[[], None]:
+    """One row in one transaction, as directly as the store allows."""
+    if url.startswith("sqlite:///"):
+        connection = sqlite3.connect(url.removeprefix("sqlite:///") + ".bare", isolation_level=None)
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("CREATE TABLE IF NOT EXISTS bare (payload TEXT)")
+
+        def sqlite() -> None:
+            connection.execute("BEGIN")
+            connection.execute("INSERT INTO bare VALUES (?)", (payload,))
+            connection.execute("COMMIT")
+
+        return sqlite
+    if url.startswith("postgresql"):
+        import psycopg
+
+        server = psycopg.connect(url.replace("+psycopg", ""), autocommit=True)
+        server.execute("CREATE TABLE IF NOT EXISTS bare (payload TEXT)")
+
+        def postgres() -> None:
+            with server.transaction():
+                server.execute("INSERT INTO bare VALUES (%s)", (payload,))
+
+        return postgres
+    path = Path(url.removeprefix("journal:///") + ".bare")
+
+    def journal() -> None:
+        with path.open("ab") as file:
+            file.write(payload.encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    return journal
+
+
+def make_plan(dimensions: int, trials: int) -> SearchPlan:
+    models = [
+        {"model": f"m{i}", "parameters": {"weight": {"float": [0, 1]}, "density": {"float": [0.1, 1]}}}
+        for i in range(dimensions // 2)
+    ]
+    space = SearchSpace({"merge_method": "ties", "base_model": "base", "models": models})
+    settings = SamplerSettings("cma_es", POPULATION, seed=1, starts=starts(space))
+    return SearchPlan(space, settings, FirstTask(), baselines(space), trials, top_k=1)
+
+
+def bench(url: str, sizes: Sequence[int], dimensions: int, items: int) -> None:
+    print(f"\n{url.split(':', maxsplit=1)[0]}: {dimensions} dimensions, {items} items a trial")
+    executor = Simulated(items)
+    for size in sizes:
+        plan = make_plan(dimensions, size + MEASURED)
+        start = time.perf_counter()
+        study = Study.open(url, "bench", document={}, dimensions=plan.space.dimensions)
+        opening = time.perf_counter() - start
+        payload = "x" * (25 * items + 60 * dimensions)
+        watch = Stopwatch(size, bare_transaction(url, payload))
+        filled = len(study.candidates())
+        search(plan, study, executor, watch)
+        study.close()
+        one, bare = statistics.median(watch.overhead), statistics.median(watch.single)
+        print(
+            f"  {size:>6} trials: {one * 1e3:7.2f} ms a trial, bare transaction {bare * 1e3:6.2f} ms, "
+            f"difference {(one - bare) * 1e3:6.2f} ms, ratio {one / bare:5.1f} "
+            f"(opened with {filled} trials in {opening:.2f} s)",
+            flush=True,
+        )
+    replay(url, sizes[-1] + MEASURED, dimensions, executor)
+
+
+def replay(url: str, trials: int, dimensions: int, executor: Simulated) -> None:
+    """A finished study is opened and brought up to date: reading and replay, and nothing to do."""
+    plan = make_plan(dimensions, trials)
+    start = time.perf_counter()
+    study = Study.open(url, "bench", document={}, dimensions=plan.space.dimensions)
+    opened = time.perf_counter()
+    search(plan, study, executor)
+    done = time.perf_counter()
+    study.close()
+    print(f"  start-up with {trials} trials: read {opened - start:.2f} s, replayed {done - opened:.2f} s")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--storage", nargs="*", help="URLs of empty storages (default: SQLite and a journal)")
+    parser.add_argument("--sizes", nargs="*", type=int, default=[10, 1_000, 10_000])
+    parser.add_argument("--dimensions", type=int, default=20)
+    parser.add_argument("--items", type=int, default=200)
+    arguments = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="bench-", dir=Path.cwd()))
+    try:
+        for url in arguments.storage or [f"sqlite:///{folder}/study.db", f"journal:///{folder}/study.log"]:
+            bench(url, arguments.sizes, arguments.dimensions, arguments.items)
+    finally:
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""Storages to test against: SQLite, a journal file, and a real PostgreSQL server where its programs are."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+STORAGES = ["sqlite", "journal", pytest.param("postgres", marks=pytest.mark.postgres)]
+_databases = itertools.count()
+
+
+@pytest.fixture(params=STORAGES)
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of an empty storage."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/study.db"
+    if request.param == "journal":
+        return f"journal:///{tmp_path}/study.log"
+    return _new_database(request.getfixturevalue("postgres_server"))
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> str:
+    """URL of the fastest of the storages."""
+    return f"journal:///{tmp_path}/study.log"
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """URL of a server's own database; the server runs as another user where this one is root."""
+    pytest.importorskip("psycopg")
+    for program in ("initdb", "pg_ctl"):
+        if shutil.which(program) is None:
+            pytest.skip(f"the PostgreSQL program {program} is not installed")
+    user = _other_user()
+    home = Path(tempfile.mkdtemp(prefix="evomerge-pg-"))
+    if user:
+        shutil.chown(home, user)
+    data = home / "data"
+    port = _free_port()
+    settings = f"-p {port} -k {home} -c listen_addresses=127.0.0.1 -c fsync=off"
+    try:
+        _run_as(user, "initdb", "-D", data, "-U", "tester", "-A", "trust", "--no-sync", "-E", "UTF8")
+        _run_as(user, "pg_ctl", "-D", data, "-w", "-o", settings, "-l", home / "log", "start")
+        yield f"postgresql+psycopg://tester@127.0.0.1:{port}/postgres"
+        _run_as(user, "pg_ctl", "-D", data, "-w", "-m", "immediate", "stop")
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def _new_database(server: str) -> str:
+    import psycopg
+
+    name = f"test{next(_databases)}"
+    with psycopg.connect(server.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return server.removesuffix("postgres") + name
+
+
+def _other_user() -> str | None:
+    """PostgreSQL refuses to run as root."""
+    if os.geteuid() != 0:
+        return None
+    import pwd
+
+    users = {entry.pw_name for entry in pwd.getpwall()}
+    user = next((u for u in ("postgres", "nobody") if u in users), None)
+    if user is None or shutil.which("runuser") is None:
+        pytest.skip("PostgreSQL refuses to run as root, and there is no other user to run it as")
+    return user
+
+
+def _run_as(user: str | None, *command: object) -> None:
+    prefix = ["runuser", "-u", user, "--"] if user else []
+    words = [*prefix, *map(str, command)]
+    # A server that inherits a pipe would keep it open for as long as it runs.
+    subprocess.run(
+        words, check=True, cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture(autouse=True)
+def _close_studies(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Closes every study that a test opened."""
+    from evomerge.search.study import Study
+
+    made: list[Study] = []
+    initialise = Study.__init__
+
+    def remember(self: Study, *args: object, **kwargs: object) -> None:
+        initialise(self, *args, **kwargs)  # type: ignore[arg-type]
+        made.append(self)
+
+    monkeypatch.setattr(Study, "__init__", remember)
+    yield
+    for study in made:
+        study.close()

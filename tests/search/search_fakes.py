@@ -1,0 +1,139 @@
+"""A search without models: small spaces, an executor that computes scores from the recipe alone."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from evomerge.errors import FailureKind
+from evomerge.fitness.scores import ItemScore, Scores, Split, TaskScore
+from evomerge.recipe import Recipe, SearchSpace
+from evomerge.search.baselines import baselines, starts
+from evomerge.search.controller import SearchPlan
+from evomerge.search.samplers import SamplerSettings
+from evomerge.workers.jobs import Failure, Job, Outcome, Seconds
+
+MIXED: dict[str, Any] = {
+    "merge_method": {"choice": ["ties", "dare_ties"]},
+    "base_model": "zoo/base",
+    "models": [
+        {"model": "zoo/math", "parameters": {"weight": {"float": [0, 1.5]}, "density": {"float": [0.1, 1]}}},
+        {"model": "zoo/code", "parameters": {"weight": {"float": [0, 1.5]}, "density": 0.5}},
+    ],
+    "parameters": {"lambda": {"float": [0.5, 2], "init": 1, "log": True}},
+    "dtype": "float32",
+}
+DISCRETE: dict[str, Any] = {
+    "merge_method": "linear",
+    "models": [
+        {"model": "zoo/math", "parameters": {"weight": {"int": [0, 2]}}},
+        {"model": "zoo/code", "parameters": {"weight": {"int": [0, 2]}}},
+    ],
+}
+
+
+class MeanScore:
+    """The mean of the tasks' values: stands in for the real Fitness."""
+
+    def score(self, scores: Scores) -> float:
+        return sum(t.value for t in scores.tasks) / len(scores.tasks)
+
+    def interval(self, scores: Scores, confidence: float = 0.95) -> tuple[float, float]:
+        middle = self.score(scores)
+        return middle - 0.1, middle + 0.1
+
+
+def make_plan(
+    document: Mapping[str, Any] = MIXED,
+    trials: int = 24,
+    population: int = 8,
+    sampler: str = "cma_es",
+    top_k: int = 3,
+) -> SearchPlan:
+    space = SearchSpace(document)
+    settings = SamplerSettings(sampler, population, seed=7, starts=starts(space))
+    return SearchPlan(space, settings, MeanScore(), baselines(space), trials, top_k)
+
+
+def weights_of(recipe: Recipe) -> list[float]:
+    found = [source.parameters.get("weight", 1.0) for source in recipe.models or ()]
+    return [float(w) for w in found]
+
+
+def fake_scores(recipe: Recipe, split: Split) -> Scores:
+    """Best at weights 0.3 and 0.9; another split shifts them a little; quantised by 20 items."""
+    shift = {Split.SEARCH: 0.0, Split.VALIDATION: 0.05, Split.TEST: -0.05}[split]
+    strength = float(recipe.parameters.get("lambda", 1.0)) + (
+        0.1 if recipe.merge_method == "dare_ties" else 0
+    )
+    distance = sum(
+        abs(w * strength - t - shift) for w, t in zip(weights_of(recipe), (0.3, 0.9), strict=False)
+    )
+    items = tuple(ItemScore(f"item{i:02d}", float(distance < 0.1 * (i + 1))) for i in range(20))
+    value = sum(i.value for i in items) / len(items)
+    return Scores(
+        split,
+        (
+            task_score("steps", "acc", value, items),
+            task_score("smooth", "neg_distance", -distance, (ItemScore("all", -distance),)),
+        ),
+    )
+
+
+def task_score(task: str, metric: str, value: float, items: tuple[ItemScore, ...]) -> TaskScore:
+    return TaskScore(task, metric, value, higher_is_better=True, aggregation="mean", items=items)
+
+
+def heavy_fails(recipe: Recipe) -> bool:
+    return bool(recipe.models) and weights_of(recipe)[0] > 1.2
+
+
+class Killed(BaseException):
+    """Stands in for SIGKILL where a test wants to say when."""
+
+
+class FakeExecutor:
+    """Outcomes in an order of its own; ``lives`` outcomes before it dies."""
+
+    def __init__(
+        self,
+        order: int | None = None,
+        fails: Callable[[Recipe], bool] = heavy_fails,
+        lives: int | None = None,
+        seconds: float = 0.0,
+    ) -> None:
+        self.jobs: list[Job] = []
+        self._order = None if order is None else random.Random(order)
+        self._fails = fails
+        self._lives = lives
+        self._seconds = seconds
+
+    def map(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
+        todo = list(jobs)
+        if self._order is not None:
+            self._order.shuffle(todo)
+        for job in todo:
+            if self._lives is not None and len(self.jobs) >= self._lives:
+                raise Killed
+            self.jobs.append(job)
+            time.sleep(self._seconds)
+            yield self._outcome(job)
+
+    def close(self) -> None:
+        pass
+
+    def _outcome(self, job: Job) -> Outcome:
+        seconds = Seconds(random.random(), random.random())  # measured: differs from run to run
+        if self._fails(job.recipe):
+            failure = Failure(FailureKind.NON_FINITE_WEIGHTS, "model.norm.weight holds NaN")
+            return Outcome(job.key, None, failure, None, seconds)
+        scores = fake_scores(job.recipe, job.split)
+        return Outcome(job.key, scores, None, f"xxh:{hash_of(job.recipe)}", seconds)
+
+
+def hash_of(recipe: Recipe) -> str:
+    import hashlib
+
+    return hashlib.sha256(recipe.key().encode()).hexdigest()[:16]
