@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from evomerge.checkpoints.files import read_json, weight_files
 from evomerge.errors import CheckpointError
 
 __all__ = ["DTYPES", "Checkpoint", "TensorInfo", "dtype_name", "open_checkpoint"]
@@ -141,9 +141,9 @@ def open_checkpoint(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: A file is missing or damaged; it is named.
     """
-    config = _read_json(path / "config.json", "Is this a model folder?")
+    config = read_json(path / "config.json", "Is this a model folder?")
     files, tensors = _Files(), {}
-    for file in _weight_files(path):
+    for file in weight_files(path):
         add = files.add_safetensors if file.suffix == ".safetensors" else files.add_bin
         for name, info in add(file).items():
             if name in tensors:
@@ -157,53 +157,3 @@ def open_checkpoint(path: Path) -> Checkpoint:
 def dtype_name(dtype: torch.dtype) -> str:
     """``bfloat16``, as recipes and configurations spell it."""
     return str(dtype).removeprefix("torch.")
-
-
-def _weight_files(path: Path) -> list[Path]:
-    """The weight files in use: those of the index if there is one; safetensors before ``.bin``."""
-    for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin")):
-        index = path / f"{stem}.{suffix}.index.json"
-        if index.is_file():
-            return _indexed_files(index)
-        if (path / f"{stem}.{suffix}").is_file():
-            return [path / f"{stem}.{suffix}"]
-    loose = sorted(p for p in path.glob("*.safetensors") if not p.name.startswith("adapter_"))
-    if not loose:
-        hint = (
-            "It holds a LoRA adapter: name it as base_model+adapter."
-            if (path / "adapter_config.json").is_file()
-            else ""
-        )
-        raise CheckpointError(
-            str(path), "the folder holds no weights (*.safetensors or pytorch_model.bin)", hint
-        )
-    return loose
-
-
-def _indexed_files(index: Path) -> list[Path]:
-    weight_map = _read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(f, str) for f in weight_map.values()):
-        raise CheckpointError(str(index), "has no 'weight_map' of tensor names to file names")
-    files = []
-    for name in sorted(set(weight_map.values())):
-        file = index.parent / name
-        if Path(name).name != name:
-            raise CheckpointError(str(index), f"names the file {name!r}, which lies outside the model folder")
-        if not file.is_file():
-            raise CheckpointError(
-                str(index), f"names the file {name!r}, which is missing", "Download it again."
-            )
-        files.append(file)
-    return files
-
-
-def _read_json(path: Path, hint: str = "") -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(str(path), "there is no such file", hint) from None
-    except (OSError, ValueError, RecursionError) as exception:
-        raise CheckpointError(str(path), f"is no readable JSON ({exception})") from None
-    if not isinstance(document, dict):
-        raise CheckpointError(str(path), "is no JSON mapping")
-    return document

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from evomerge.checkpoints import Checkpoint, CheckpointWriter
+from evomerge.checkpoints.checkpoint import Checkpoint
+from evomerge.checkpoints.writer import CheckpointWriter
 from evomerge.engine.compute import CHUNK_ELEMENTS, ComputePool, merge_tensor
 from evomerge.engine.fingerprint import combined_fingerprint
 from evomerge.engine.plan import MergePlan, TensorPlan, plan

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evomerge.checkpoints import Checkpoint
+from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.engine.compute import CHUNK_ELEMENTS, ComputePool, merge_tensor
 from evomerge.engine.fingerprint import combined_fingerprint
 from evomerge.engine.live_model import LiveModel, load_tokenizer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from evomerge.checkpoints import Checkpoint
+from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.engine.plan import MergePlan
 
 __all__ = ["MemoryPlan", "memory_plan"]

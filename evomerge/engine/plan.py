@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from evomerge.checkpoints import Checkpoint, TensorInfo, dtype_name
+from evomerge.checkpoints.checkpoint import Checkpoint, TensorInfo, dtype_name
 from evomerge.engine.layers import LAYER_COUNT_KEYS, comes_before_layers, find_stacks, layer_count
 from evomerge.errors import CheckpointError, RecipeError, did_you_mean
 from evomerge.methods import Base, Parameter, get_method, methods

@@ -106,7 +106,7 @@ def histograms(chunks: Chunks, fields: Fields) -> tuple[Histogram, ...]:
 
 @dataclass
 class Finder:
-    """Collects the elements of the bins that some cuts lie in, chunk by chunk, then finds the cuts exactly."""
+    """Collects the elements of the bins that cuts lie in, chunk by chunk, then finds the cuts exactly."""
 
     cuts: Sequence[Cut]
     _found: dict[int, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)

@@ -1,0 +1,1 @@
+"""Studies to tables and documents."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from evomerge.workers.jobs import Job, Outcome
 
-__all__ = ["Executor"]
+__all__ = ["Executor", "MakeWorker", "WorkerLike"]
 
 
 class Executor(Protocol):
@@ -24,3 +24,24 @@ class Executor(Protocol):
     def close(self) -> None:
         """Releases workers and their memory; may be called twice."""
         ...
+
+
+class WorkerLike(Protocol):
+    """What fills a slot of an executor: it runs one job after the other.
+
+    An outcome may depend on the job only, never on which worker ran it or on what that worker ran before.
+    A worker with a ``close()`` is told when its slot is released in an orderly way; it may also be killed.
+    """
+
+    def run(self, job: Job) -> Outcome:
+        """The outcome of ``job``; a candidate's misfortune is a failure in it.
+
+        Raises:
+            UserError: a mistake of the user's; it ends the search.
+        """
+        ...
+
+
+MakeWorker = Callable[[], WorkerLike]
+"""Builds the worker, in the slot's own process; picklable. May raise ``UserError``. What all jobs share
+is best loaded here: no time limit covers it, and no job is blamed for what happens in it."""

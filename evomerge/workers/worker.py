@@ -22,11 +22,12 @@ __all__ = ["Worker", "WorkerSpec"]
 class WorkerSpec:
     """All that a worker needs to know; picklable, some kilobytes.
 
-    ``references`` are the models of every job to come; ``folder`` is where relative paths of the fitness
-    start. ``dtype`` is what the live model calculates in (``None`` = the dtype of the merge).
+    ``models`` are the models of every job to come: the names that recipes use, and the references they stand
+    for. ``folder`` is where relative paths start. ``dtype`` is what the live model calculates in (``None`` =
+    the dtype of the merge).
     """
 
-    references: tuple[str, ...]
+    models: tuple[tuple[str, str], ...]
     fitness: FitnessSpec
     folder: Path
     device: str = "auto"
@@ -34,8 +35,14 @@ class WorkerSpec:
     threads: int = 1
 
     def __call__(self) -> Worker:
-        """A worker: the spec is its own factory."""
-        return Worker(self)
+        """A worker with its models and tasks loaded: the spec is its own factory.
+
+        Raises:
+            UserError: A model, a task or the device is wrong.
+        """
+        worker = Worker(self)
+        worker.load()
+        return worker
 
 
 class Worker:
@@ -53,7 +60,7 @@ class Worker:
         """
         import torch
 
-        materializer, evaluator = self._load()
+        materializer, evaluator = self.load()
         torch.set_num_threads(self.spec.threads)
         start = time.perf_counter()
         made = None
@@ -75,32 +82,26 @@ class Worker:
             self._parts[0].close()
             self._parts = None
 
-    def _load(self) -> tuple[Materializer, Evaluator]:
+    def load(self) -> tuple[Materializer, Evaluator]:
+        """Opens the models and builds the tasks, once; ``run`` does it where it has not been done."""
         if self._parts is None:
             import torch
 
-            from evomerge.checkpoints import dtype_name
+            from evomerge.checkpoints.checkpoint import dtype_name
+            from evomerge.engine.device import resolve_device
             from evomerge.engine.materialize import Materializer
             from evomerge.engine.sources import open_sources
             from evomerge.fitness.evaluator import Evaluator
 
             dtypes = {dtype_name(d): d for d in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
             materializer = Materializer(
-                open_sources(self.spec.references, (Path(), self.spec.folder)),
-                device=_device(self.spec.device),
+                open_sources(dict(self.spec.models), (Path(), self.spec.folder)),
+                device=resolve_device(self.spec.device),
                 compute_dtype=dtypes[self.spec.dtype] if self.spec.dtype is not None else None,
                 threads=self.spec.threads,
             )
             self._parts = materializer, Evaluator(self.spec.fitness, self.spec.folder)
         return self._parts
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return name
 
 
 def _seconds(start: float, made: float | None) -> Seconds:

@@ -1,0 +1,71 @@
+"""What the commands share for printing."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from evomerge.search.leaderboard import Row
+
+__all__ = ["console", "leaderboard_table", "number", "print_json", "warn"]
+
+console = Console(highlight=False, soft_wrap=True)
+_errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on standard output."""
+    sys.stdout.write(json.dumps(document, indent=2, default=str) + "\n")
+
+
+def warn(text: str) -> None:
+    """A line on standard error that does not get in the way of a program that reads the output."""
+    _errors.print(f"[yellow]Warning:[/] {text}")
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number for a table; a dash where there is none."""
+    if value is None:
+        return "-"
+    return f"{value:.{digits}f}" if abs(value) < 1000 else f"{value:.4g}"
+
+
+def leaderboard_table(rows: Sequence[Row], title: str) -> Table:
+    """Baselines and finalists: search, validation and test score, interval, and the value of each task."""
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    table.add_column("model", no_wrap=True)
+    for name in ("search", "valid.", "test", "95 % interval"):
+        table.add_column(name, justify="right", no_wrap=True)
+    tasks = list(dict.fromkeys(t.task for row in rows for t in row.tasks))
+    shared = os.path.commonprefix(tasks) if len(tasks) > 1 else ""
+    shared = shared[: shared.rfind("_") + 1]
+    for task in tasks:
+        table.add_column(task.removeprefix(shared), justify="right", overflow="fold")
+    for i, row in enumerate(rows):
+        values = {t.task: t.test if row.test is not None else t.search for t in row.tasks}
+        table.add_row(
+            f"{row.name} *" if row.winner else row.name,
+            number(row.search),
+            number(row.validation),
+            number(row.test),
+            "-" if row.low is None else f"{number(row.low)}-{number(row.high)}",
+            *(number(values.get(task)) for task in tasks),
+            style="bold green" if row.winner else None,
+            end_section=i + 1 < len(rows) and row.trial.kind != rows[i + 1].trial.kind,
+        )
+    table.caption = (
+        "Scores are the weighted mean of the tasks, higher is better; * is the winner, chosen on validation items.\n"
+        "Tasks: on test items where a model was scored on them, otherwise on search items."
+    )
+    table.caption_justify = "left"
+    return table

@@ -1,0 +1,42 @@
+"""evomerge init."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from evomerge.cli._console import console
+from evomerge.errors import OutputError, RecipeError, did_you_mean
+
+__all__ = ["command"]
+
+
+def command(
+    name: Annotated[
+        str | None, typer.Argument(help="A ready-made search space; they are listed if not given.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The file to write; NAME.yml if not given.")
+    ] = None,
+) -> None:
+    """Copy a ready-made search space, to be edited."""
+    from evomerge.search.experiment import data_folder
+
+    ready = {p.stem: p for p in sorted(data_folder("search_spaces").glob("*.yml"))}
+    if name is None:
+        for stem, path in ready.items():
+            first = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("#").strip()
+            console.print(f"{stem:28} {first}", markup=False)
+        return
+    if name not in ready:
+        raise RecipeError(name, "there is no such search space", did_you_mean(name, ready))
+    target = output or Path(f"{name}.yml")
+    if target.exists():
+        raise OutputError(str(target), "exists already", "Name another file with -o.")
+    try:
+        target.write_text(ready[name].read_text(encoding="utf-8"), encoding="utf-8")
+    except OSError as exception:
+        raise OutputError(str(target), f"cannot be written ({exception.strerror})") from None
+    console.print(f"Wrote {target}", markup=False)

@@ -1,0 +1,218 @@
+"""evomerge search."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from evomerge.cli._console import console, leaderboard_table, print_json
+from evomerge.cli._progress import LiveProgress
+from evomerge.cli._studies import write_run_file
+
+if TYPE_CHECKING:
+    from evomerge.search.experiment import Experiment
+    from evomerge.search.study import Study
+    from evomerge.workers.executor import Executor
+
+__all__ = ["command"]
+
+
+def command(
+    experiment: Annotated[Path, typer.Argument(help="The experiment file (YAML).")],
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Candidates of all runs together; more than before goes on.")
+    ] = None,
+    study: Annotated[
+        str | None, typer.Option(help="Name of the study; the experiment's if not given.")
+    ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(help="URL of the storage: sqlite:///..., postgresql+psycopg://..., journal:///..."),
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Workers; more than one means Ray.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the search.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder.")] = None,
+    json_: Annotated[
+        bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")
+    ] = False,
+) -> None:
+    """Search for the best merge; goes on where an earlier run of the same study ended."""
+    from evomerge.search.experiment import Experiment
+
+    overrides: dict[str, Any] = {
+        "search.trials": trials,
+        "name": study,
+        "storage": storage,
+        "search.seed": seed,
+        "output.dir": None if out is None else str(out),
+        "workers.count": workers,
+        "workers.backend": None if workers is None else ("ray" if workers > 1 else "inline"),
+    }
+    loaded = Experiment.load(experiment, {k: v for k, v in overrides.items() if v is not None})
+    again = shlex.join(["evomerge", *sys.argv[1:]])
+    _Run(loaded, again, quiet=json_).run()
+
+
+class _Run:
+    """One call of the command: opens what the search needs, shows how it goes, and closes it again."""
+
+    def __init__(self, experiment: Experiment, again: str, *, quiet: bool) -> None:
+        self.experiment = experiment
+        self.again = again
+        self.quiet = quiet
+        self.stop_asked = False
+
+    def run(self) -> None:
+        from evomerge.fitness.objectives import Fitness
+        from evomerge.search.controller import Ending, SearchPlan, search
+        from evomerge.search.leaderboard import leaderboard
+
+        experiment = self.experiment
+        fitness = Fitness(experiment.fitness.tasks)
+        plan = SearchPlan(
+            space=experiment.space,
+            sampler=experiment.sampler(),
+            objective=fitness,
+            baselines=experiment.baselines(),
+            trials=experiment.spec.search.trials,
+            top_k=experiment.spec.search.top_k,
+        )
+        with self._study() as study, self._executor() as executor, self._interruptible():
+            self._announce(study)
+            with LiveProgress(study, fitness, plan.trials, quiet=self.quiet) as progress:
+                result = search(plan, study, executor, progress, lambda: self.stop_asked)
+            if result.ending is Ending.STOPPED:
+                self._say(f"\nStopped; nothing is lost. Go on with:\n  {self.again}")
+                raise typer.Exit(130)
+            rows = leaderboard(study, fitness, plan.top_k)
+            if self.quiet:
+                from evomerge.report.tables import study_document
+
+                print_json(study_document(study, rows))
+                return
+            console.print()
+            console.print(leaderboard_table(rows, f"{study.name}: {result.candidates} candidates"))
+            if result.ending is Ending.CONVERGED:
+                console.print("The search converged before its budget was spent.")
+            self._next_steps()
+
+    @contextlib.contextmanager
+    def _study(self) -> Iterator[Study]:
+        from evomerge.engine.sources import identities, open_sources
+        from evomerge.errors import OutputError
+        from evomerge.search.experiment import FREE_FIELDS
+        from evomerge.search.study import Study
+
+        experiment = self.experiment
+        sources = identities(open_sources(experiment.references))
+        try:
+            experiment.folder.mkdir(parents=True, exist_ok=True)
+            own = experiment.spec.storage is None
+            run = {"study": experiment.name, "storage": experiment.storage if own else None}
+            write_run_file(experiment.folder, {**run, "experiment": str(experiment.path.resolve())})
+        except OSError as exception:
+            raise OutputError(
+                str(experiment.folder), f"the run's folder cannot be written ({exception.strerror})"
+            ) from None
+        with Study.open(
+            experiment.storage,
+            experiment.name,
+            document=experiment.document(sources),
+            dimensions=experiment.space.dimensions,
+            free=FREE_FIELDS,
+        ) as study:
+            yield study
+
+    @contextlib.contextmanager
+    def _executor(self) -> Iterator[Executor]:
+        from evomerge.workers.worker import WorkerSpec
+
+        workers = self.experiment.spec.workers
+        spec = WorkerSpec(
+            models=tuple(self.experiment.references.items()),
+            fitness=self.experiment.fitness,
+            folder=self.experiment.path.parent.absolute(),
+            device=workers.device,
+            dtype=workers.dtype,
+            threads=workers.threads,
+        )
+        executor: Executor
+        if workers.backend == "inline":
+            from evomerge.workers.inline import InlineExecutor
+
+            executor = InlineExecutor(spec)
+        else:
+            from evomerge.workers.ray_executor import RayExecutor
+
+            executor = RayExecutor(
+                spec,
+                workers.count,
+                gpus_per_worker=workers.gpus_per_worker,
+                address=workers.address,
+                timeout_s=workers.timeout,
+                retries=workers.retries,
+                threads=workers.threads,
+            )
+        try:
+            yield executor
+        finally:
+            executor.close()
+
+    @contextlib.contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """The first Ctrl-C (or SIGTERM) ends the search after the result in hand, the second at once."""
+
+        def ask(number: int, _: object) -> None:
+            if self.stop_asked:
+                raise KeyboardInterrupt
+            self.stop_asked = True
+            name = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
+            self._say(
+                f"\n{name}: finishing the candidate in hand; once more leaves at once and loses only that."
+            )
+
+        before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        except KeyboardInterrupt:
+            self._say(f"\nStopped; every finished trial is kept. Go on with:\n  {self.again}")
+            raise typer.Exit(130) from None
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _announce(self, study: Study) -> None:
+        experiment = self.experiment
+        done = len(study.candidates())
+        if study.resumed:
+            total = experiment.spec.search.trials
+            how = f"Resuming study {study.name!r}: {done} of {total} candidates are done"
+        else:
+            how = f"New study {study.name!r}: {experiment.spec.search.trials} candidates"
+        self._say(f"{how}, {len(experiment.space.dimensions)} dimensions.")
+        self._say(f"Storage: {study.url}")
+
+    def _next_steps(self) -> None:
+        study = shlex.quote(_short(self.experiment.folder))
+        best = shlex.quote(_short(self.experiment.folder / "best.yml"))
+        extra = "" if self.experiment.spec.storage is None else " --storage URL"
+        console.print(
+            f"\nNext:\n  evomerge export {study}{extra} -o {best}\n  evomerge merge {best} OUT_DIR",
+            markup=False,
+        )
+
+    def _say(self, text: str) -> None:
+        if not self.quiet:
+            console.print(text, markup=False)
+
+
+def _short(path: Path) -> str:
+    """``path`` as one types it: relative where it lies below the current folder."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -1,0 +1,53 @@
+"""evomerge status."""
+
+from __future__ import annotations
+
+from collections import Counter
+from statistics import median
+from typing import Annotated
+
+import typer
+
+from evomerge.cli._console import console, leaderboard_table, number, print_json
+from evomerge.cli._studies import open_study
+
+__all__ = ["command"]
+
+
+def command(
+    study: Annotated[
+        str, typer.Argument(help="A run's folder, its name under runs/, or the experiment file.")
+    ],
+    storage: Annotated[
+        str | None, typer.Option(help="URL of the storage; then STUDY is the name of a study in it.")
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print it as JSON, with every trial.")] = False,
+) -> None:
+    """Show how far a study is, and its leaderboard."""
+    from evomerge.report.tables import study_document
+    from evomerge.search.leaderboard import leaderboard
+
+    opened = open_study(study, storage)
+    rows = leaderboard(opened.study, opened.fitness, opened.top_k)
+    if json_:
+        print_json(study_document(opened.study, rows))
+        return
+    trials = opened.study.trials()
+    candidates = opened.study.candidates()
+    console.print(
+        f"{opened.study.name}: {len(candidates)} candidates in {len(opened.study.generations())} "
+        f"generations, {len(opened.study.baselines())} baselines",
+        markup=False,
+    )
+    failures = Counter(t.failure.kind.value for t in trials if t.failure is not None)
+    if failures:
+        console.print("Failed: " + ", ".join(f"{n} {kind}" for kind, n in sorted(failures.items())))
+    cached = sum(1 for t in trials if t.cached_from is not None)
+    if cached:
+        console.print(f"Answered from earlier trials with the same recipe: {cached}")
+    scored = [t for t in trials if t.cached_from is None and t.scores is not None]
+    if scored:
+        made = median(t.seconds.materialize for t in scored)
+        judged = median(t.seconds.evaluate for t in scored)
+        console.print(f"Seconds a candidate (median): {number(made)} to merge, {number(judged)} to evaluate")
+    console.print(leaderboard_table(rows, "Leaderboard"))

@@ -1,0 +1,61 @@
+"""A study as plain values, for programs to read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from evomerge.search.leaderboard import Row
+from evomerge.search.study import Study, Trial
+
+__all__ = ["row_document", "study_document", "trial_document"]
+
+
+def trial_document(trial: Trial) -> dict[str, Any]:
+    """A trial without its items."""
+    return {
+        "number": trial.number,
+        "name": trial.name,
+        "kind": trial.kind,
+        "generation": trial.generation,
+        "index": trial.index,
+        "score": trial.score,
+        "values": dict(trial.values),
+        "tasks": {t.task: t.value for t in trial.scores.tasks} if trial.scores is not None else None,
+        "failure": None if trial.failure is None else asdict(trial.failure),
+        "fingerprint": trial.fingerprint,
+        "cached_from": trial.cached_from,
+        "seconds": asdict(trial.seconds),
+    }
+
+
+def row_document(row: Row) -> dict[str, Any]:
+    """A row of the leaderboard."""
+    return {
+        "name": row.name,
+        "number": row.trial.number,
+        "kind": row.trial.kind,
+        "winner": row.winner,
+        "search": row.search,
+        "validation": row.validation,
+        "test": row.test,
+        "test_interval_95": None if row.low is None else [row.low, row.high],
+        "tasks": [asdict(task) for task in row.tasks],
+        "fingerprint": row.trial.fingerprint,
+    }
+
+
+def study_document(study: Study, rows: Sequence[Row]) -> dict[str, Any]:
+    """What ``search --json`` and ``status --json`` print."""
+    trials = study.trials()
+    return {
+        "study": study.name,
+        "storage": study.url,
+        "candidates": len(study.candidates()),
+        "failed": sum(1 for t in trials if t.failed),
+        "generations": len(study.generations()),
+        "versions": study.versions,
+        "leaderboard": [row_document(row) for row in rows],
+        "trials": [trial_document(t) for t in trials],
+    }

@@ -1,0 +1,350 @@
+"""The experiment file: the one thing a user writes, and everything a search needs made from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, model_validator
+
+from evomerge.checkpoints.references import Reference, locate, parse_reference
+from evomerge.errors import CheckpointError, ExperimentError, UserError, did_you_mean
+from evomerge.fitness.spec import FitnessSpec
+from evomerge.recipe import Recipe, SearchSpace, parse, read_yaml
+from evomerge.search.baselines import Baseline, baselines, starts
+from evomerge.search.samplers import SAMPLERS, SamplerSettings
+
+__all__ = [
+    "Experiment",
+    "ExperimentSpec",
+    "OutputSpec",
+    "SearchSpec",
+    "WorkersSpec",
+    "data_folder",
+    "fitness_of_document",
+]
+
+FREE_FIELDS = ("search.trials", "search.top_k", "models")
+"""Fields of the study's document that may change when a search goes on. What the models hold is compared by
+``sources``, so that a folder may move."""
+
+_Positive = Annotated[StrictInt, Field(ge=1)]
+_Seconds = Annotated[StrictInt | StrictFloat, Field(gt=0)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SearchSpec(_Frozen):
+    """The ``search`` section."""
+
+    sampler: str = Field(default="cma_es", description="How candidates are proposed: cma_es or random.")
+    trials: _Positive = Field(
+        default=100,
+        description="Candidates of all runs together. Baselines come on top. May grow from run to run.",
+    )
+    population: _Positive | None = Field(
+        default=None, description="Candidates in a generation; 4 + 3 ln(dimensions) if not given."
+    )
+    sigma: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.25, description="First step size, as a share of each hole's range."
+    )
+    seed: Annotated[StrictInt, Field(ge=0)] = Field(default=0, description="Another seed, another search.")
+    restarts: Annotated[StrictInt, Field(ge=0)] | None = Field(
+        default=None,
+        description="Restarts with twice the population after convergence; as many as fit if not given.",
+    )
+    top_k: _Positive = Field(
+        default=5, description="Best candidates that are compared on validation items after the search."
+    )
+
+    @model_validator(mode="after")
+    def _known_sampler(self) -> Self:
+        if self.sampler not in SAMPLERS:
+            raise ValueError(f"there is no sampler {self.sampler!r}. {did_you_mean(self.sampler, SAMPLERS)}")
+        return self
+
+
+class WorkersSpec(_Frozen):
+    """The ``workers`` section: who makes and scores the candidates."""
+
+    backend: Literal["inline", "ray"] = Field(
+        default="inline", description="inline: in this process, one at a time; ray: several, or a cluster."
+    )
+    count: _Positive = Field(default=1, description="Workers. More than one needs the backend ray.")
+    device: str = Field(default="auto", description="auto (a GPU if there is one), cpu, cuda, cuda:1 ...")
+    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
+        default=None,
+        description="What models calculate in when they are scored; the dtype of the merge if not given. "
+        "Weights are rounded to the dtype of the merge first, whatever this is.",
+    )
+    threads: _Positive = Field(default=1, description="CPU threads of a worker.")
+    gpus_per_worker: Annotated[float, Field(ge=0)] = Field(
+        default=0.0, description="GPUs that Ray sets aside for a worker; 0.5 = two workers share one."
+    )
+    timeout: _Seconds | None = Field(
+        default=None, description="Seconds after which a candidate is given up (backend ray)."
+    )
+    retries: _Positive = Field(
+        default=2, description="Workers that one candidate may kill before it counts as failed (backend ray)."
+    )
+    address: str | None = Field(
+        default=None, description="Ray cluster to join (auto, or host:port); a local one if not given."
+    )
+
+    @model_validator(mode="after")
+    def _one_inline(self) -> Self:
+        if self.backend == "inline" and self.count > 1:
+            raise ValueError("the backend inline has one worker; set backend: ray for more")
+        return self
+
+
+class OutputSpec(_Frozen):
+    """The ``output`` section."""
+
+    dir: str | None = Field(
+        default=None, description="The run's folder, under the current folder; runs/<name> if not given."
+    )
+
+
+class ExperimentSpec(_Frozen):
+    """The experiment file as it is written."""
+
+    name: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="Name of the study and of the run's folder; the file's name if not given.",
+    )
+    models: dict[str, str] = Field(
+        default_factory=dict,
+        description="Short names for models: local folders (from the current folder, then from the file's) "
+        "or hub ids, with an optional @revision. Recipes use the short names.",
+    )
+    recipe: dict[str, Any] | None = Field(
+        default=None, description="What is searched: a merge recipe with holes. Either this or space."
+    )
+    space: str | None = Field(
+        default=None, description="A file with such a recipe: a path, or a name from search_spaces/."
+    )
+    fitness: FitnessSpec = Field(description="What makes a model good.")
+    search: SearchSpec = Field(default_factory=SearchSpec, description="How it is searched.")
+    workers: WorkersSpec = Field(default_factory=WorkersSpec, description="Who does it.")
+    storage: str | None = Field(
+        default=None,
+        description="Where the study lies: sqlite:///file, postgresql+psycopg://..., journal:///file; "
+        "study.db in the run's folder if not given.",
+    )
+    output: OutputSpec = Field(default_factory=OutputSpec, description="Where results go.")
+
+    @model_validator(mode="after")
+    def _one_space(self) -> Self:
+        if (self.recipe is None) == (self.space is None):
+            raise ValueError(
+                "give exactly one of 'recipe' (a recipe with holes) and 'space' (a file with one)"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment file, read and checked as far as that goes without opening a model or a task.
+
+    ``space`` speaks of models by the names that the file gives them; ``references`` says what each name
+    stands for: an absolute folder, or a hub id with its revision.
+    """
+
+    path: Path
+    spec: ExperimentSpec
+    space: SearchSpace
+    references: Mapping[str, str]
+    fitness: FitnessSpec
+
+    @classmethod
+    def load(cls, path: Path, overrides: Mapping[str, Any] | None = None) -> Experiment:
+        """The experiment in the file ``path``; ``overrides`` are dotted fields that win over the file's.
+
+        Raises:
+            ExperimentError: A field is wrong; file and field are named.
+            RecipeError: The recipe is wrong.
+            CheckpointError: A model does not exist.
+        """
+        document = read_yaml(path, ExperimentError)
+        for place, value in (overrides or {}).items():
+            _put(document, place, value)
+        try:
+            spec = parse(ExperimentSpec, document, ExperimentError)
+            space = SearchSpace(_expanded(_space_document(spec, path), spec.models))
+            if not space.dimensions:
+                raise ExperimentError("recipe", "has no hole, so there is nothing to search", _HOLE_HINT)
+            references = _references(space, spec.models, (Path(), path.parent))
+            fitness = fitness_of_document(spec.fitness, path)
+        except UserError as exception:
+            raise exception.within(str(path)) from None
+        return cls(path, spec, space, references, fitness)
+
+    @property
+    def name(self) -> str:
+        """Name of the study."""
+        return self.spec.name or self.path.stem
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder, absolute."""
+        return Path(self.spec.output.dir or Path("runs") / self.name).absolute()
+
+    @property
+    def storage(self) -> str:
+        """URL of the storage."""
+        return self.spec.storage or f"sqlite:///{self.folder / 'study.db'}"
+
+    def baselines(self) -> tuple[Baseline, ...]:
+        """What a searched merge has to beat."""
+        return baselines(self.space)
+
+    def sampler(self) -> SamplerSettings:
+        """Settings of the sampler, with the points the search starts from."""
+        search = self.spec.search
+        return SamplerSettings(
+            name=search.sampler,
+            population=search.population,
+            sigma=search.sigma,
+            seed=search.seed,
+            restarts=search.restarts,
+            starts=starts(self.space),
+        )
+
+    def document(self, sources: Mapping[str, str]) -> dict[str, Any]:
+        """Everything that decides what the search finds, for the study to keep and to compare.
+
+        ``sources`` are digests of what each model holds.
+        """
+        return {
+            "models": dict(self.references),
+            "sources": dict(sources),
+            "recipe": self.space.document,
+            "fitness": self.spec.fitness.model_dump(mode="json"),
+            "search": self.spec.search.model_dump(mode="json"),
+            "workers": {"dtype": self.spec.workers.dtype},
+        }
+
+    def exported(self, recipe: Recipe) -> Recipe:
+        """``recipe`` with folders and hub ids in place of short names."""
+        return recipe.with_references(self.references)
+
+
+_HOLE_HINT = "Replace a value by a hole, for instance weight: {float: [0, 1]}."
+
+
+def data_folder(kind: str) -> Path:
+    """The ready-made files of a kind (``search_spaces``, ``fitness``), in the wheel or in the repository."""
+    package = Path(__file__).resolve().parent.parent
+    packaged = package / "_data" / kind
+    return packaged if packaged.is_dir() else package.parent / kind
+
+
+def _space_document(spec: ExperimentSpec, path: Path) -> dict[str, Any]:
+    if spec.recipe is not None:
+        return dict(spec.recipe)
+    name = str(spec.space)
+    folders = (path.parent, Path(), data_folder("search_spaces"))
+    for folder in folders:
+        for candidate in (folder / name, folder / f"{name}.yml"):
+            if candidate.is_file():
+                return read_yaml(candidate)
+    known = sorted(p.stem for p in data_folder("search_spaces").glob("*.yml"))
+    raise ExperimentError("space", f"there is no file {name!r}", did_you_mean(Path(name).stem, known))
+
+
+def _expanded(document: Mapping[str, Any], models: Mapping[str, str]) -> dict[str, Any]:
+    """The document with each entry ``model: "*"`` repeated for every named model but the base."""
+    base = document.get("base_model")
+    others = [name for name in models if name != base]
+
+    def visit(node: Any) -> Any:
+        if isinstance(node, Mapping):
+            return {key: visit(value) for key, value in node.items()}
+        if isinstance(node, list):
+            return [made for entry in node for made in repeat(entry)]
+        return node
+
+    def repeat(entry: Any) -> Sequence[Any]:
+        if isinstance(entry, Mapping) and entry.get("model") == "*":
+            if not others:
+                raise ExperimentError("models", "the recipe says model: '*', but no models are named here")
+            return [{**visit(entry), "model": name} for name in others]
+        return [visit(entry)]
+
+    return {key: visit(value) for key, value in document.items()}
+
+
+def _references(space: SearchSpace, models: Mapping[str, str], folders: Sequence[Path]) -> dict[str, str]:
+    """What each model of the space stands for.
+
+    Raises:
+        CheckpointError: A folder does not exist.
+    """
+    found = {}
+    for name in space.references():
+        text = models.get(name, name)
+        try:
+            found[name] = _absolute(parse_reference(text), folders)
+        except CheckpointError as exception:
+            where = f"models.{name}" if name in models else "recipe"
+            hint = exception.hint if name in models or not models else did_you_mean(name, models)
+            raise CheckpointError(where, f"{exception.where}: {exception.reason}", hint) from None
+    return found
+
+
+def _absolute(reference: Reference, folders: Sequence[Path]) -> str:
+    """The reference with absolute paths for local folders; hub ids stay, and are looked up when opened."""
+    model = _place(reference.model, reference.revision, folders)
+    lora = None if reference.lora is None else _place(reference.lora, reference.lora_revision, folders)
+    return str(Reference(model, reference.revision, lora, reference.lora_revision))
+
+
+def _place(model: str, revision: str | None, folders: Sequence[Path]) -> str:
+    path = Path(model).expanduser()
+    local = any((path if path.is_absolute() else folder / path).is_dir() for folder in folders)
+    located = locate(model, revision, folders)
+    return str(located) if local else model
+
+
+def fitness_of_document(fitness: FitnessSpec, path: Path) -> FitnessSpec:
+    """The fitness section of the file ``path`` with absolute folders of task definitions.
+
+    Raises:
+        ExperimentError: A folder does not exist.
+    """
+    return fitness.model_copy(update={"include_path": _include_paths(fitness, path)})
+
+
+def _include_paths(fitness: FitnessSpec, path: Path) -> tuple[str, ...] | None:
+    """Folders with task definitions: relative to the file, then to the current folder, then ready-made."""
+    given = (fitness.include_path,) if isinstance(fitness.include_path, str) else fitness.include_path
+    if given is None:
+        return None
+    found = []
+    for text in given:
+        folders = [
+            folder / Path(text).expanduser() for folder in (path.parent, Path(), data_folder("fitness"))
+        ]
+        place = next((f for f in folders if f.is_dir()), None)
+        if place is None:
+            raise ExperimentError(
+                "fitness.include_path", f"there is no folder {text!r}", f"Looked in {folders[0]}."
+            )
+        found.append(str(place.resolve()))
+    return tuple(found)
+
+
+def _put(document: dict[str, Any], place: str, value: Any) -> None:
+    *parents, last = place.split(".")
+    for parent in parents:
+        below = document.setdefault(parent, {})
+        if not isinstance(below, dict):
+            raise ExperimentError(parent, "expected a mapping of fields")
+        document = below
+    document[last] = value
