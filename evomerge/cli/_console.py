@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -47,8 +46,8 @@ def leaderboard_table(rows: Sequence[Row], title: str) -> Table:
     for name in ("search", "valid.", "test", "95 % interval"):
         table.add_column(name, justify="right", no_wrap=True)
     tasks = list(dict.fromkeys(t.task for row in rows for t in row.tasks))
-    shared = os.path.commonprefix(tasks) if len(tasks) > 1 else ""
-    shared = shared[: shared.rfind("_") + 1]
+    heads = {task.partition("_")[0] for task in tasks}  # a family's name says nothing in each column
+    shared = f"{heads.pop()}_" if len(tasks) > 1 and len(heads) == 1 else ""
     for task in tasks:
         table.add_column(task.removeprefix(shared), justify="right", overflow="fold")
     for i, row in enumerate(rows):
@@ -64,7 +63,7 @@ def leaderboard_table(rows: Sequence[Row], title: str) -> Table:
             end_section=i + 1 < len(rows) and row.trial.kind != rows[i + 1].trial.kind,
         )
     table.caption = (
-        "Scores are the weighted mean of the tasks, higher is better; * is the winner, chosen on validation items.\n"
+        "Scores: weighted mean of the tasks, higher is better. * = the winner, chosen on validation items.\n"
         "Tasks: on test items where a model was scored on them, otherwise on search items."
     )
     table.caption_justify = "left"

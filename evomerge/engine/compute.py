@@ -62,8 +62,8 @@ def merge_tensor(
     found = kernel.reduce(chunks, scalars) if kernel.reduce is not None else None
     finite = True
     for chunk in chunks():
-        rows_RC = kernel.apply(chunk, scalars, found).to(tensor.dtype)
-        finite = finite and bool(torch.isfinite(rows_RC).all())
+        rows_RC, all_finite = kernel.rows(chunk, scalars, found, tensor.dtype)
+        finite = finite and all_finite
         digest.update(rows_RC)
         write(chunk.row, rows_RC)
     if not finite:

@@ -78,11 +78,22 @@ class Kernel:
     """What happens to the weights of one tensor for one candidate.
 
     ``apply`` makes float32 rows from a chunk, the candidate's numbers, and what the optional ``reduce`` pass
-    found; ``reduce`` returns None where the numbers need no pass.
+    found; ``reduce`` returns None where the numbers need no pass. ``native`` does the work of ``apply`` on a
+    CPU, rounds to the output dtype as well, and says whether all elements are finite: the same bits.
     """
 
     apply: Callable[[Chunk, Any, Any], Tensor]
     reduce: Callable[[Chunks, Any], Any] | None = None
+    native: Callable[[Chunk, Any, Any, torch.dtype], tuple[Tensor, bool]] | None = None
+
+    def rows(self, chunk: Chunk, numbers: Any, found: Any, dtype: torch.dtype) -> tuple[Tensor, bool]:
+        """The output rows of a chunk in ``dtype``, and whether all elements are finite."""
+        from evomerge.methods._native import usable
+
+        if self.native is not None and usable(chunk):
+            return self.native(chunk, numbers, found, dtype)
+        rows_RC = self.apply(chunk, numbers, found).to(dtype)
+        return rows_RC, bool(torch.isfinite(rows_RC).all())
 
 
 nothing = Measure("nothing", lambda _: None)

@@ -5,13 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from evomerge.methods._chunks import Chunk, Chunks, Kernel, Measure, block_sums, magnitude_bits, task_vectors
+from evomerge.methods._chunks import (
+    ROW_BLOCK,
+    Chunk,
+    Chunks,
+    Kernel,
+    Measure,
+    block_sums,
+    magnitude_bits,
+    task_vectors,
+)
+from evomerge.methods._native import Inputs, Output, blocks, floats, functions, usable
 from evomerge.methods._random import keep, random_bits, thresholds
-from evomerge.methods._ranks import Cut, Finder, Threshold, histograms
+from evomerge.methods._ranks import BINS, Cut, Finder, Histogram, Threshold, histograms
 
 __all__ = ["Mask", "MaskedSum", "Trim", "elect", "magnitudes", "masked_sum"]
 
@@ -23,7 +35,20 @@ def _magnitude_fields(chunk: Chunk) -> Iterator[Tensor]:
     return (magnitude_bits(d_RC) for d_RC in task_vectors(chunk))
 
 
-magnitudes = Measure("magnitudes", lambda chunks: histograms(chunks, _magnitude_fields))
+def _magnitudes(chunks: Chunks) -> tuple[Histogram, ...]:
+    totals: Tensor | None = None
+    for chunk in chunks():
+        if not usable(chunk):
+            return histograms(chunks, _magnitude_fields)
+        x = Inputs(chunk)
+        if totals is None:
+            totals = torch.zeros(2, len(chunk.x_MRC) - 1, BINS, dtype=torch.int64)
+        counts, lows = totals.numpy()
+        functions().magnitude_histograms(x.addresses, x.kind, x.rows * x.columns, counts, lows)
+    return () if totals is None else tuple(Histogram(c, low) for c, low in zip(*totals, strict=True))
+
+
+magnitudes = Measure("magnitudes", _magnitudes)
 """One histogram of the magnitudes of each task vector."""
 
 
@@ -107,6 +132,9 @@ def _reduce(chunks: Chunks, s: MaskedSum) -> Resolved | None:
     if not finders and not sums:
         return None
     for chunk in chunks():
+        if usable(chunk):
+            _native_reduce(chunk, s, finders, sums)
+            continue
         first = chunk.row * chunk.shape[1]
         for d, d_RC in enumerate(task_vectors(chunk)):
             if d in finders:
@@ -193,19 +221,105 @@ def _kept(chunk: Chunk, d: int, d_RC: Tensor, mask: Mask, found: Resolved) -> Te
     return kept_RC
 
 
+def rank_limits(mask: Mask, columns: int) -> Tensor:
+    """What a drawn number must stay below for each rank in a row, smallest magnitude first; (C,)."""
+    share_C = torch.arange(columns, dtype=torch.float64) / (columns - 1)
+    return thresholds(mask.probability - mask.spread + 2 * mask.spread * share_C)
+
+
 def random_mask(chunk: Chunk, d_RC: Tensor, mask: Mask) -> Tensor:
     """The random mask of one chunk of a task vector; (R, C), bool."""
     rows, columns = chunk.shape
     drawn_RC = random_bits(mask.key, chunk.row, rows, columns, chunk.device)
     if mask.spread == 0 or columns == 1:
         return keep(drawn_RC, mask.probability)
-    low = mask.probability - mask.spread
-    share_C = torch.arange(columns, dtype=torch.float64) / (columns - 1)
-    limit_C = thresholds(low + 2 * mask.spread * share_C).to(chunk.device)
+    limit_C = rank_limits(mask, columns).to(chunk.device)
     order_RC = torch.sort(magnitude_bits(d_RC), dim=1, stable=True).indices
     limit_RC = torch.empty_like(drawn_RC).scatter_(1, order_RC, limit_C.expand(rows, columns))
     return drawn_RC < limit_RC
 
 
-masked_sum = Kernel(_apply, reduce=_reduce)
+def _native_reduce(
+    chunk: Chunk,
+    s: MaskedSum,
+    finders: dict[int, Finder],
+    sums: dict[int, tuple[list[float], list[float]]],
+) -> None:
+    x = Inputs(chunk)
+    n = x.rows * x.columns
+    first = chunk.row * x.columns
+    for d, finder in finders.items():
+        bins = np.array(finder.bins, dtype=np.int64)
+        bits, index = (
+            torch.empty(len(bins), n + 1, dtype=torch.int32),
+            torch.empty(len(bins), n + 1, dtype=torch.int64),
+        )
+        filled = np.zeros(len(bins), dtype=np.int64)
+        functions().collect(x.addresses, x.kind, n, d, bins, bits.numpy(), index.numpy(), filled, first)
+        for k, count in enumerate(filled.tolist()):
+            finder.put(int(bins[k]), bits[k, :count].clone(), index[k, :count].clone())
+    for d in sums:
+        mode, keys, limits = _native_mask(s.masks[d], x.columns)
+        before, after = np.zeros(blocks(x.rows)), np.zeros(blocks(x.rows))
+        functions().random_l1(
+            x.addresses, x.kind, x.rows, x.columns, x.row, d, mode, keys, limits, ROW_BLOCK, before, after
+        )
+        sums[d][0].extend(before.tolist())
+        sums[d][1].extend(after.tolist())
+
+
+def _native_mask(mask: Mask, columns: int) -> tuple[int, Any, Any]:
+    """Mode, keys and limits of one mask, as the compiled functions want them."""
+    f = functions()
+    keys = np.array([mask.key & 0xFFFFFFFF, mask.key >> 32], dtype=np.uint32)
+    if mask.empty:
+        return f.EMPTY, keys, np.zeros(1, dtype=np.int32)
+    if mask.trim is not None:
+        return f.TRIM, keys, np.zeros(1, dtype=np.int32)
+    if not mask.random:
+        return f.FULL, keys, np.zeros(1, dtype=np.int32)
+    if mask.spread == 0 or columns == 1:
+        return f.RANDOM, keys, thresholds(torch.tensor([mask.probability], dtype=torch.float64)).numpy()
+    return f.RANKED, keys, rank_limits(mask, columns).numpy()
+
+
+def _native_apply(
+    chunk: Chunk, s: MaskedSum, found: Resolved | None, dtype: torch.dtype
+) -> tuple[Tensor, bool]:
+    x, out = Inputs(chunk), Output(chunk, dtype)
+    found = found if found is not None else Resolved()
+    masks = [_native_mask(mask, x.columns) for mask in s.masks]
+    limits = np.zeros((len(masks), max(len(m[2]) for m in masks)), dtype=np.int32)
+    cuts = np.full((len(masks), 4), -1, dtype=np.int64)
+    for d, mask in enumerate(s.masks):
+        limits[d, : len(masks[d][2])] = masks[d][2]
+        for k, cut in enumerate(mask.trim.cuts if mask.trim is not None else ()):
+            threshold = found.cuts[d, cut]
+            cuts[d, 2 * k : 2 * k + 2] = threshold.bits, threshold.index
+    total = math.fsum(s.weights)
+    normalize = s.normalize and (s.consensus or abs(total) >= 1e-8)
+    finite = functions().masked_sum(
+        x.addresses,
+        x.kind,
+        x.rows,
+        x.columns,
+        x.row,
+        floats(
+            [w * m.factor * found.factor(d) for d, (w, m) in enumerate(zip(s.weights, s.masks, strict=True))]
+        ),
+        floats(s.weights),
+        np.array([m[0] for m in masks], dtype=np.int64),
+        cuts,
+        np.array([m[1] for m in masks], dtype=np.uint32),
+        limits,
+        np.array([s.consensus, normalize, s.scale != 1], dtype=np.int64),
+        np.float32(total),
+        np.float32(s.scale),
+        out.address,
+        out.kind,
+    )
+    return out.finished(finite)
+
+
+masked_sum = Kernel(_apply, reduce=_reduce, native=_native_apply)
 """Numbers: MaskedSum."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from evomerge.methods._chunks import Chunk, Chunks
+from evomerge.methods._native import functions, usable
 
 __all__ = ["Cut", "Finder", "Histogram", "Threshold", "histograms"]
 
@@ -91,17 +92,25 @@ def histograms(chunks: Chunks, fields: Fields) -> tuple[Histogram, ...]:
     totals: list[tuple[Tensor, Tensor]] = []
     for chunk in chunks():
         for i, bits_RC in enumerate(fields(chunk)):
-            flat = bits_RC.flatten()
-            bins = flat >> LOW_BITS
-            counts = torch.bincount(bins, minlength=BINS)
-            # Sums of 16-bit integers are exact in float64, in any order.
-            lows = torch.bincount(bins, weights=(flat & 0xFFFF).double(), minlength=BINS)
+            counts, lows = _histogram(bits_RC, native=usable(chunk))
             if len(totals) == i:
                 totals.append((counts, lows))
             else:
                 totals[i][0].add_(counts)
                 totals[i][1].add_(lows)
     return tuple(Histogram(counts.cpu(), lows.to(torch.int64).cpu()) for counts, lows in totals)
+
+
+def _histogram(bits_RC: Tensor, *, native: bool) -> tuple[Tensor, Tensor]:
+    flat = bits_RC.flatten()
+    if native:
+        counts, lows = torch.zeros(BINS, dtype=torch.int64), torch.zeros(BINS, dtype=torch.int64)
+        functions().value_histogram(flat.view(torch.float32).numpy(), counts.numpy(), lows.numpy())
+        return counts, lows
+    bins = flat >> LOW_BITS
+    # Sums of 16-bit integers are exact in float64, in any order.
+    lows = torch.bincount(bins, weights=(flat & 0xFFFF).double(), minlength=BINS)
+    return torch.bincount(bins, minlength=BINS), lows.to(torch.int64)
 
 
 @dataclass
@@ -115,9 +124,18 @@ class Finder:
         """Looks through one chunk of the values."""
         flat = bits_RC.flatten()
         bins = flat >> LOW_BITS
-        for bin_ in dict.fromkeys(cut.bin for cut in self.cuts):
+        for bin_ in self.bins:
             index = torch.nonzero(bins == bin_).flatten()
-            self._found.setdefault(bin_, []).append((flat[index].cpu(), (index + first).cpu()))
+            self.put(bin_, flat[index].cpu(), (index + first).cpu())
+
+    @property
+    def bins(self) -> tuple[int, ...]:
+        """The bins to look into."""
+        return tuple(dict.fromkeys(cut.bin for cut in self.cuts))
+
+    def put(self, bin_: int, bits: Tensor, index: Tensor) -> None:
+        """Elements of ``bin_``: bits (int32) and index (int64), in the order of the index."""
+        self._found.setdefault(bin_, []).append((bits, index))
 
     def find(self, cut: Cut) -> tuple[Threshold, float]:
         """The exact cut, and the sum of all values above it (if the cut has that of higher bins)."""

@@ -6,10 +6,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from evomerge.methods._chunks import ROW_BLOCK, Chunk, Chunks, Kernel, Measure, block_sums
+from evomerge.methods._native import Inputs, Output, blocks, floats, functions, usable
 
 __all__ = [
     "LineCoefficients",
@@ -26,6 +28,9 @@ __all__ = [
 def _gram(chunks: Chunks, *, of_task_vectors: bool) -> Tensor:
     pairs: dict[tuple[int, int], list[float]] = {}
     for chunk in chunks():
+        if usable(chunk):
+            _native_gram(chunk, pairs, of_task_vectors=of_task_vectors)
+            continue
         wide = list(_wide(chunk, of_task_vectors=of_task_vectors))
         for i, a_RC in enumerate(wide):
             for j, b_RC in enumerate(wide[: i + 1]):
@@ -36,6 +41,17 @@ def _gram(chunks: Chunks, *, of_task_vectors: bool) -> Tensor:
     for (i, j), sums in pairs.items():
         gram_MM[i, j] = gram_MM[j, i] = math.fsum(sums)
     return gram_MM
+
+
+def _native_gram(chunk: Chunk, pairs: dict[tuple[int, int], list[float]], *, of_task_vectors: bool) -> None:
+    x = Inputs(chunk)
+    count = len(chunk.x_MRC)
+    sums = np.zeros((count * (count + 1) // 2, blocks(x.rows)))
+    differences = of_task_vectors and chunk.has_base
+    functions().gram(x.addresses, x.kind, x.rows, x.columns, differences, ROW_BLOCK, sums)
+    order = [(i, j) for i in range(count) for j in range(i + 1)]
+    for pair, values in zip(order, sums.tolist(), strict=True):
+        pairs.setdefault(pair, []).extend(values)
 
 
 gram = Measure("gram", lambda chunks: _gram(chunks, of_task_vectors=False))
@@ -101,7 +117,15 @@ def _weighted_sum(chunk: Chunk, c_M: Tensor, _: None) -> Tensor:
     return torch.zeros_like(chunk.x_MRC[0], dtype=torch.float32) if out_RC is None else out_RC
 
 
-weighted_sum = Kernel(_weighted_sum)
+def _native_weighted_sum(chunk: Chunk, c_M: Tensor, _: None, dtype: torch.dtype) -> tuple[Tensor, bool]:
+    x, out = Inputs(chunk), Output(chunk, dtype)
+    n = x.rows * x.columns
+    return out.finished(
+        functions().weighted_sum(x.addresses, x.kind, n, floats(c_M.tolist()), out.address, out.kind)
+    )
+
+
+weighted_sum = Kernel(_weighted_sum, native=_native_weighted_sum)
 """Numbers: c_M, one coefficient per input, float64."""
 
 
@@ -114,8 +138,9 @@ class LineCoefficients:
 
 
 def _line_weighted_sum(chunk: Chunk, lines: LineCoefficients, _: None) -> Tensor:
-    every_row = lines.per_column or lines.c_LM.shape[0] == 1
-    c_LM = lines.c_LM if every_row else lines.c_LM[chunk.row : chunk.row + chunk.shape[0]]
+    if lines.c_LM.shape[0] == 1:
+        return _weighted_sum(chunk, lines.c_LM[0], None)
+    c_LM = lines.c_LM if lines.per_column else lines.c_LM[chunk.row : chunk.row + chunk.shape[0]]
     c_LM = c_LM.to(chunk.device, torch.float32)
     out_RC = torch.zeros(chunk.shape, dtype=torch.float32, device=chunk.device)
     for m, x_RC in enumerate(chunk.x_MRC):
@@ -124,7 +149,16 @@ def _line_weighted_sum(chunk: Chunk, lines: LineCoefficients, _: None) -> Tensor
     return out_RC
 
 
-line_weighted_sum = Kernel(_line_weighted_sum)
+def _native_line_weighted_sum(
+    chunk: Chunk, lines: LineCoefficients, found: None, dtype: torch.dtype
+) -> tuple[Tensor, bool]:
+    if lines.c_LM.shape[0] == 1:
+        return _native_weighted_sum(chunk, lines.c_LM[0], found, dtype)
+    rows_RC = _line_weighted_sum(chunk, lines, found).to(dtype)
+    return rows_RC, bool(torch.isfinite(rows_RC).all())
+
+
+line_weighted_sum = Kernel(_line_weighted_sum, native=_native_line_weighted_sum)
 """Numbers: LineCoefficients; those of a whole tensor are one line that serves every row."""
 
 

@@ -1,0 +1,94 @@
+"""The kernels again for CPUs, compiled by numba: one pass over memory instead of one per operation.
+
+Same arithmetic, same order, same rounding as the torch versions, which GPUs use: a test compares the bits.
+Only sums in float64 (Gram matrices, L1 norms, mean squares) are added in another order, their own, which
+depends on nothing but the shape. Arrays are passed by address, so that one compiled function serves any
+number of models. Where numba is missing, torch does the work.
+
+Elements come as bfloat16 (``uint16`` here) or float32; tensors in float16 are widened first.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evomerge.methods._chunks import ROW_BLOCK, Chunk
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+__all__ = ["Inputs", "Output", "blocks", "compiled", "floats", "functions", "usable"]
+
+_KINDS = {torch.bfloat16: 0, torch.float32: 1}
+
+
+@functools.cache
+def compiled() -> ModuleType | None:
+    """The compiled functions, or ``None`` where numba is missing or ``EVOMERGE_NATIVE=0`` is set."""
+    if os.environ.get("EVOMERGE_NATIVE", "1") == "0":
+        return None
+    try:
+        from evomerge.methods import _compiled
+    except ImportError:
+        return None
+    return _compiled
+
+
+def functions() -> ModuleType:
+    """The compiled functions, where they are usable."""
+    module = compiled()
+    if module is None:
+        raise RuntimeError("numba is missing")
+    return module
+
+
+def usable(chunk: Chunk) -> bool:
+    """Whether the compiled functions can work on this chunk."""
+    return chunk.device.type == "cpu" and compiled() is not None
+
+
+class Inputs:
+    """A chunk's inputs by address, all of one kind, alive as long as this object."""
+
+    def __init__(self, chunk: Chunk) -> None:
+        kinds = {x_RC.dtype for x_RC in chunk.x_MRC}
+        same = len(kinds) == 1 and next(iter(kinds)) in _KINDS
+        self._alive = [x_RC.contiguous() if same else x_RC.float().contiguous() for x_RC in chunk.x_MRC]
+        self.addresses = np.array([x_RC.data_ptr() for x_RC in self._alive], dtype=np.int64)
+        self.kind = _KINDS[self._alive[0].dtype]
+        self.rows, self.columns = chunk.shape
+        self.row = chunk.row
+
+
+class Output:
+    """Rows in their output dtype that compiled functions write to."""
+
+    def __init__(self, chunk: Chunk, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+        self._rows_RC = torch.empty(chunk.shape, dtype=dtype if dtype in _KINDS else torch.float32)
+        self.address = self._rows_RC.data_ptr()
+        self.kind = _KINDS[self._rows_RC.dtype]
+
+    def finished(self, finite: bool) -> tuple[Tensor, bool]:
+        """The rows, and whether all of them are finite."""
+        if self._rows_RC.dtype == self._dtype:
+            return self._rows_RC, bool(finite)
+        rounded_RC = self._rows_RC.to(self._dtype)
+        return rounded_RC, bool(torch.isfinite(rounded_RC).all())
+
+
+def floats(values: Sequence[float]) -> Any:
+    """Numbers as torch's scalars of float32 operations see them."""
+    return np.array(values, dtype=np.float32)
+
+
+def blocks(rows: int) -> int:
+    """Number of partial sums of a chunk."""
+    return -(-rows // ROW_BLOCK)
