@@ -9,6 +9,8 @@ import typer
 from rich.table import Table
 
 from evomerge.cli._console import console, print_json, warn
+from evomerge.cli._preflight import preflight
+from evomerge.errors import UserError
 
 if TYPE_CHECKING:
     from evomerge.engine.memory import MemoryPlan
@@ -27,24 +29,23 @@ def command(
     from evomerge.checkpoints.checkpoint import DTYPES, dtype_name
     from evomerge.engine.device import resolve_device
     from evomerge.engine.memory import memory_plan
-    from evomerge.engine.plan import plan
-    from evomerge.engine.sources import open_sources
     from evomerge.fitness import Evaluator
     from evomerge.search.experiment import Experiment
 
     loaded = Experiment.load(experiment)
-    checkpoints = open_sources(loaded.references)
-    start = loaded.space.fill(loaded.space.decode(loaded.space.start()))
-    plans = [plan(recipe, checkpoints) for recipe in (start, *(b.recipe for b in loaded.baselines()))]
-    tasks = Evaluator(loaded.fitness, loaded.path.parent).describe()
+    checked = preflight(loaded)
+    try:
+        tasks = Evaluator(loaded.fitness, loaded.path.parent).describe()
+    except UserError as exception:
+        raise exception.within(str(experiment)) from None
     workers = loaded.spec.workers
     size = {dtype_name(d): d.itemsize for d in DTYPES.values()}.get(workers.dtype or "")
-    memory = memory_plan(checkpoints, plans[0], resolve_device(workers.device), size)
-    warnings = list(dict.fromkeys(w for p in plans[:1] for w in p.warnings))
+    memory = memory_plan(checked.checkpoints, checked.plan, resolve_device(workers.device), size)
+    warnings = list(dict.fromkeys(checked.plan.warnings))
     if json_:
-        print_json(_document(loaded, plans[0], tasks, memory, warnings))
+        print_json(_document(loaded, checked.plan, tasks, memory, warnings))
         return
-    _print(loaded, plans[0], tasks, memory)
+    _print(loaded, checked.plan, tasks, memory)
     for warning in warnings:
         warn(warning)
     console.print("Everything fits.")

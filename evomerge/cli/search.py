@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from evomerge.cli._console import console, leaderboard_table, print_json
+from evomerge.cli._preflight import preflight
 from evomerge.cli._progress import LiveProgress
 from evomerge.cli._studies import write_run_file
 
@@ -105,13 +106,13 @@ class _Run:
 
     @contextlib.contextmanager
     def _study(self) -> Iterator[Study]:
-        from evomerge.engine.sources import identities, open_sources
+        from evomerge.engine.sources import identities
         from evomerge.errors import OutputError
         from evomerge.search.experiment import FREE_FIELDS
         from evomerge.search.study import Study
 
         experiment = self.experiment
-        sources = identities(open_sources(experiment.references))
+        sources = identities(preflight(experiment).checkpoints)
         try:
             experiment.folder.mkdir(parents=True, exist_ok=True)
             own = experiment.spec.storage is None

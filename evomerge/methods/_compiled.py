@@ -279,8 +279,8 @@ def _keep_by_rank(d, columns, limits, drawn, bins, keep):
 
     Ranks are not sorted for. A histogram of the upper bits (of the largest 16 powers of two; what is smaller
     shares the lowest bin) bounds the rank of each element, and as the limits rise with the rank, the bounds
-    decide nearly always. Short rows get fewer bins, as those are walked through once a row. Where they do not, the rank is the number of elements before: in a bin of
-    equal values those seen so far, else they are counted.
+    decide nearly always. Where they do not, the rank is the number of elements before: in a bin of equal
+    values those seen so far, else they are counted. Short rows get fewer bins, as all are visited each row.
     ``bins`` is (5, bins): elements; all bits or-ed; place of the first; limit of the first; of the last.
     """
     top = u32(0)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, model_validator
 
 from evomerge.checkpoints.references import Reference, locate, parse_reference
-from evomerge.errors import CheckpointError, ExperimentError, UserError, did_you_mean
+from evomerge.errors import CheckpointError, ExperimentError, RecipeError, UserError, did_you_mean
 from evomerge.fitness.spec import FitnessSpec
 from evomerge.recipe import Recipe, SearchSpace, parse, read_yaml
 from evomerge.search.baselines import Baseline, baselines, starts
@@ -176,7 +176,7 @@ class Experiment:
             _put(document, place, value)
         try:
             spec = parse(ExperimentSpec, document, ExperimentError)
-            space = SearchSpace(_expanded(_space_document(spec, path), spec.models))
+            space = _space(_expanded(_space_document(spec, path), spec.models))
             if not space.dimensions:
                 raise ExperimentError("recipe", "has no hole, so there is nothing to search", _HOLE_HINT)
             references = _references(space, spec.models, (Path(), path.parent))
@@ -256,6 +256,14 @@ def _space_document(spec: ExperimentSpec, path: Path) -> dict[str, Any]:
                 return read_yaml(candidate)
     known = sorted(p.stem for p in data_folder("search_spaces").glob("*.yml"))
     raise ExperimentError("space", f"there is no file {name!r}", did_you_mean(Path(name).stem, known))
+
+
+def _space(document: Mapping[str, Any]) -> SearchSpace:
+    try:
+        return SearchSpace(document)
+    except RecipeError as exception:
+        where = f"recipe.{exception.where}" if exception.where else "recipe"
+        raise RecipeError(where, exception.reason, exception.hint) from None
 
 
 def _expanded(document: Mapping[str, Any], models: Mapping[str, str]) -> dict[str, Any]:
