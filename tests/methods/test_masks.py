@@ -29,9 +29,8 @@ def one_model(method: str, d: Tensor, **parameters: object) -> Tensor:
     """The merge of a zero base and one model with task vector ``d``, as a vector."""
     plan = plan_of(method, tuple(d.shape), torch.float32)
     bound = {k: (v[:1] if isinstance(v, tuple) else v) for k, v in plan.parameters.items()} | parameters
-    plan = TensorPlan(
-        "t", tuple(d.shape), torch.float32, method, (Input("b", "t"), Input("x", "t")), True, bound
-    )
+    inputs = (Input("b", "t"), Input("x", "t"))
+    plan = TensorPlan("t", tuple(d.shape), torch.float32, method, inputs, has_base=True, parameters=bound)
     return merged(plan, {"b": torch.zeros_like(d), "x": d}, 16)
 
 

@@ -77,7 +77,7 @@ def test_words_take_the_point_below() -> None:
     ],
 )
 def test_a_malformed_setting_is_refused(setting: Any) -> None:
-    with pytest.raises(ValueError, match="value|filter|keys"):
+    with pytest.raises(ValueError, match=r"value|filter|keys"):
         check_setting(setting)
 
 
