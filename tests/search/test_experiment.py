@@ -1,0 +1,107 @@
+"""The experiment file: what it accepts, and that its documentation is complete."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cli_support import EXPERIMENT, changed
+from pydantic import BaseModel
+from support import ROOT, ZOO
+
+from evomerge.errors import ExperimentError
+from evomerge.fitness.spec import FitnessSpec, SplitSpec, TaskSpec
+from evomerge.search.experiment import Experiment, ExperimentSpec, OutputSpec, SearchSpec, WorkersSpec
+
+
+def load(document: dict[str, Any], folder: Path, overrides: dict[str, Any] | None = None) -> Experiment:
+    path = folder / "mine.yml"
+    path.write_text(yaml.safe_dump(document))
+    return Experiment.load(path, overrides)
+
+
+@pytest.mark.parametrize(
+    "schema", [ExperimentSpec, SearchSpec, WorkersSpec, OutputSpec, FitnessSpec, TaskSpec, SplitSpec]
+)
+def test_every_field_is_documented(schema: type[BaseModel]) -> None:
+    text = (ROOT / "docs" / "experiment.md").read_text()
+    assert [name for name in schema.model_fields if f"`{name}`" not in text] == []
+
+
+def test_a_star_is_every_named_model_but_the_base(tmp_path: Path) -> None:
+    experiment = load(EXPERIMENT, tmp_path)
+    assert [d.name for d in experiment.space.dimensions] == ["add.weight", "reverse.weight", "sort.weight"]
+    assert experiment.references == {n: str((ZOO / n).resolve()) for n in ("base", "add", "reverse", "sort")}
+
+
+def test_a_star_without_named_models_is_an_error(tmp_path: Path) -> None:
+    document = changed("models", {}) | {"name": "x"}
+    with pytest.raises(ExperimentError, match="no models are named"):
+        load(document, tmp_path)
+
+
+def test_models_are_looked_up_from_the_current_folder_then_from_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in ("here", "there"):
+        (tmp_path / place / "m").mkdir(parents=True)
+    document = changed("models.add", "m")
+    monkeypatch.chdir(tmp_path / "here")
+    assert load(document, tmp_path / "there").references["add"] == str(tmp_path / "here" / "m")
+    monkeypatch.chdir(tmp_path)
+    assert load(document, tmp_path / "there").references["add"] == str(tmp_path / "there" / "m")
+
+
+def test_overrides_win_over_the_file(tmp_path: Path) -> None:
+    experiment = load(
+        EXPERIMENT, tmp_path, {"search.trials": 3, "output.dir": str(tmp_path / "o"), "name": "n"}
+    )
+    assert experiment.spec.search.trials == 3
+    assert experiment.folder == tmp_path / "o"
+    assert experiment.storage == f"sqlite:///{tmp_path / 'o' / 'study.db'}"
+    assert experiment.name == "n"
+
+
+def test_the_name_is_that_of_the_file(tmp_path: Path) -> None:
+    assert load(changed("name", None), tmp_path).name == "mine"
+
+
+def test_a_name_cannot_lead_out_of_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(ExperimentError, match="name"):
+        load(changed("name", "../../etc"), tmp_path)
+
+
+def test_a_space_is_found_by_name_beside_the_file_first(tmp_path: Path) -> None:
+    document = changed("recipe", None) | {"space": "ties"}
+    assert len(load(document, tmp_path).space.dimensions) == 7
+    (tmp_path / "ties.yml").write_text(yaml.safe_dump(EXPERIMENT["recipe"]))
+    assert len(load(document, tmp_path).space.dimensions) == 3
+
+
+def test_an_unknown_space_suggests_a_ready_made_one(tmp_path: Path) -> None:
+    with pytest.raises(ExperimentError, match="Did you mean 'ties'"):
+        load(changed("recipe", None) | {"space": "tiess"}, tmp_path)
+
+
+def test_recipe_and_space_exclude_each_other(tmp_path: Path) -> None:
+    with pytest.raises(ExperimentError, match="exactly one of 'recipe'"):
+        load(EXPERIMENT | {"space": "ties"}, tmp_path)
+
+
+def test_an_exported_recipe_names_folders(tmp_path: Path) -> None:
+    experiment = load(EXPERIMENT, tmp_path)
+    recipe = experiment.exported(experiment.space.fill(experiment.space.decode(experiment.space.start())))
+    assert recipe.base_model == str((ZOO / "base").resolve())
+    assert [s.model for s in recipe.models or ()] == [
+        str((ZOO / n).resolve()) for n in ("add", "reverse", "sort")
+    ]
+
+
+def test_the_studys_document_sees_what_decides_and_nothing_else(tmp_path: Path) -> None:
+    plain = load(EXPERIMENT, tmp_path).document({})
+    assert load(changed("workers", {"dtype": "float32", "threads": 4}), tmp_path).document({}) == plain
+    assert load(changed("workers.dtype", "bfloat16"), tmp_path).document({}) != plain
+    assert load(changed("search.sigma", 0.4), tmp_path).document({}) != plain
+    assert load(EXPERIMENT, tmp_path).document({"add": "other weights"}) != plain
