@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from evomerge.checkpoints.files import read_json, weight_files
+from evomerge.checkpoints.paging import let_go
 from evomerge.errors import CheckpointError
 
 __all__ = ["DTYPES", "Checkpoint", "TensorInfo", "dtype_name", "open_checkpoint"]
@@ -71,6 +72,10 @@ class Checkpoint:
         """
         return self._files.read(name)
 
+    def let_go(self, name: str) -> None:
+        """Says that the tensor is not needed for now: its pages no longer count as memory of this process."""
+        self._files.let_go(name)
+
     @property
     def bytes(self) -> int:
         """Size of all tensors."""
@@ -122,6 +127,10 @@ class _Files:
             raise CheckpointError(str(path), "is no mapping of names to tensors")
         self._loaded.update(loaded)
         return {name: TensorInfo(tuple(t.shape), t.dtype) for name, t in loaded.items()}
+
+    def let_go(self, name: str) -> None:
+        if name not in self._loaded:
+            let_go(self.read(name))
 
     def read(self, name: str) -> Tensor:
         if name in self._loaded:

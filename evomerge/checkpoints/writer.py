@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from evomerge.checkpoints.checkpoint import DTYPES, TensorInfo
+from evomerge.checkpoints.paging import let_go
 from evomerge.errors import OutputError
 
 __all__ = ["CheckpointWriter"]
@@ -73,6 +74,11 @@ class CheckpointWriter:
     def tensor(self, name: str) -> Tensor:
         """The place of the tensor in its file: what is copied into it is written."""
         return self._views[name]
+
+    def let_go(self, name: str) -> None:
+        """Says that the tensor is written: its pages no longer count as memory of this process."""
+        if self._views[name].numel():
+            let_go(self._views[name])
 
     def write_text(self, name: str, text: str) -> None:
         """A side file.

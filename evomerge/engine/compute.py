@@ -16,7 +16,7 @@ from evomerge.engine.fingerprint import TensorDigest
 from evomerge.engine.plan import TensorPlan
 from evomerge.engine.statistics import Statistics
 from evomerge.errors import CandidateError, FailureKind, RecipeError
-from evomerge.methods import ROW_BLOCK, Chunk, MergeMethod, get_method, key_of
+from evomerge.methods import ROW_BLOCK, Chunk, MergeMethod, get_method, key_of, output_rows
 
 __all__ = ["ComputePool", "Read", "merge_tensor"]
 
@@ -62,7 +62,7 @@ def merge_tensor(
     found = kernel.reduce(chunks, scalars) if kernel.reduce is not None else None
     finite = True
     for chunk in chunks():
-        rows_RC, all_finite = kernel.rows(chunk, scalars, found, tensor.dtype)
+        rows_RC, all_finite = output_rows(kernel, chunk, scalars, found, tensor.dtype)
         finite = finite and all_finite
         digest.update(rows_RC)
         write(chunk.row, rows_RC)

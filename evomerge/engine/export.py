@@ -120,7 +120,11 @@ def _write_weights(
             place_RC[row : row + rows_RC.shape[0]].copy_(rows_RC)
 
         # Statistics serve one tensor here and are dropped with it: a merge measures each tensor once.
-        return merge_tensor(tensor, read, Statistics(), write, chunk_elements=options.chunk_elements)
+        digest = merge_tensor(tensor, read, Statistics(), write, chunk_elements=options.chunk_elements)
+        for part in tensor.inputs:
+            checkpoints[part.model].let_go(part.tensor)
+        writer.let_go(tensor.name)
+        return digest
 
     try:
         digests = pool.map(fill, merge_plan.tensors)

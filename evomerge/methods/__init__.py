@@ -2,6 +2,7 @@
 
 from evomerge.methods import interpolation, selection, task_arithmetic
 from evomerge.methods._chunks import ROW_BLOCK, Chunk, Chunks, Kernel, Measure, nothing
+from evomerge.methods._native import output_rows
 from evomerge.methods._random import key_of
 from evomerge.methods._registry import (
     Base,
@@ -31,6 +32,7 @@ __all__ = [
     "merge_method",
     "methods",
     "nothing",
+    "output_rows",
     "selection",
     "task_arithmetic",
 ]

@@ -86,15 +86,6 @@ class Kernel:
     reduce: Callable[[Chunks, Any], Any] | None = None
     native: Callable[[Chunk, Any, Any, torch.dtype], tuple[Tensor, bool]] | None = None
 
-    def rows(self, chunk: Chunk, numbers: Any, found: Any, dtype: torch.dtype) -> tuple[Tensor, bool]:
-        """The output rows of a chunk in ``dtype``, and whether all elements are finite."""
-        from evomerge.methods._native import usable
-
-        if self.native is not None and usable(chunk):
-            return self.native(chunk, numbers, found, dtype)
-        rows_RC = self.apply(chunk, numbers, found).to(dtype)
-        return rows_RC, bool(torch.isfinite(rows_RC).all())
-
 
 nothing = Measure("nothing", lambda _: None)
 

@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evomerge.methods._chunks import ROW_BLOCK, Chunk
+from evomerge.methods._chunks import ROW_BLOCK, Chunk, Kernel
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-__all__ = ["Inputs", "Output", "blocks", "compiled", "floats", "functions", "usable"]
+__all__ = ["Inputs", "Output", "blocks", "compiled", "floats", "functions", "output_rows", "usable"]
 
 _KINDS = {torch.bfloat16: 0, torch.float32: 1}
 
@@ -52,6 +52,16 @@ def functions() -> ModuleType:
 def usable(chunk: Chunk) -> bool:
     """Whether the compiled functions can work on this chunk."""
     return chunk.device.type == "cpu" and compiled() is not None
+
+
+def output_rows(
+    kernel: Kernel, chunk: Chunk, numbers: Any, found: Any, dtype: torch.dtype
+) -> tuple[Tensor, bool]:
+    """The output rows of a chunk in ``dtype``, and whether all elements are finite."""
+    if kernel.native is not None and usable(chunk):
+        return kernel.native(chunk, numbers, found, dtype)
+    rows_RC = kernel.apply(chunk, numbers, found).to(dtype)
+    return rows_RC, bool(torch.isfinite(rows_RC).all())
 
 
 class Inputs:
