@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from evomerge.cli._console import console, number
 
@@ -107,10 +109,16 @@ class LiveProgress:
         where = f"generation {progress.generation}" if progress.generation >= 0 else ""
         phase = _PHASES[progress.phase.value]
         table.add_row(f"[bold]{phase}[/]", bar, f"{progress.done}/{progress.total}", where, rate, left)
-        for title, trial in (("best", progress.best), ("best baseline", progress.best_baseline)):
-            if trial is not None:
-                table.add_row(f"  {title}", f"{trial.name}", number(trial.score), _tasks(trial))
-        self._live.update(table)
+        lines = [
+            Text(
+                f"  {title:14} {number(trial.score)}  {trial.name}: {_tasks(trial)}",
+                overflow="ellipsis",
+                no_wrap=True,
+            )
+            for title, trial in (("best", progress.best), ("best baseline", progress.best_baseline))
+            if trial is not None
+        ]
+        self._live.update(Group(table, *lines))
 
 
 def _tasks(trial: Trial) -> str:

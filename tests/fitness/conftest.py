@@ -1,178 +1,28 @@
-"""A tiny random model, a character tokenizer, and small real lm-eval tasks of all four output types."""
+"""Fixtures of the fitness tests."""
 
 from __future__ import annotations
 
-import json
-import os
-import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported, which reads it once
-
 import pytest
 import torch
-
-N_ITEMS = 40
-ALPHABET = "abcdefgh"
-
-CHOICE = """\
-task: t_choice
-tag: t_tag
-dataset_path: json
-dataset_kwargs: {data_files: {train: fewshot.jsonl, test: choice.jsonl}}
-test_split: test
-fewshot_split: train
-output_type: multiple_choice
-doc_to_text: "{{question}}"
-doc_to_choice: "{{choices}}"
-doc_to_target: answer
-metric_list:
-  - {metric: acc, aggregation: mean, higher_is_better: true}
-  - {metric: acc_norm, aggregation: mean, higher_is_better: true}
-  - {metric: brier_score, aggregation: brier_score, higher_is_better: false}
-"""
-
-BINARY = """\
-task: t_binary
-dataset_path: json
-dataset_kwargs: {data_files: {test: binary.jsonl}}
-test_split: test
-output_type: multiple_choice
-doc_to_text: "{{question}}"
-doc_to_choice: ["no", "yes"]
-doc_to_target: answer
-metric_list:
-  - {metric: acc, aggregation: mean, higher_is_better: true}
-  - {metric: f1, aggregation: f1, higher_is_better: true}
-  - {metric: mcc, aggregation: matthews_corrcoef, higher_is_better: true}
-"""
-
-GENERATE = """\
-task: t_generate
-tag: [t_tag, t_other]
-dataset_path: json
-dataset_kwargs: {data_files: {test: text.jsonl}}
-test_split: test
-output_type: generate_until
-doc_to_text: "{{text}}>"
-doc_to_target: "{{target}}"
-generation_kwargs: {until: ["\\n"], max_gen_toks: 6, do_sample: false}
-filter_list:
-  - name: first-letter
-    filter: [{function: regex, regex_pattern: "([a-h])"}, {function: take_first}]
-  - name: strict
-    filter: [{function: take_first}]
-metric_list:
-  - {metric: exact_match, aggregation: mean, higher_is_better: true}
-  - {metric: bleu, aggregation: bleu, higher_is_better: true}
-  - {metric: chrf, aggregation: chrf, higher_is_better: true}
-"""
-
-LIKELIHOOD = """\
-task: t_likelihood
-dataset_path: json
-dataset_kwargs: {data_files: {test: text.jsonl}}
-test_split: test
-output_type: loglikelihood
-doc_to_text: "{{text}}"
-doc_to_target: "{{target}}"
-metric_list:
-  - {metric: perplexity, aggregation: perplexity, higher_is_better: false}
-  - {metric: acc, aggregation: mean, higher_is_better: true}
-"""
-
-ROLLING = """\
-task: t_rolling
-dataset_path: json
-dataset_kwargs: {data_files: {test: text.jsonl}}
-test_split: test
-output_type: loglikelihood_rolling
-doc_to_text: ""
-doc_to_target: "{{long}}"
-metric_list:
-  - {metric: word_perplexity, aggregation: weighted_perplexity, higher_is_better: false}
-  - {metric: byte_perplexity, aggregation: weighted_perplexity, higher_is_better: false}
-  - {metric: bits_per_byte, aggregation: bits_per_byte, higher_is_better: false}
-"""
-
-SAMPLED = """\
-task: t_sampled
-dataset_path: json
-dataset_kwargs: {data_files: {test: text.jsonl}}
-test_split: test
-output_type: generate_until
-repeats: 3
-doc_to_text: "{{text}}>"
-doc_to_target: "{{target}}"
-generation_kwargs: {until: ["\\n"], max_gen_toks: 2, do_sample: true, temperature: 1.0}
-filter_list:
-  - name: majority
-    filter: [{function: majority_vote}, {function: take_first}]
-metric_list:
-  - {metric: exact_match, aggregation: mean, higher_is_better: true}
-"""
-
-CUSTOM = """\
-task: t_custom
-dataset_path: json
-dataset_kwargs: {data_files: {test: text.jsonl}}
-test_split: test
-output_type: generate_until
-doc_to_text: "{{text}}>"
-doc_to_target: "{{target}}"
-generation_kwargs: {until: ["\\n"], max_gen_toks: 3}
-process_results: !function custom.process_results
-metric_list:
-  - {metric: letters, aggregation: !function custom.longest, higher_is_better: true}
-  - {metric: some, aggregation: nanmean, higher_is_better: true}
-  - {metric: never, aggregation: mean, higher_is_better: true}
-"""
-
-CUSTOM_PY = """\
-import math
-
-
-def process_results(doc, results):
-    doc["text"] = doc.pop("target")  # tasks may do this to their document
-    return {
-        "letters": {"length": len(set(results[0]))},
-        "some": float(len(results[0])) if "a" in doc["text"] else math.nan,
-        "undeclared": float(len(results[0])),
-    }
-
-
-def longest(items):
-    return max(item["length"] for item in items)
-"""
-
-GROUP = "group: t_group\ntask: [t_likelihood, t_rolling]\n"
-
-
-def documents(kind: str, n: int = N_ITEMS, seed: int = 1) -> list[dict[str, Any]]:
-    rng = random.Random(f"{kind} {seed}")
-    if kind == "choice":
-        return [
-            {
-                "question": f"{i} " + "".join(rng.choices(ALPHABET, k=rng.randint(3, 12))),
-                "choices": rng.sample(["ab", "cde", "f", "gh a"], 3),
-                "answer": rng.randrange(3),
-            }
-            for i in range(n)
-        ]
-    return [
-        {
-            "text": f"{i} " + "".join(rng.choices(ALPHABET, k=rng.randint(2, 9))),
-            "target": rng.choice(ALPHABET),
-            "long": " ".join("".join(rng.choices(ALPHABET, k=4)) for _ in range(rng.randint(2, 30))),
-        }
-        for i in range(n)
-    ]
-
-
-def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+from fitness_support import (
+    BINARY,
+    CHOICE,
+    CUSTOM,
+    CUSTOM_PY,
+    GENERATE,
+    GROUP,
+    LIKELIHOOD,
+    ROLLING,
+    SAMPLED,
+    documents,
+    make_model,
+    make_tokenizer,
+    write_jsonl,
+)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -208,45 +58,9 @@ def tasks_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def make_tokenizer(**special: str) -> Any:
-    from tokenizers import Tokenizer, decoders, models
-    from transformers import PreTrainedTokenizerFast
-
-    names = ["<pad>", "<s>", "</s>", "<unk>", *(chr(code) for code in range(32, 127)), "\n"]
-    tokenizer = Tokenizer(models.BPE(vocab={name: i for i, name in enumerate(names)}, merges=[]))
-    tokenizer.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
-
-
 @pytest.fixture(scope="session")
 def tokenizer() -> Any:
     return make_tokenizer(bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>")
-
-
-def make_model(seed: int) -> Any:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        vocab_size=100,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=128,
-        initializer_range=0.3,  # random, but with opinions
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = LlamaForCausalLM(config).eval()
-    with torch.no_grad():  # it prefers the letters of the tasks, so that some answers are right
-        letters = [4 + ord(letter) - 32 for letter in ALPHABET]
-        others = [token for token in range(100) if token not in letters]
-        model.lm_head.weight[others] *= 0.1
-    return model
 
 
 @pytest.fixture

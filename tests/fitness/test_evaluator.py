@@ -64,7 +64,7 @@ def test_the_evaluator_keeps_no_model_alive(tasks_dir: Path, tokenizer: Any) -> 
     import gc
     import weakref
 
-    from support import make_model
+    from fitness_support import make_model
 
     ours = evaluator(tasks_dir)
     model = make_model(0)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support import documents, make_model, make_tokenizer, write_jsonl
+from fitness_support import documents, make_model, make_tokenizer, write_jsonl
 
 from evomerge.errors import CandidateError, FailureKind, FitnessError
 from evomerge.fitness import Evaluator, FitnessSpec, Scores, Split, TaskScore, aggregate
