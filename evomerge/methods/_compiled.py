@@ -582,3 +582,231 @@ def _add_lanes(v, keep, n, lanes, kept):
     for i in range(whole, n):
         lanes[i - whole] += f64(v[i])
         kept[i - whole] += f64(v[i] * keep[i])
+
+
+# --------------------------------------------------------------------------- selection
+
+
+@njit(**_fast)
+def _load_task_vectors(x, kind, start, n, base, d):
+    _load(x[0], kind, start, n, base)
+    for k in range(x.size - 1):
+        _load(x[k + 1], kind, start, n, d[k])
+        _subtract(d[k], base, n)
+
+
+@njit(**_fast)
+def _variance(d, n, mean, out):
+    """Population variance over the task vectors, element by element."""
+    count = f32(d.shape[0])
+    for i in range(n):
+        mean[i] = d[0, i]
+    for k in range(1, d.shape[0]):
+        for i in range(n):
+            mean[i] = mean[i] + d[k, i]
+    for i in range(n):
+        mean[i] = mean[i] / count
+        out[i] = f32(0)
+    for k in range(d.shape[0]):
+        for i in range(n):
+            apart = d[k, i] - mean[i]
+            out[i] = out[i] + apart * apart
+    for i in range(n):
+        out[i] = out[i] / count
+
+
+@njit(**_fast)
+def variance_histogram(x, kind, n, counts, lows):
+    """Histogram of the variance over the task vectors; how many elements are not zero."""
+    base, mean, variance = np.empty(_TILE, f32), np.empty(_TILE, f32), np.empty(_TILE, f32)
+    d = np.empty((x.size - 1, _TILE), f32)
+    nonzero = 0
+    for start in range(0, n, _TILE):
+        size = min(_TILE, n - start)
+        _load_task_vectors(x, kind, start, size, base, d)
+        _variance(d, size, mean, variance)
+        _count(variance, size, counts, lows)
+        for i in range(size):
+            nonzero += i64(variance[i] != 0)
+    return nonzero
+
+
+@njit(**_fast)
+def sce_reduce(x, kind, rows, columns, bin_, block, squares, found_bits, found_index, found_d, first):
+    """Squares of the elements whose variance lies above ``bin_``, and the elements in it.
+
+    ``squares`` is (task vectors, blocks), float64; ``found_*`` have room for all elements and one more.
+    Returns the number found. With ``bin_`` < 0 all elements count.
+    """
+    count = x.size - 1
+    base, mean, variance = np.empty(_TILE, f32), np.empty(_TILE, f32), np.empty(_TILE, f32)
+    d = np.empty((count, _TILE), f32)
+    sure = np.empty(_TILE, f32)
+    lanes = np.empty((count, _LANES), f64)
+    filled = 0
+    for b in range(squares.shape[1]):
+        lanes[:] = 0
+        begin, end = b * block * columns, min((b + 1) * block, rows) * columns
+        for start in range(begin, end, _TILE):
+            n = min(_TILE, end - start)
+            _load_task_vectors(x, kind, start, n, base, d)
+            if bin_ >= 0:
+                _variance(d, n, mean, variance)
+                for i in range(n):
+                    bits = _as_bits(variance[i]) & u32(0x7FFFFFFF)
+                    place = i64(bits >> u32(16))
+                    sure[i] = f32(1) if place > bin_ else f32(0)
+                    found_bits[filled] = np.int32(bits)
+                    found_index[filled] = first + start + i
+                    for k in range(count):
+                        found_d[k, filled] = d[k, i]
+                    filled += i64(place == bin_)
+            else:
+                for i in range(n):
+                    sure[i] = f32(1)
+            for k in range(count):
+                for i in range(n):
+                    lanes[k, i % _LANES] += f64(f32(d[k, i] * d[k, i]) * sure[i])
+        for k in range(count):
+            squares[k, b] = _lane_sum(lanes[k])
+    return filled
+
+
+@njit(**_fast)
+def sce_apply(x, kind, n, first, shares, cut, out, out_kind):
+    """Base plus the consensus of the task vectors at positions above the cut, weighted by their shares."""
+    count = x.size - 1
+    base, mean, variance = np.empty(_TILE, f32), np.empty(_TILE, f32), np.empty(_TILE, f32)
+    d = np.empty((count, _TILE), f32)
+    total, sum_, share = np.empty(_TILE, f32), np.empty(_TILE, f32), np.empty(_TILE, f32)
+    keep = np.empty(_TILE, f32)
+    finite = True
+    for start in range(0, n, _TILE):
+        size = min(_TILE, n - start)
+        _load_task_vectors(x, kind, start, size, base, d)
+        if cut[0] >= 0:
+            _variance(d, size, mean, variance)
+            _trim_exact(variance, cut, size, first + start, keep)
+            for k in range(count):
+                for i in range(size):
+                    d[k, i] = d[k, i] * keep[i]
+        for i in range(size):
+            total[i] = d[0, i]
+            sum_[i] = f32(0)
+            share[i] = f32(0)
+        for k in range(1, count):
+            for i in range(size):
+                total[i] = total[i] + d[k, i]
+        for k in range(count):
+            w = shares[k]
+            for i in range(size):
+                signed = d[k, i] if total[i] >= 0 else -d[k, i]
+                agree = signed if signed > 0 else f32(0)
+                share[i] = share[i] + (w if signed > 0 else f32(0))
+                sum_[i] = sum_[i] + agree * w
+        for i in range(size):
+            below = share[i] if share[i] > f32(1e-6) else f32(1e-6)
+            total[i] = base[i] + (sum_[i] if total[i] >= 0 else -sum_[i]) / below
+        finite &= _store(out, out_kind, start, size, total)
+    return finite
+
+
+@njit(**_fast)
+def ram_counts(x, kind, n, epsilon, counts):
+    """Adds to (task vectors, 2): active elements that are shared, and that are unique."""
+    count = x.size - 1
+    base, d = np.empty(_TILE, f32), np.empty((count, _TILE), f32)
+    for start in range(0, n, _TILE):
+        size = min(_TILE, n - start)
+        _load_task_vectors(x, kind, start, size, base, d)
+        for i in range(size):
+            active = 0
+            for k in range(count):
+                active += i64(abs(d[k, i]) > epsilon)
+            for k in range(count):
+                mine = i64(abs(d[k, i]) > epsilon)
+                counts[k, 0] += mine * i64(active > 1)
+                counts[k, 1] += mine * i64(active == 1)
+
+
+@njit(**_fast)
+def ram_apply(x, kind, n, epsilon, factors, amplified, out, out_kind):
+    """Base plus the mean of the active changes; unique ones times their model's factor."""
+    count = x.size - 1
+    base, d = np.empty(_TILE, f32), np.empty((count, _TILE), f32)
+    active, sum_ = np.empty(_TILE, f32), np.empty(_TILE, f32)
+    finite = True
+    for start in range(0, n, _TILE):
+        size = min(_TILE, n - start)
+        _load_task_vectors(x, kind, start, size, base, d)
+        for i in range(size):
+            active[i] = f32(0)
+            sum_[i] = f32(0)
+        for k in range(count):
+            for i in range(size):
+                active[i] = active[i] + (f32(1) if abs(d[k, i]) > epsilon else f32(0))
+        for k in range(count):
+            for i in range(size):
+                part = d[k, i] * (f32(1) if abs(d[k, i]) > epsilon else f32(0))
+                scaled = part * factors[k] if amplified else part
+                sum_[i] = sum_[i] + (scaled if active[i] == 1 else part)
+        for i in range(size):
+            below = active[i] if active[i] > 1 else f32(1)
+            sum_[i] = base[i] + sum_[i] / below
+        finite &= _store(out, out_kind, start, size, sum_)
+    return finite
+
+
+@njit(**_fast)
+def nearswap(x, kind, n, t, out, out_kind):
+    """Towards the other model by min(1, t / distance)."""
+    base, other = np.empty(_TILE, f32), np.empty(_TILE, f32)
+    finite = True
+    for start in range(0, n, _TILE):
+        size = min(_TILE, n - start)
+        _load(x[0], kind, start, size, base)
+        _load(x[1], kind, start, size, other)
+        for i in range(size):
+            distance = abs(base[i] - other[i])
+            distance = distance if distance > f32(1e-6) else f32(1e-6)
+            share = t / distance
+            share = share if share < 1 else f32(1)
+            base[i] = f32(share * other[i]) + f32(f32(f32(1) - share) * base[i])
+        finite &= _store(out, out_kind, start, size, base)
+    return finite
+
+
+@njit(**_fast)
+def importance(x, kind, rows, columns, divergence, out):
+    """|task vector| times the divergence of its row, float32, to ``out``; (rows * columns,)."""
+    base, d = np.empty(_TILE, f32), np.empty(_TILE, f32)
+    for row in range(rows):
+        factor = abs(divergence[row])
+        for start in range(0, columns, _TILE):
+            size = min(_TILE, columns - start)
+            at = row * columns + start
+            _load(x[0], kind, at, size, base)
+            _load(x[1], kind, at, size, d)
+            _subtract(d, base, size)
+            for i in range(size):
+                out[at + i] = abs(d[i]) * factor
+
+
+@njit(**_fast)
+def fusion(x, kind, rows, columns, divergence, threshold, out, out_kind):
+    """The base, with the task vector added where its importance reaches the threshold."""
+    base, d = np.empty(_TILE, f32), np.empty(_TILE, f32)
+    finite = True
+    for row in range(rows):
+        factor = abs(divergence[row])
+        for start in range(0, columns, _TILE):
+            size = min(_TILE, columns - start)
+            at = row * columns + start
+            _load(x[0], kind, at, size, base)
+            _load(x[1], kind, at, size, d)
+            _subtract(d, base, size)
+            for i in range(size):
+                keep = f32(1) if abs(d[i]) * factor >= threshold else f32(0)
+                base[i] = base[i] + d[i] * keep
+            finite &= _store(out, out_kind, at, size, base)
+    return finite

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,7 +20,8 @@ from evomerge.methods._chunks import (
     task_vectors,
 )
 from evomerge.methods._masked import elect
-from evomerge.methods._ranks import LOW_BITS, Cut, Finder, Histogram, Threshold, histograms
+from evomerge.methods._native import Inputs, Output, blocks, floats, functions, usable
+from evomerge.methods._ranks import BINS, LOW_BITS, Cut, Finder, Histogram, Threshold, histograms
 
 __all__ = [
     "Importance",
@@ -61,6 +63,13 @@ def _variance(d_DRC: list[Tensor]) -> Tensor:
 
 def _variances(chunks: Chunks) -> Variances:
     nonzero = 0
+    if usable(next(chunks())):
+        totals = torch.zeros(2, BINS, dtype=torch.int64)
+        counts, lows = totals.numpy()
+        for chunk in chunks():
+            x = Inputs(chunk)
+            nonzero += functions().variance_histogram(x.addresses, x.kind, x.rows * x.columns, counts, lows)
+        return Variances(Histogram(totals[0], totals[1]), nonzero)
 
     def fields(chunk: Chunk) -> tuple[Tensor, ...]:
         nonlocal nonzero
@@ -104,8 +113,11 @@ def _sce_reduce(chunks: Chunks, s: VarianceCut) -> _SceFound | None:
     border: dict[int, list[Tensor]] = {}
     elements = 0
     for chunk in chunks():
+        elements += chunk.x_MRC[0].numel()
+        if usable(chunk):
+            _native_sce_reduce(chunk, s, finder, squares, border)
+            continue
         d_DRC = list(task_vectors(chunk))
-        elements += d_DRC[0].numel()
         sure_RC, at_border = None, None
         if s.cut is not None:
             bits_RC = magnitude_bits(_variance(d_DRC))
@@ -144,7 +156,57 @@ def _sce_apply(chunk: Chunk, _: VarianceCut, found: _SceFound | None) -> Tensor:
     return torch.add(base_RC, sum_RC.div_(share_RC.clamp_(min=1e-6)))
 
 
-sce = Kernel(_sce_apply, reduce=_sce_reduce)
+def _native_sce_reduce(
+    chunk: Chunk,
+    s: VarianceCut,
+    finder: Finder,
+    squares: dict[int, list[float]],
+    border: dict[int, list[Tensor]],
+) -> None:
+    x = Inputs(chunk)
+    n, count = x.rows * x.columns, len(chunk.x_MRC) - 1
+    room = n + 1 if s.cut is not None else 1
+    bits, index = torch.empty(room, dtype=torch.int32), torch.empty(room, dtype=torch.int64)
+    found = torch.empty(count, room)
+    sums = np.zeros((count, blocks(x.rows)))
+    filled = functions().sce_reduce(
+        x.addresses,
+        x.kind,
+        x.rows,
+        x.columns,
+        -1 if s.cut is None else s.cut.bin,
+        ROW_BLOCK,
+        sums,
+        bits.numpy(),
+        index.numpy(),
+        found.numpy(),
+        chunk.row * x.columns,
+    )
+    if s.cut is not None:
+        finder.put(s.cut.bin, bits[:filled].clone(), index[:filled].clone())
+    for d in range(count):
+        squares.setdefault(d, []).extend(sums[d].tolist())
+        if s.cut is not None:
+            border.setdefault(d, []).append(found[d, :filled].clone())
+
+
+def _native_sce_apply(
+    chunk: Chunk, _: VarianceCut, found: _SceFound | None, dtype: torch.dtype
+) -> tuple[Tensor, bool]:
+    x, out = Inputs(chunk), Output(chunk, dtype)
+    n, first = x.rows * x.columns, chunk.row * x.columns
+    if found is None:
+        c = floats([1.0] + [0.0] * (len(chunk.x_MRC) - 1))
+        return out.finished(functions().weighted_sum(x.addresses, x.kind, n, c, out.address, out.kind))
+    cut = np.full(4, -1, dtype=np.int64)
+    if found.threshold is not None:
+        cut[:2] = found.threshold.bits, found.threshold.index
+    return out.finished(
+        functions().sce_apply(x.addresses, x.kind, n, first, floats(found.shares), cut, out.address, out.kind)
+    )
+
+
+sce = Kernel(_sce_apply, reduce=_sce_reduce, native=_native_sce_apply)
 """Numbers: VarianceCut."""
 
 
@@ -159,7 +221,13 @@ def _nearswap(chunk: Chunk, t: float, _: None) -> Tensor:
     return torch.add(share_RC * other_RC, torch.mul(torch.sub(1, share_RC), base_RC))
 
 
-nearswap = Kernel(_nearswap)
+def _native_nearswap(chunk: Chunk, t: float, _: None, dtype: torch.dtype) -> tuple[Tensor, bool]:
+    x, out = Inputs(chunk), Output(chunk, dtype)
+    n = x.rows * x.columns
+    return out.finished(functions().nearswap(x.addresses, x.kind, n, np.float32(t), out.address, out.kind))
+
+
+nearswap = Kernel(_nearswap, native=_native_nearswap)
 """Numbers: t."""
 
 
@@ -189,6 +257,11 @@ def _divergence(chunk: Chunk) -> Tensor:
 
 
 def _importance_of(chunk: Chunk, divergence_R: Tensor) -> Tensor:
+    if usable(chunk):
+        x, out_RC = Inputs(chunk), torch.empty(chunk.shape)
+        factors = divergence_R.to(torch.float32).numpy()
+        functions().importance(x.addresses, x.kind, x.rows, x.columns, factors, out_RC.view(-1).numpy())
+        return out_RC
     (d_RC,) = task_vectors(chunk)
     # The divergence is not negative but for its rounding; importance is ranked by magnitude.
     return d_RC.abs_().mul_(divergence_R.to(chunk.device, torch.float32)[:, None].abs())
@@ -223,7 +296,17 @@ def _fusion(chunk: Chunk, s: Importance, _: None) -> Tensor:
     return torch.add(chunk.x_MRC[0].float(), d_RC.mul_(_importance_of(chunk, rows) >= s.threshold))
 
 
-fusion = Kernel(_fusion)
+def _native_fusion(chunk: Chunk, s: Importance, _: None, dtype: torch.dtype) -> tuple[Tensor, bool]:
+    x, out = Inputs(chunk), Output(chunk, dtype)
+    factors = s.divergence_R[chunk.row : chunk.row + x.rows].to(torch.float32).numpy()
+    threshold = np.float32(s.threshold)
+    finite = functions().fusion(
+        x.addresses, x.kind, x.rows, x.columns, factors, threshold, out.address, out.kind
+    )
+    return out.finished(finite)
+
+
+fusion = Kernel(_fusion, native=_native_fusion)
 """Numbers: Importance."""
 
 
@@ -255,6 +338,13 @@ def _ram_reduce(chunks: Chunks, s: Ram) -> tuple[float, ...] | None:
         return None
     counts: list[list[int]] = []
     for chunk in chunks():
+        if usable(chunk):
+            x = Inputs(chunk)
+            counts = counts or [[0, 0] for _ in chunk.x_MRC[1:]]
+            totals = np.array(counts, dtype=np.int64)
+            functions().ram_counts(x.addresses, x.kind, x.rows * x.columns, np.float32(s.epsilon), totals)
+            counts = totals.tolist()
+            continue
         d_DRC, active_DRC, count_RC = _active(chunk, s.epsilon)
         counts = counts or [[0, 0] for _ in d_DRC]
         for pair, active_RC in zip(counts, active_DRC, strict=True):
@@ -275,5 +365,17 @@ def _ram(chunk: Chunk, s: Ram, factors: tuple[float, ...] | None) -> Tensor:
     return torch.add(chunk.x_MRC[0].float(), sum_RC.div_(count_RC.clamp_(min=1)))
 
 
-ram = Kernel(_ram, reduce=_ram_reduce)
+def _native_ram(
+    chunk: Chunk, s: Ram, factors: tuple[float, ...] | None, dtype: torch.dtype
+) -> tuple[Tensor, bool]:
+    x, out = Inputs(chunk), Output(chunk, dtype)
+    amplified = floats(factors if factors is not None else [1.0] * (len(chunk.x_MRC) - 1))
+    n, epsilon = x.rows * x.columns, np.float32(s.epsilon)
+    finite = functions().ram_apply(
+        x.addresses, x.kind, n, epsilon, amplified, factors is not None, out.address, out.kind
+    )
+    return out.finished(finite)
+
+
+ram = Kernel(_ram, reduce=_ram_reduce, native=_native_ram)
 """Numbers: Ram."""
