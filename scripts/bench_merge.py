@@ -39,7 +39,7 @@ SPAN = (
 TARGETS = {"della": 6.0, "della_linear": 6.0, "arcee_fusion": 6.0} | dict.fromkeys(SPAN, 1.5)
 
 CHILD = """
-import json, resource, sys, time
+import json, re, sys, time
 from pathlib import Path
 from evomerge.engine.export import MergeOptions, merge_to_disk
 from evomerge.engine.sources import open_sources
@@ -50,7 +50,8 @@ checkpoints = open_sources({r: r for r in recipe.references()}, (folder,))
 start = time.perf_counter()
 merge_to_disk(recipe, checkpoints, Path(sys.argv[2]), MergeOptions(threads=int(sys.argv[3]), overwrite=True))
 seconds = time.perf_counter() - start
-print(json.dumps([seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024]))
+status = Path("/proc/self/status").read_text()  # getrusage's maximum is inherited
+print(json.dumps([seconds, int(re.search(r"VmHWM:\\s+(\\d+)", status).group(1)) * 1024]))
 """
 
 

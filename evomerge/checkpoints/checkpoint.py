@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,7 +15,7 @@ from evomerge.checkpoints.files import read_json, weight_files
 from evomerge.checkpoints.paging import let_go
 from evomerge.errors import CheckpointError
 
-__all__ = ["DTYPES", "Checkpoint", "TensorInfo", "dtype_name", "open_checkpoint"]
+__all__ = ["DTYPES", "Checkpoint", "TensorFiles", "TensorInfo", "dtype_name", "open_checkpoint"]
 
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
@@ -50,6 +50,22 @@ class TensorInfo:
         return count * self.dtype.itemsize
 
 
+class TensorFiles(Protocol):
+    """Where a checkpoint's tensors come from."""
+
+    def read(self, name: str) -> Tensor:
+        """The tensor."""
+        ...
+
+    def mapped(self, name: str) -> bool:
+        """Whether reading it costs nothing."""
+        ...
+
+    def let_go(self, name: str) -> None:
+        """It is not needed for now."""
+        ...
+
+
 class Checkpoint:
     """One model: ``tensors`` from the headers, ``config`` from config.json, weights on demand.
 
@@ -57,12 +73,19 @@ class Checkpoint:
     """
 
     def __init__(
-        self, path: Path, config: dict[str, Any], tensors: Mapping[str, TensorInfo], files: _Files
+        self,
+        path: Path,
+        config: dict[str, Any],
+        tensors: Mapping[str, TensorInfo],
+        files: TensorFiles,
+        *,
+        folders: tuple[Path, ...] = (),
     ) -> None:
         self.path = path
         self.config = config
         self.tensors: dict[str, TensorInfo] = dict(tensors)
-        self._files = files
+        self.files = files
+        self.folders = folders or (path,)
 
     def read(self, name: str) -> Tensor:
         """The tensor ``name``, as a view of the mapped file.
@@ -70,11 +93,15 @@ class Checkpoint:
         Raises:
             CheckpointError: The file is damaged.
         """
-        return self._files.read(name)
+        return self.files.read(name)
+
+    def mapped(self, name: str) -> bool:
+        """Whether ``read`` gives a view of a mapped file, at no cost."""
+        return self.files.mapped(name)
 
     def let_go(self, name: str) -> None:
         """Says that the tensor is not needed for now: its pages no longer count as memory of this process."""
-        self._files.let_go(name)
+        self.files.let_go(name)
 
     @property
     def bytes(self) -> int:
@@ -128,8 +155,11 @@ class _Files:
         self._loaded.update(loaded)
         return {name: TensorInfo(tuple(t.shape), t.dtype) for name, t in loaded.items()}
 
+    def mapped(self, name: str) -> bool:
+        return name not in self._loaded
+
     def let_go(self, name: str) -> None:
-        if name not in self._loaded:
+        if self.mapped(name):
             let_go(self.read(name))
 
     def read(self, name: str) -> Tensor:

@@ -73,8 +73,10 @@ def identity(path: Path) -> str:
 
     Reads at most some megabytes, whatever the size of the model.
     """
-    state = xxhash.xxh3_128((path / "config.json").read_bytes())
-    for file in weight_files(path):
+    adapter = path / "adapter_config.json"
+    is_adapter = adapter.is_file() and not (path / "config.json").is_file()
+    state = xxhash.xxh3_128((adapter if is_adapter else path / "config.json").read_bytes())
+    for file in sorted(path.glob("adapter_model.*")) if is_adapter else weight_files(path):
         size = file.stat().st_size
         state.update(f"{file.name} {size}\n".encode())
         with file.open("rb") as handle:

@@ -120,7 +120,7 @@ class Materializer:
         return live
 
     def _read(self, model: str, name: str) -> Tensor:
-        if self.device.type == "cpu":
+        if self.device.type == "cpu" and self.checkpoints[model].mapped(name):
             return self.checkpoints[model].read(name)
         key = (model, name)
         if key not in self._resident:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from evomerge.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from evomerge.checkpoints.files import identity
+from evomerge.checkpoints.lora import adapted
 from evomerge.checkpoints.references import locate, parse_reference
-from evomerge.errors import CheckpointError
 
 __all__ = ["identities", "open_sources"]
 
@@ -24,12 +24,16 @@ def open_sources(references: Mapping[str, str], folders: Sequence[Path] = (Path(
     checkpoints: dict[str, Checkpoint] = {}
     for name, text in references.items():
         reference = parse_reference(text)
+        checkpoint = open_checkpoint(locate(reference.model, reference.revision, folders))
         if reference.lora is not None:
-            raise CheckpointError(text, "LoRA adapters are not supported yet")
-        checkpoints[name] = open_checkpoint(locate(reference.model, reference.revision, folders))
+            checkpoint = adapted(checkpoint, locate(reference.lora, reference.lora_revision, folders))
+        checkpoints[name] = checkpoint
     return checkpoints
 
 
 def identities(checkpoints: Mapping[str, Checkpoint]) -> dict[str, str]:
     """What each model holds, as a digest: the folder may move, the weights may not change."""
-    return {name: identity(checkpoint.path) for name, checkpoint in checkpoints.items()}
+    return {
+        name: "+".join(identity(folder) for folder in checkpoint.folders)
+        for name, checkpoint in checkpoints.items()
+    }

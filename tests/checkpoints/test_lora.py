@@ -1,0 +1,128 @@
+"""LoRA adapters: what PEFT merges, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from support import MakeModel
+
+from evomerge.checkpoints.checkpoint import open_checkpoint
+from evomerge.checkpoints.lora import adapted
+from evomerge.engine.export import merge_to_disk
+from evomerge.engine.materialize import Materializer
+from evomerge.engine.sources import identities, open_sources
+from evomerge.errors import CheckpointError
+from evomerge.recipe import parse_recipe
+
+SETTINGS: list[dict[str, Any]] = [
+    {"r": 4, "lora_alpha": 12, "target_modules": ["q_proj", "down_proj"]},
+    {"r": 4, "lora_alpha": 12, "target_modules": ["q_proj"], "use_rslora": True},
+    {"r": 4, "lora_alpha": 6, "target_modules": ["v_proj", "embed_tokens"]},
+    {"r": 4, "lora_alpha": 6, "target_modules": ["v_proj"], "modules_to_save": ["lm_head"]},
+    {
+        "r": 4,
+        "lora_alpha": 6,
+        "target_modules": ["v_proj", "up_proj"],
+        "rank_pattern": {"up_proj": 2},
+        "alpha_pattern": {"layers.1.self_attn.v_proj": 20},
+    },
+]
+
+
+def make_adapter(base: Path, folder: Path, settings: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """A random adapter, saved by PEFT; the weights that PEFT itself merges."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(**settings))
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.1
+    model.save_pretrained(str(folder))
+    merged: dict[str, torch.Tensor] = model.merge_and_unload().state_dict()
+    return merged
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore:.*is_gradient_checkpointing:FutureWarning")
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: "-".join(sorted(s)))
+def test_an_adapter_gives_what_peft_merges(
+    settings: dict[str, Any], make_model: MakeModel, tmp_path: Path
+) -> None:
+    base = make_model("base", 0)
+    want = make_adapter(base, tmp_path / "lora", settings)
+    checkpoint = adapted(open_checkpoint(base), tmp_path / "lora")
+    plain = open_checkpoint(base)
+    changed = [n for n in plain.tensors if not torch.equal(plain.read(n), want[n])]
+    assert changed
+    for name in plain.tensors:
+        torch.testing.assert_close(checkpoint.read(name), want[name], rtol=1e-6, atol=1e-6)
+        assert checkpoint.mapped(name) == (name not in changed)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_an_adapted_model_merges_in_memory_as_on_disk(make_model: MakeModel, tmp_path: Path) -> None:
+    base, other = make_model("base", 0), make_model("other", 1)
+    want = make_adapter(base, tmp_path / "lora", SETTINGS[0])
+    sources = {"tuned": f"{base}+{tmp_path / 'lora'}", "other": str(other), "base": str(base)}
+    checkpoints = open_sources(sources)
+    recipe = parse_recipe(
+        {
+            "merge_method": "ties",
+            "base_model": "base",
+            "models": [{"model": m, "parameters": {"weight": 1, "density": 0.5}} for m in ("tuned", "other")],
+        }
+    )
+    fingerprint = Materializer(checkpoints).load(recipe)
+    assert merge_to_disk(recipe, checkpoints, tmp_path / "out").fingerprint == fingerprint
+    alone = parse_recipe({"merge_method": "passthrough", "models": [{"model": "tuned"}]})
+    merge_to_disk(alone, checkpoints, tmp_path / "alone")
+    for name, tensor in load_file(tmp_path / "alone" / "model.safetensors").items():
+        torch.testing.assert_close(tensor, want[name], rtol=1e-6, atol=1e-6)
+    assert identities(checkpoints)["tuned"].startswith(identities(checkpoints)["base"])
+    assert identities(checkpoints)["tuned"] != identities(checkpoints)["base"]
+
+
+def write(folder: Path, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Path:
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 2} | config)
+    )
+    save_file(tensors, folder / "adapter_model.safetensors")
+    return folder
+
+
+Q = "base_model.model.model.layers.0.self_attn.q_proj"
+
+
+@pytest.mark.parametrize(
+    ("config", "tensors", "message"),
+    [
+        ({"peft_type": "IA3"}, {}, "is a IA3 adapter"),
+        ({"use_dora": True}, {}, "use_dora is not supported"),
+        ({"bias": "all"}, {}, "biases are not supported"),
+        ({}, {f"{Q}.lora_magnitude_vector": torch.zeros(2)}, "lora_magnitude_vector"),
+        ({}, {f"{Q}z.lora_A.weight": torch.zeros(2, 32)}, "q_projz"),
+        (
+            {},
+            {f"{Q}.lora_A.weight": torch.zeros(2, 31), f"{Q}.lora_B.weight": torch.zeros(32, 2)},
+            r"base \[32, 32\], adapter \[32, 31\]",
+        ),
+        ({}, {f"{Q}.lora_A.weight": torch.zeros(2, 32)}, "no product of two matrices"),
+    ],
+)
+def test_an_adapter_that_does_not_fit_is_refused_by_name(
+    config: dict[str, Any],
+    tensors: dict[str, torch.Tensor],
+    message: str,
+    make_model: MakeModel,
+    tmp_path: Path,
+) -> None:
+    folder = write(tmp_path / "lora", config, tensors)
+    with pytest.raises(CheckpointError, match=message):
+        adapted(open_checkpoint(make_model("base", 0)), folder)
