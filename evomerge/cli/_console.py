@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from evomerge.search.leaderboard import Row
 
-__all__ = ["console", "leaderboard_table", "number", "print_json", "warn"]
+__all__ = [
+    "console",
+    "interval",
+    "leaderboard_table",
+    "number",
+    "plain_table",
+    "print_json",
+    "program",
+    "short",
+    "tell",
+    "warn",
+]
 
-console = Console(highlight=False, soft_wrap=True)
-_errors = Console(stderr=True, highlight=False, soft_wrap=True)
+# No markup: names and paths of users may hold brackets.
+console = Console(highlight=False, soft_wrap=True, markup=False)
+_errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
 
 def print_json(document: Any) -> None:
@@ -27,7 +42,37 @@ def print_json(document: Any) -> None:
 
 def warn(text: str) -> None:
     """A line on standard error that does not get in the way of a program that reads the output."""
-    _errors.print(f"[yellow]Warning:[/] {text}")
+    _errors.print(Text.assemble(("Warning: ", "yellow"), text))
+
+
+def tell(text: str) -> None:
+    """A line on standard error, for commands whose output is a document."""
+    _errors.print(text)
+
+
+def program() -> str:
+    """How this program was called, for lines that a person may copy: ``.venv/bin/evomerge``, say."""
+    called = Path(sys.argv[0])
+    found = shutil.which("evomerge")
+    if called.name != "evomerge" or (found is not None and Path(found).absolute() == called.absolute()):
+        return "evomerge"
+    return short(called)
+
+
+def short(path: Path) -> str:
+    """``path`` as one types it: relative where it lies below the current folder."""
+    whole = path.absolute()
+    return str(whole.relative_to(Path.cwd())) if whole.is_relative_to(Path.cwd()) else str(path)
+
+
+def plain_table(title: str, columns: Sequence[str], numbers: Sequence[str] = ()) -> Table:
+    """An empty table in the style of all commands; the columns ``numbers`` are aligned to the right."""
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    for name in columns:
+        table.add_column(name, justify="right" if name in numbers else "left", overflow="fold")
+    return table
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -37,11 +82,14 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:.{digits}f}" if abs(value) < 1000 else f"{value:.4g}"
 
 
+def interval(low: float | None, high: float | None) -> str:
+    """A confidence interval for a table; a dash where there is none."""
+    return "-" if low is None or high is None else f"[{number(low)}, {number(high)}]"
+
+
 def leaderboard_table(rows: Sequence[Row], title: str) -> Table:
     """Baselines and finalists: search, validation and test score, interval, and the value of each task."""
-    table = Table(
-        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )
+    table = plain_table(title, ())
     table.add_column("model", no_wrap=True)
     for name in ("search", "valid.", "test", "95 % interval"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -57,7 +105,7 @@ def leaderboard_table(rows: Sequence[Row], title: str) -> Table:
             number(row.search),
             number(row.validation),
             number(row.test),
-            "-" if row.low is None else f"{number(row.low)}-{number(row.high)}",
+            interval(row.low, row.high),
             *(number(values.get(task)) for task in tasks),
             style="bold green" if row.winner else None,
             end_section=i + 1 < len(rows) and row.trial.kind != rows[i + 1].trial.kind,

@@ -1,15 +1,16 @@
-"""What must be right before a search starts: models that open, and recipes that fit them."""
+"""What must be right before a search starts: models that open, recipes that fit them, tasks with items."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from evomerge.errors import UserError
+from evomerge.errors import CheckpointError, UserError
 
 if TYPE_CHECKING:
     from evomerge.checkpoints.checkpoint import Checkpoint
     from evomerge.engine.plan import MergePlan
+    from evomerge.fitness import TaskInfo
     from evomerge.search.experiment import Experiment
 
 __all__ = ["Preflight", "preflight"]
@@ -17,29 +18,47 @@ __all__ = ["Preflight", "preflight"]
 
 @dataclass(frozen=True)
 class Preflight:
-    """The models of an experiment, opened, and the plan of the recipe that its search starts from."""
+    """The models of an experiment, opened; the plan of the recipe that its search starts from; its tasks."""
 
     checkpoints: dict[str, Checkpoint]
     plan: MergePlan
+    tasks: tuple[TaskInfo, ...]
 
 
 def preflight(experiment: Experiment) -> Preflight:
-    """Opens the models and plans the first candidate and every baseline; reads headers only.
+    """Opens the models, plans the first candidate and every baseline, builds the tasks; reads headers only.
+
+    A study keeps the experiment that it was created with, so all this comes before there is a study.
 
     Raises:
         UserError: Something does not fit; the experiment file is named.
     """
     from evomerge.engine.device import resolve_device
     from evomerge.engine.plan import plan
-    from evomerge.engine.sources import open_sources
+    from evomerge.fitness import Evaluator
 
     try:
         resolve_device(experiment.spec.workers.device)
-        checkpoints = open_sources(experiment.references)
+        checkpoints = _opened(experiment)
         space = experiment.space
         first = plan(space.fill(space.decode(space.start())), checkpoints)
         for baseline in experiment.baselines():
             plan(baseline.recipe, checkpoints)
+        tasks = Evaluator(experiment.fitness, experiment.path.parent).describe()
     except UserError as exception:
         raise exception.within(str(experiment.path)) from None
-    return Preflight(checkpoints, first)
+    return Preflight(checkpoints, first, tasks)
+
+
+def _opened(experiment: Experiment) -> dict[str, Checkpoint]:
+    from evomerge.engine.sources import open_sources
+
+    checkpoints: dict[str, Checkpoint] = {}
+    for name, reference in experiment.references.items():
+        try:
+            checkpoints |= open_sources({name: reference})
+        except CheckpointError as exception:
+            if name in experiment.spec.models:
+                raise exception.within(f"models.{name}") from None
+            raise  # a reference in the recipe itself, which the message names already
+    return checkpoints

@@ -96,19 +96,19 @@ class LiveProgress:
 
     def _line(self, text: str) -> None:
         if not self._quiet:
-            console.print(text, markup=False)
+            console.print(text)
 
     def _draw(self, progress: Progress) -> None:
         if self._live is None:
             return
         table = Table.grid(padding=(0, 2))
         filled = int(30 * progress.done / progress.total) if progress.total else 30
-        bar = "━" * filled + "[dim]" + "━" * (30 - filled) + "[/]"
+        bar = Text.assemble("━" * filled, ("━" * (30 - filled), "dim"))
         rate = "" if progress.rate is None else f"{progress.rate:.2f} a second"
         left = "" if progress.remaining is None else f"{_duration(progress.remaining)} left"
         where = f"generation {progress.generation}" if progress.generation >= 0 else ""
-        phase = _PHASES[progress.phase.value]
-        table.add_row(f"[bold]{phase}[/]", bar, f"{progress.done}/{progress.total}", where, rate, left)
+        phase = Text(_PHASES[progress.phase.value], style="bold")
+        table.add_row(phase, bar, f"{progress.done}/{progress.total}", where, rate, left)
         lines = [
             Text(
                 f"  {title:14} {number(trial.score)}  {trial.name}: {_tasks(trial)}",

@@ -12,6 +12,7 @@ from evomerge.errors import StudyError, did_you_mean
 if TYPE_CHECKING:
     from evomerge.fitness.objectives import Fitness
     from evomerge.recipe import Recipe
+    from evomerge.search.experiment import Experiment
     from evomerge.search.study import Study, Trial
 
 __all__ = ["OpenedStudy", "open_study", "write_run_file"]
@@ -26,7 +27,15 @@ class OpenedStudy:
     study: Study
     fitness: Fitness
     top_k: int
-    folder: Path | None
+
+    def unvalidated(self) -> tuple[int, int]:
+        """Finalists without a result on validation items, and finalists."""
+        from evomerge.fitness.scores import Split
+        from evomerge.search.controller import finalists
+
+        best = finalists(self.study, self.top_k)
+        done = self.study.split_results(Split.VALIDATION)
+        return sum(1 for t in best if t.number not in done), len(best)
 
     def recipe(self, trial: Trial) -> Recipe:
         """The recipe of a trial, with folders and hub ids in place of short names."""
@@ -42,14 +51,22 @@ class OpenedStudy:
         return recipe.with_references(document["models"])
 
 
-def write_run_file(folder: Path, document: dict[str, Any]) -> None:
-    """Leaves beside the study what ``status`` and ``export`` need to find it again."""
+def write_run_file(folder: Path, experiment: Experiment) -> None:
+    """Leaves beside the study what ``status`` and ``export`` need to find it again.
+
+    A storage elsewhere is not named: its URL may hold a password.
+    """
+    document = {
+        "study": experiment.name,
+        "storage": "study.db" if experiment.spec.storage is None else None,
+        "experiment": str(experiment.path.resolve()),
+    }
     (folder / RUN_FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
 def open_study(text: str, storage: str | None) -> OpenedStudy:
     """The study that ``text`` means: a run's folder, its name under runs/, an experiment file, or, with
-    ``storage``, the name of a study.
+    ``storage``, also the name of a study.
 
     Raises:
         StudyError: There is none.
@@ -58,35 +75,56 @@ def open_study(text: str, storage: str | None) -> OpenedStudy:
     from evomerge.fitness.spec import FitnessSpec
     from evomerge.search.study import Study
 
-    folder: Path | None = None
+    place = _locate(text)
     if storage is not None:
-        study = Study.open(storage, text)
+        study = Study.open(storage, text if place is None else place.name)
     else:
-        folder, url, name = _locate(text)
-        study = Study.open(url, name)
+        study = Study.open(*_own(text, place))
     document = study.document
     spec = FitnessSpec.model_validate(document["fitness"])
-    return OpenedStudy(study, Fitness(spec.tasks), int(document["search"]["top_k"]), folder)
+    return OpenedStudy(study, Fitness(spec.tasks), int(document["search"]["top_k"]))
 
 
-def _locate(text: str) -> tuple[Path, str, str]:
+@dataclass(frozen=True)
+class _Place:
+    """A study's name, and the URL of its storage where that is known."""
+
+    name: str
+    storage: str | None
+
+
+def _locate(text: str) -> _Place | None:
     path = Path(text)
     if path.is_file() and path.suffix in (".yml", ".yaml"):
         from evomerge.search.experiment import Experiment
 
         experiment = Experiment.load(path)
-        return experiment.folder, experiment.storage, experiment.name
+        return _Place(experiment.name, experiment.storage)
     for folder in (path, Path("runs") / text):
         if (folder / RUN_FILE).is_file():
-            run = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-            if run.get("storage") is None:
-                raise StudyError(
-                    str(folder), f"its study {run['study']!r} is not in this folder", "Give --storage URL."
-                )
-            return folder, run["storage"], run["study"]
-    known = [p.parent.name for p in sorted(Path("runs").glob(f"*/{RUN_FILE}"))]
-    raise StudyError(
-        text,
-        "is no run's folder, no experiment file and no name under runs/",
-        did_you_mean(Path(text).name, known) or "Start one with: evomerge search EXPERIMENT.yml",
-    )
+            run = _read(folder / RUN_FILE)
+            # The file may have moved with its folder, wherever it was made.
+            own = f"sqlite:///{(folder / 'study.db').absolute()}"
+            return _Place(str(run["study"]), None if run.get("storage") is None else own)
+    return None
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        run: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return {"study": run["study"], **run}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise StudyError(str(file), "is damaged", "Run the search again; it goes on.") from None
+
+
+def _own(text: str, place: _Place | None) -> tuple[str, str]:
+    if place is None:
+        known = [p.parent.name for p in sorted(Path("runs").glob(f"*/{RUN_FILE}"))]
+        raise StudyError(
+            text,
+            "is no run's folder, no experiment file and no name under runs/",
+            did_you_mean(Path(text).name, known) or "Start one with: evomerge search EXPERIMENT.yml",
+        )
+    if place.storage is None:
+        raise StudyError(text, f"its study {place.name!r} is not in this folder", "Give --storage URL.")
+    return place.storage, place.name

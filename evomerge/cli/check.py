@@ -6,16 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
-from evomerge.cli._console import console, print_json, warn
-from evomerge.cli._preflight import preflight
-from evomerge.errors import UserError
+from evomerge.cli._console import console, plain_table, print_json, warn
+from evomerge.cli._preflight import Preflight, preflight
 
 if TYPE_CHECKING:
     from evomerge.engine.memory import MemoryPlan
-    from evomerge.engine.plan import MergePlan
-    from evomerge.fitness import TaskInfo
     from evomerge.search.experiment import Experiment
 
 __all__ = ["command"]
@@ -29,52 +25,45 @@ def command(
     from evomerge.checkpoints.checkpoint import DTYPES, dtype_name
     from evomerge.engine.device import resolve_device
     from evomerge.engine.memory import memory_plan
-    from evomerge.fitness import Evaluator
     from evomerge.search.experiment import Experiment
 
     loaded = Experiment.load(experiment)
     checked = preflight(loaded)
-    try:
-        tasks = Evaluator(loaded.fitness, loaded.path.parent).describe()
-    except UserError as exception:
-        raise exception.within(str(experiment)) from None
     workers = loaded.spec.workers
     size = {dtype_name(d): d.itemsize for d in DTYPES.values()}.get(workers.dtype or "")
     memory = memory_plan(checked.checkpoints, checked.plan, resolve_device(workers.device), size)
     warnings = list(dict.fromkeys(checked.plan.warnings))
+    warnings += [f"models.{name} is not used by the recipe" for name in loaded.unused]
     if json_:
-        print_json(_document(loaded, checked.plan, tasks, memory, warnings))
+        print_json(_document(loaded, checked, memory, warnings))
         return
-    _print(loaded, checked.plan, tasks, memory)
+    _print(loaded, checked, memory)
     for warning in warnings:
         warn(warning)
     console.print("Everything fits.")
 
 
-def _print(
-    experiment: Experiment, merge_plan: MergePlan, tasks: tuple[TaskInfo, ...], memory: MemoryPlan
-) -> None:
+def _print(experiment: Experiment, checked: Preflight, memory: MemoryPlan) -> None:
     from evomerge.fitness.scores import Split
 
     space = experiment.space
-    table = Table(title=f"{len(space.dimensions)} dimensions", title_justify="left", title_style="bold")
-    for name in ("hole", "kind", "from", "to", "start", "scale"):
-        table.add_column(name)
+    count = f"{len(space.dimensions)} dimension{'s' if len(space.dimensions) > 1 else ''}"
+    table = plain_table(count, ("hole", "kind", "range", "start", "scale"))
     values = space.decode(space.start())
     for d in space.dimensions:
-        low, high = (str(d.choices[0]), str(d.choices[-1])) if d.choices else (f"{d.low:g}", f"{d.high:g}")
+        span = ", ".join(map(str, d.choices)) if d.choices else f"{d.low:g} .. {d.high:g}"
         start = values[d.name]
         shown = f"{start:g}" if isinstance(start, float) else str(start)
-        table.add_row(d.name, d.kind, low, high, shown, "log" if d.log else "")
+        table.add_row(d.name, d.kind, span, shown, "log" if d.log else "")
     console.print(table)
-    table = Table(title="Evaluation", title_justify="left", title_style="bold")
-    for name in ("task", "metric", "kind", "weight", *(s.value for s in Split)):
-        table.add_column(name)
-    for t in tasks:
-        better = "higher" if t.higher_is_better else "lower"
+    splits = [s.value for s in Split]
+    columns = ("task", "metric", "better", "kind", "weight", *splits)
+    table = plain_table("Items of each task", columns, ["weight", *splits])
+    for t in checked.tasks:
         table.add_row(
             t.task,
-            f"{t.metric} ({better})",
+            t.metric,
+            "higher" if t.higher_is_better else "lower",
             t.output_type,
             f"{t.weight:g}",
             *(str(t.items[s]) for s in Split),
@@ -83,20 +72,16 @@ def _print(
     search, workers = experiment.spec.search, experiment.spec.workers
     console.print(f"Baselines: {', '.join(b.name for b in experiment.baselines())}")
     console.print(f"Search: {search.sampler}, {search.trials} candidates, seed {search.seed}")
-    console.print(f"Merge: {len(merge_plan.tensors)} tensors, {_mib(merge_plan.bytes)}")
+    console.print(f"Merge: {len(checked.plan.tensors)} tensors, {_mib(checked.plan.bytes)}")
     console.print(
         f"Memory of a worker on {memory.device}: live model {_mib(memory.live_model)}, "
         f"sources {_mib(memory.sources)} in {memory.sources_in}; {workers.count} worker(s), {workers.backend}"
     )
-    console.print(f"Run folder: {experiment.folder}", markup=False)
+    console.print(f"Run folder: {experiment.folder}")
 
 
 def _document(
-    experiment: Experiment,
-    merge_plan: MergePlan,
-    tasks: tuple[TaskInfo, ...],
-    memory: MemoryPlan,
-    warnings: list[str],
+    experiment: Experiment, checked: Preflight, memory: MemoryPlan, warnings: list[str]
 ) -> dict[str, Any]:
     return {
         "name": experiment.name,
@@ -119,12 +104,12 @@ def _document(
                 "weight": t.weight,
                 "items": {split.value: count for split, count in t.items.items()},
             }
-            for t in tasks
+            for t in checked.tasks
         ],
         "baselines": [b.name for b in experiment.baselines()],
         "models": dict(experiment.references),
-        "tensors": len(merge_plan.tensors),
-        "bytes": merge_plan.bytes,
+        "tensors": len(checked.plan.tensors),
+        "bytes": checked.plan.bytes,
         "memory": {
             "device": memory.device,
             "live_model": memory.live_model,

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
-from evomerge.cli._console import console, number, print_json
+from evomerge.cli._console import console, interval, number, plain_table, print_json
 from evomerge.errors import ExperimentError, did_you_mean
 
 if TYPE_CHECKING:
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _SPLITS = ("search", "validation", "test")
+_DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
 def command(
@@ -34,6 +34,8 @@ def command(
     """Score any model on the items of an experiment."""
     if split not in _SPLITS:
         raise ExperimentError("--split", f"there is no split {split!r}", did_you_mean(split, _SPLITS))
+    if dtype is not None and dtype not in _DTYPES:
+        raise ExperimentError("--dtype", f"{dtype!r} is no dtype of models", did_you_mean(dtype, _DTYPES))
     spec, own_dtype = _fitness(fitness)
     from evomerge.engine.device import resolve_device
     from evomerge.errors import CandidateError
@@ -72,22 +74,19 @@ def command(
             }
         )
         return
-    table = Table(title=f"{model_dir} on {split} items", title_justify="left", title_style="bold")
-    for name in ("task", "metric", "value", "95 % interval", "items"):
-        table.add_column(name, justify="left" if name in ("task", "metric") else "right")
+    numbers = ("value", "95 % interval", "items")
+    table = plain_table(f"{model_dir} on {split} items", ("task", "metric", *numbers), numbers)
     for task in outcome.scores.tasks:
         first, last = judge.task_interval(task)
         table.add_row(
             task.task,
             task.metric,
             number(task.value),
-            f"{number(first)} .. {number(last)}",
+            interval(first, last),
             str(len(task.items)),
         )
     table.add_section()
-    table.add_row(
-        "score", "weighted mean", number(judge.score(outcome.scores)), f"{number(low)} .. {number(high)}", ""
-    )
+    table.add_row("score", "weighted mean", number(judge.score(outcome.scores)), interval(low, high), "")
     console.print(table)
 
 
@@ -96,13 +95,13 @@ def _fitness(path: Path) -> tuple[FitnessSpec, str | None]:
     from evomerge.errors import UserError
     from evomerge.fitness.spec import FitnessSpec
     from evomerge.recipe import parse, read_yaml
-    from evomerge.search.experiment import fitness_of_document
+    from evomerge.search.experiment import WorkersSpec, fitness_of_document
 
     document: dict[str, Any] = read_yaml(path, ExperimentError)
     try:
         section = document.get("fitness", document)
-        workers = document.get("workers") if "fitness" in document else None
-        dtype = workers.get("dtype") if isinstance(workers, dict) else None
-        return fitness_of_document(parse(FitnessSpec, section, ExperimentError), path), dtype
+        spec = fitness_of_document(parse(FitnessSpec, section, ExperimentError), path)
+        workers = (document.get("workers") or {}) if "fitness" in document else {}
+        return spec, parse(WorkersSpec, workers, ExperimentError).dtype
     except UserError as exception:
         raise exception.within(str(path)) from None

@@ -66,7 +66,7 @@ def command(
             }
         )
         return
-    console.print(f"Wrote {output}: trial {chosen.number} ({chosen.name}), {told}", markup=False)
+    console.print(f"Wrote {output}: trial {chosen.number} ({chosen.name}), {told}")
 
 
 def _best(opened: OpenedStudy) -> Trial:
@@ -74,6 +74,12 @@ def _best(opened: OpenedStudy) -> Trial:
 
     best = winner(opened.study, opened.fitness, opened.top_k)
     if best is not None:
+        missing, finalists = opened.unvalidated()
+        if missing:
+            warn(
+                f"{missing} of {finalists} finalists have not been validated yet (the search is not "
+                "finished): this is the best of the others."
+            )
         return best
     best = opened.study.best("candidate")
     if best is None:

@@ -28,7 +28,7 @@ def command(
     if name is None:
         for stem, path in ready.items():
             first = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("#").strip()
-            console.print(f"{stem:28} {first}", markup=False)
+            console.print(f"{stem:28} {first}")
         return
     if name not in ready:
         raise RecipeError(name, "there is no such search space", did_you_mean(name, ready))
@@ -39,4 +39,4 @@ def command(
         target.write_text(ready[name].read_text(encoding="utf-8"), encoding="utf-8")
     except OSError as exception:
         raise OutputError(str(target), f"cannot be written ({exception.strerror})") from None
-    console.print(f"Wrote {target}", markup=False)
+    console.print(f"Wrote {target}")

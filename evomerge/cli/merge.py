@@ -72,7 +72,6 @@ def command(
     console.print(
         f"Wrote {out_dir}: {result.tensors} tensors, {result.bytes / 2**20:.1f} MiB, "
         f"fingerprint {result.fingerprint}{verified}",
-        markup=False,
     )
 
 

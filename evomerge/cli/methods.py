@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from evomerge.cli._console import console, print_json
 
@@ -27,8 +28,8 @@ def command(
         print_json([_document(m) for m in chosen])
         return
     for method in chosen:
-        console.print(f"[bold]{method.name}[/]  {method.doc.splitlines()[0]}")
-        console.print(f"  {_models(method)}. Source: {method.source}", markup=False)
+        console.print(Text.assemble((method.name, "bold"), "  ", method.doc.splitlines()[0]))
+        console.print(f"  {_models(method)}. Source: {method.source}")
         table = Table.grid(padding=(0, 2))
         for p in method.parameters.values():
             table.add_row("   ", p.name, "per model" if p.per_model else "global", _default(p), _doc(p))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from evomerge.cli._console import console, leaderboard_table, print_json
+from evomerge.cli._console import console, leaderboard_table, print_json, program, short, tell
 from evomerge.cli._preflight import preflight
 from evomerge.cli._progress import LiveProgress
 from evomerge.cli._studies import write_run_file
@@ -57,7 +57,7 @@ def command(
         "workers.backend": None if workers is None else ("ray" if workers > 1 else "inline"),
     }
     loaded = Experiment.load(experiment, {k: v for k, v in overrides.items() if v is not None})
-    again = shlex.join(["evomerge", *sys.argv[1:]])
+    again = shlex.join([program(), *sys.argv[1:]])
     _Run(loaded, again, quiet=json_).run()
 
 
@@ -90,7 +90,7 @@ class _Run:
             with LiveProgress(study, fitness, plan.trials, quiet=self.quiet) as progress:
                 result = search(plan, study, executor, progress, lambda: self.stop_asked)
             if result.ending is Ending.STOPPED:
-                self._say(f"\nStopped; nothing is lost. Go on with:\n  {self.again}")
+                self._say_how_to_go_on("Stopped; nothing is lost.")
                 raise typer.Exit(130)
             rows = leaderboard(study, fitness, plan.top_k)
             if self.quiet:
@@ -107,21 +107,13 @@ class _Run:
     @contextlib.contextmanager
     def _study(self) -> Iterator[Study]:
         from evomerge.engine.sources import identities
-        from evomerge.errors import OutputError
         from evomerge.search.experiment import FREE_FIELDS
         from evomerge.search.study import Study
 
         experiment = self.experiment
         sources = identities(preflight(experiment).checkpoints)
-        try:
+        with self._writing():
             experiment.folder.mkdir(parents=True, exist_ok=True)
-            own = experiment.spec.storage is None
-            run = {"study": experiment.name, "storage": experiment.storage if own else None}
-            write_run_file(experiment.folder, {**run, "experiment": str(experiment.path.resolve())})
-        except OSError as exception:
-            raise OutputError(
-                str(experiment.folder), f"the run's folder cannot be written ({exception.strerror})"
-            ) from None
         with Study.open(
             experiment.storage,
             experiment.name,
@@ -129,7 +121,20 @@ class _Run:
             dimensions=experiment.space.dimensions,
             free=FREE_FIELDS,
         ) as study:
+            with self._writing():  # not before: what is there may point to another study
+                write_run_file(experiment.folder, experiment)
             yield study
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        from evomerge.errors import OutputError
+
+        try:
+            yield
+        except OSError as exception:
+            raise OutputError(
+                str(self.experiment.folder), f"the run's folder cannot be written ({exception.strerror})"
+            ) from None
 
     @contextlib.contextmanager
     def _executor(self) -> Iterator[Executor]:
@@ -183,7 +188,7 @@ class _Run:
         try:
             yield
         except KeyboardInterrupt:
-            self._say(f"\nStopped; every finished trial is kept. Go on with:\n  {self.again}")
+            self._say_how_to_go_on("Stopped; every finished trial is kept.")
             raise typer.Exit(130) from None
         finally:
             for number, handler in before.items():
@@ -201,19 +206,17 @@ class _Run:
         self._say(f"Storage: {study.url}")
 
     def _next_steps(self) -> None:
-        study = shlex.quote(_short(self.experiment.folder))
-        best = shlex.quote(_short(self.experiment.folder / "best.yml"))
+        study = shlex.quote(short(self.experiment.folder))
+        best = shlex.quote(short(self.experiment.folder / "best.yml"))
         extra = "" if self.experiment.spec.storage is None else " --storage URL"
         console.print(
-            f"\nNext:\n  evomerge export {study}{extra} -o {best}\n  evomerge merge {best} OUT_DIR",
-            markup=False,
+            f"\nNext:\n  {program()} export {study}{extra} -o {best}\n  {program()} merge {best} OUT_DIR",
         )
 
     def _say(self, text: str) -> None:
         if not self.quiet:
-            console.print(text, markup=False)
+            console.print(text)
 
-
-def _short(path: Path) -> str:
-    """``path`` as one types it: relative where it lies below the current folder."""
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+    def _say_how_to_go_on(self, text: str) -> None:
+        """Also where standard output is a document."""
+        (tell if self.quiet else console.print)(f"\n{text} Go on with:\n  {self.again}")

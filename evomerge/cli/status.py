@@ -22,9 +22,12 @@ def command(
         str | None, typer.Option(help="URL of the storage; then STUDY is the name of a study in it.")
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print it as JSON, with every trial.")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the leaderboard alone, as a Markdown table.")
+    ] = False,
 ) -> None:
     """Show how far a study is, and its leaderboard."""
-    from evomerge.report.tables import study_document
+    from evomerge.report.tables import leaderboard_markdown, study_document
     from evomerge.search.leaderboard import leaderboard
 
     opened = open_study(study, storage)
@@ -32,12 +35,14 @@ def command(
     if json_:
         print_json(study_document(opened.study, rows))
         return
+    if markdown:
+        console.print(leaderboard_markdown(rows), end="")
+        return
     trials = opened.study.trials()
     candidates = opened.study.candidates()
     console.print(
         f"{opened.study.name}: {len(candidates)} candidates in {len(opened.study.generations())} "
         f"generations, {len(opened.study.baselines())} baselines",
-        markup=False,
     )
     failures = Counter(t.failure.kind.value for t in trials if t.failure is not None)
     if failures:
@@ -50,4 +55,8 @@ def command(
         made = median(t.seconds.materialize for t in scored)
         judged = median(t.seconds.evaluate for t in scored)
         console.print(f"Seconds a candidate (median): {number(made)} to merge, {number(judged)} to evaluate")
-    console.print(leaderboard_table(rows, "Leaderboard"))
+    missing, finalists = opened.unvalidated()
+    if missing:
+        console.print(f"Not finished: {missing} of {finalists} finalists are still to be validated.")
+    if rows:
+        console.print(leaderboard_table(rows, "Leaderboard"))

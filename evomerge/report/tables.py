@@ -9,7 +9,7 @@ from typing import Any
 from evomerge.search.leaderboard import Row
 from evomerge.search.study import Study, Trial
 
-__all__ = ["row_document", "study_document", "trial_document"]
+__all__ = ["leaderboard_markdown", "row_document", "study_document", "trial_document"]
 
 
 def trial_document(trial: Trial) -> dict[str, Any]:
@@ -44,6 +44,28 @@ def row_document(row: Row) -> dict[str, Any]:
         "tasks": [asdict(task) for task in row.tasks],
         "fingerprint": row.trial.fingerprint,
     }
+
+
+def leaderboard_markdown(rows: Sequence[Row]) -> str:
+    """The leaderboard as a Markdown table, the winner in bold; ends with a line break."""
+    tasks = list(dict.fromkeys(t.task for row in rows for t in row.tasks))
+    head = ["model", "search", "validation", "test", "95 % interval", *tasks]
+    lines = [head, ["---", *["---:"] * (len(head) - 1)]]
+    for row in rows:
+        measured = {t.task: t.test if row.test is not None else t.search for t in row.tasks}
+        interval = "" if row.low is None or row.high is None else f"{row.low:.3f} to {row.high:.3f}"
+        numbers = [*map(_number, (row.search, row.validation, row.test)), interval]
+        cells = [_cell(row.name), *numbers, *(_number(measured.get(task)) for task in tasks)]
+        lines.append([f"**{c}**" if row.winner and c else c for c in cells])
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def study_document(study: Study, rows: Sequence[Row]) -> dict[str, Any]:

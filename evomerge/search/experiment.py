@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictFloat,
+    StrictInt,
+    field_validator,
+    model_validator,
+)
 
 from evomerge.checkpoints.references import Reference, locate, parse_reference
 from evomerge.errors import CheckpointError, ExperimentError, RecipeError, UserError, did_you_mean
@@ -115,7 +124,6 @@ class ExperimentSpec(_Frozen):
 
     name: str | None = Field(
         default=None,
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
         description="Name of the study and of the run's folder; the file's name if not given.",
     )
     models: dict[str, str] = Field(
@@ -139,6 +147,16 @@ class ExperimentSpec(_Frozen):
     )
     output: OutputSpec = Field(default_factory=OutputSpec, description="Where results go.")
 
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, name: str | None) -> str | None:
+        return None if name is None else _plain(name)
+
+    @field_validator("models")
+    @classmethod
+    def _plain_names(cls, models: dict[str, str]) -> dict[str, str]:
+        return {_plain(name): reference for name, reference in models.items()}
+
     @model_validator(mode="after")
     def _one_space(self) -> Self:
         if (self.recipe is None) == (self.space is None):
@@ -146,6 +164,13 @@ class ExperimentSpec(_Frozen):
                 "give exactly one of 'recipe' (a recipe with holes) and 'space' (a file with one)"
             )
         return self
+
+
+def _plain(name: str) -> str:
+    # Names become folders, dimensions and rows of tables.
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise ValueError(f"{name!r} is no plain name; use letters, digits, '.', '_' and '-'")
+    return name
 
 
 @dataclass(frozen=True)
@@ -179,7 +204,8 @@ class Experiment:
             space = _space(_expanded(_space_document(spec, path), spec.models))
             if not space.dimensions:
                 raise ExperimentError("recipe", "has no hole, so there is nothing to search", _HOLE_HINT)
-            references = _references(space, spec.models, (Path(), path.parent))
+            folders = tuple(dict.fromkeys((Path(), path.parent)))
+            references = _references(space, spec.models, folders)
             fitness = fitness_of_document(spec.fitness, path)
         except UserError as exception:
             raise exception.within(str(path)) from None
@@ -199,6 +225,11 @@ class Experiment:
     def storage(self) -> str:
         """URL of the storage."""
         return self.spec.storage or f"sqlite:///{self.folder / 'study.db'}"
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """Names in ``models`` that the recipe does not use: a slip, more often than not."""
+        return tuple(name for name in self.spec.models if name not in self.references)
 
     def baselines(self) -> tuple[Baseline, ...]:
         """What a searched merge has to beat."""
@@ -289,7 +320,7 @@ def _expanded(document: Mapping[str, Any], models: Mapping[str, str]) -> dict[st
 
 
 def _references(space: SearchSpace, models: Mapping[str, str], folders: Sequence[Path]) -> dict[str, str]:
-    """What each model of the space stands for.
+    """What each model of the space stands for; hub ids are not looked up, that takes a network.
 
     Raises:
         CheckpointError: A folder does not exist.
@@ -308,16 +339,17 @@ def _references(space: SearchSpace, models: Mapping[str, str], folders: Sequence
 
 def _absolute(reference: Reference, folders: Sequence[Path]) -> str:
     """The reference with absolute paths for local folders; hub ids stay, and are looked up when opened."""
-    model = _place(reference.model, reference.revision, folders)
-    lora = None if reference.lora is None else _place(reference.lora, reference.lora_revision, folders)
+    model = _place(reference.model, folders)
+    lora = None if reference.lora is None else _place(reference.lora, folders)
     return str(Reference(model, reference.revision, lora, reference.lora_revision))
 
 
-def _place(model: str, revision: str | None, folders: Sequence[Path]) -> str:
+def _place(model: str, folders: Sequence[Path]) -> str:
     path = Path(model).expanduser()
-    local = any((path if path.is_absolute() else folder / path).is_dir() for folder in folders)
-    located = locate(model, revision, folders)
-    return str(located) if local else model
+    local = path.is_absolute() or any((folder / path).is_dir() for folder in folders)
+    if local or model.startswith((".", "~")) or len(path.parts) > 2:  # no hub id looks like that
+        return str(locate(model, None, folders))
+    return model
 
 
 def fitness_of_document(fitness: FitnessSpec, path: Path) -> FitnessSpec:

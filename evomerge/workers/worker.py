@@ -61,13 +61,15 @@ class Worker:
         import torch
 
         materializer, evaluator = self.load()
-        torch.set_num_threads(self.spec.threads)
         start = time.perf_counter()
         made = None
         fingerprint = None
         try:
             fingerprint = materializer.load(job.recipe)
             made = time.perf_counter()
+            torch.set_num_threads(
+                self.spec.threads
+            )  # here: the threads that merge set their own, for MKL too
             scores = evaluator.score(materializer.model, materializer.tokenizer, job.split)
             return Outcome(job.key, scores, None, fingerprint, _seconds(start, made))
         except RecipeError as exception:  # the values of this candidate do not go together

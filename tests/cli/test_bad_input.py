@@ -51,6 +51,9 @@ def message(*arguments: str | Path) -> str:
         ("fitness.include_path", "nowhere", "there is no folder 'nowhere'"),
         ("fitness.splits", {"search": 700, "validation": 60, "test": 20}, "validation"),
         ("fitness.splits", {"search": 0.0001, "validation": 0.5, "test": 0.4}, "zoo_add"),
+        ("name", "a b", "name: 'a b' is no plain name"),
+        ("models", {"a/b": "x"}, "models: 'a/b' is no plain name"),
+        ("models.add", "zoo/models/add", "models.add: zoo/models/add: there is no such model folder"),
         ("workers.count", 2, "the backend inline has one worker"),
         ("workers.device", "cuda:9", "'cuda:9' is not there"),
     ],
@@ -143,6 +146,8 @@ def test_a_billion_laughs_are_refused_quickly(tmp_path: Path) -> None:
         (("methods", "tise"), "Did you mean 'ties'"),
         (("init", "tie"), "Did you mean 'ties"),
         (("eval", str(ZOO / "add"), "--fitness", "nowhere.yml"), "nowhere.yml: there is no such file"),
+        (("eval", str(ZOO / "add"), "--fitness", "x.yml", "--dtype", "float31"), "Did you mean 'float32'"),
+        (("eval", str(ZOO / "add"), "--fitness", "x.yml", "--split", "tets"), "Did you mean 'test'"),
     ],
 )
 def test_a_command_that_names_nothing(
@@ -214,6 +219,25 @@ def test_another_experiment_under_the_same_name_is_refused_with_its_differences(
     more = runner.invoke(app, ["search", str(write(changed("search.trials", 2)))])
     assert more.exit_code == 0, more.output
     assert "Resuming" in more.output
+
+
+def test_a_search_that_could_not_start_leaves_no_study_in_the_way(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "Did you mean 'zoo_add'" in message("search", write(changed("fitness.tasks", ["zoo_ad"])))
+    mended = CliRunner().invoke(app, ["search", str(write(changed("search.trials", 1)))])
+    assert mended.exit_code == 0, mended.output
+
+
+def test_a_storage_that_fails_does_not_hide_the_study_in_the_folder(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = write(changed("search.trials", 1))
+    assert CliRunner().invoke(app, ["search", str(path)]).exit_code == 0
+    message("search", path, "--storage", "postgresql+psycopg://127.0.0.1:1/evomerge")
+    assert CliRunner().invoke(app, ["status", "small"]).exit_code == 0
 
 
 def test_nan_weights_fail_one_trial_and_the_search_goes_on(

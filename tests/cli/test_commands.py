@@ -80,8 +80,43 @@ def test_a_study_from_search_to_a_merged_model(cli: Cli, write: Write, tmp_path:
 
     other = json.loads(cli("export", "small", "--trial", "1", "-o", "other.yml", "--json").stdout)
     assert other["trial"] == 1
+    table = cli("status", "small", "--markdown").stdout
+    assert f"| **{winner['name']}** |" in table
+
+    (tmp_path / "runs" / "small").rename(tmp_path / "moved")
+    assert json.loads(cli("status", "moved", "--json").stdout)["trials"] == status["trials"]
+    (tmp_path / "moved").rename(tmp_path / "runs" / "small")
     more = cli("search", path, "--trials", "10")
     assert "8 of 10 candidates are done" in more.stdout
+
+
+@pytest.mark.slow
+def test_a_storage_of_its_own_is_found_by_folder_and_by_name_and_a_half_validated_study_says_so(
+    cli: Cli, write: Write, tmp_path: Path
+) -> None:
+    import sqlite3
+
+    path, url = write(EXPERIMENT), "sqlite:///elsewhere.db"
+    done = cli("search", path, "--storage", url, "--study", "mine", "--out", "here")
+    assert done.returncode == 0, done.stderr
+    assert "evomerge export here --storage URL" in done.stdout
+    assert "--storage URL" in cli("status", "here").stderr
+    assert "elsewhere" not in (tmp_path / "here" / "run.json").read_text()
+    for study in ("here", "mine"):
+        assert json.loads(cli("status", study, "--storage", url, "--json").stdout)["study"] == "mine"
+
+    connection = sqlite3.connect(tmp_path / "elsewhere.db")
+    kept = "select min(study_user_attribute_id) from study_user_attributes where key like 'validation/%'"
+    connection.execute(
+        "delete from study_user_attributes where key like 'validation/%' "
+        f"and study_user_attribute_id <> ({kept})"
+    )
+    connection.commit()
+    connection.close()
+    assert "1 of 2 finalists are still to be validated" in cli("status", "mine", "--storage", url).stdout
+    exported = cli("export", "mine", "--storage", url, "-o", "best.yml")
+    assert exported.returncode == 0, exported.stderr
+    assert "1 of 2 finalists have not been validated yet" in " ".join(exported.stderr.split())
 
 
 @pytest.mark.slow
@@ -160,6 +195,13 @@ def test_check_reads_no_weights(cli: Cli, write: Write, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "3 dimensions" in done.stdout
     assert "Everything fits." in done.stdout
+
+
+def test_check_tells_models_that_nothing_uses(cli: Cli, write: Write) -> None:
+    document = changed("recipe.models", [{"model": "add", "parameters": {"weight": {"float": [0, 1]}}}])
+    done = cli("check", write(document))
+    assert done.returncode == 0, done.stderr
+    assert "models.sort is not used by the recipe" in done.stderr
 
 
 def test_check_as_json_lists_dimensions_tasks_and_memory(cli: Cli, write: Write) -> None:

@@ -54,6 +54,29 @@ def test_models_are_looked_up_from_the_current_folder_then_from_the_files(
     assert load(document, tmp_path / "there").references["add"] == str(tmp_path / "there" / "m")
 
 
+def test_a_hub_id_is_not_looked_up_before_a_search_or_a_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_network(*_: object) -> None:
+        raise AssertionError("asked the hub")
+
+    monkeypatch.setattr("evomerge.checkpoints.references._download", no_network)
+    experiment = load(changed("models.add", "org/expert@v2"), tmp_path)
+    assert experiment.references["add"] == "org/expert@v2"
+
+
+def test_a_folder_with_a_revision_or_an_adapter_is_found(tmp_path: Path) -> None:
+    (tmp_path / "adapter").mkdir()
+    experiment = load(changed("models.add", f"{ZOO / 'add'}+adapter"), tmp_path)
+    assert experiment.references["add"] == f"{(ZOO / 'add').resolve()}+{tmp_path / 'adapter'}"
+
+
+def test_a_model_that_the_recipe_leaves_out_is_told(tmp_path: Path) -> None:
+    document = changed("recipe.models", [{"model": "add", "parameters": {"weight": {"float": [0, 1]}}}])
+    assert load(document, tmp_path).unused == ("reverse", "sort")
+    assert load(EXPERIMENT, tmp_path).unused == ()
+
+
 def test_overrides_win_over_the_file(tmp_path: Path) -> None:
     experiment = load(
         EXPERIMENT, tmp_path, {"search.trials": 3, "output.dir": str(tmp_path / "o"), "name": "n"}
