@@ -45,7 +45,7 @@ def _magnitudes(chunks: Chunks) -> tuple[Histogram, ...]:
             totals = torch.zeros(2, len(chunk.x_MRC) - 1, BINS, dtype=torch.int64)
         counts, lows = totals.numpy()
         functions().magnitude_histograms(x.addresses, x.kind, x.rows * x.columns, counts, lows)
-    return () if totals is None else tuple(Histogram(c, low) for c, low in zip(*totals, strict=True))
+    return () if totals is None else tuple(Histogram.of(c, low) for c, low in zip(*totals, strict=True))
 
 
 magnitudes = Measure("magnitudes", _magnitudes)

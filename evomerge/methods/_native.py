@@ -36,7 +36,7 @@ def compiled() -> ModuleType | None:
         return None
     try:
         from evomerge.methods import _compiled
-    except ImportError:
+    except (ImportError, RuntimeError):  # numba has no place at all to keep what it compiled
         return None
     return _compiled
 

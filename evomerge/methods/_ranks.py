@@ -40,26 +40,37 @@ class Cut:
 
 @dataclass(frozen=True)
 class Histogram:
-    """How many values fall into each bin, and the sum of their lower bits: bin sums are exact."""
+    """The bins that hold values, ascending: how many each holds, and the sum of their lower bits.
 
-    counts_B: Tensor
-    lows_B: Tensor
+    With those sums the sum of a whole bin is exact. Empty bins are left out: a study keeps one histogram for
+    each tensor of each model.
+    """
+
+    bins: Tensor
+    counts: Tensor
+    lows: Tensor
+
+    @classmethod
+    def of(cls, counts_B: Tensor, lows_B: Tensor) -> Histogram:
+        """From counts and sums of all bins."""
+        bins = torch.nonzero(counts_B).flatten()
+        return cls(bins, counts_B[bins], lows_B[bins])
 
     @property
     def elements(self) -> int:
         """Number of values."""
-        return int(self.counts_B.sum())
+        return int(self.counts.sum())
 
     def l1(self, first_bin: int = 0) -> float:
         """Sum of the values in ``first_bin`` and above, correctly rounded."""
-        bins = (torch.nonzero(self.counts_B[first_bin:]).flatten() + first_bin).tolist()
-        return math.fsum(_bin_sum(b, int(self.counts_B[b]), int(self.lows_B[b])) for b in bins)
+        columns = (self.bins.tolist(), self.counts.tolist(), self.lows.tolist())
+        return math.fsum(_bin_sum(b, n, low) for b, n, low in zip(*columns, strict=True) if b >= first_bin)
 
     def cut(self, rank: int, *, with_l1: bool = False) -> Cut:
         """The cut below the ``rank`` largest values, 0 < rank <= elements."""
-        from_top = torch.cumsum(self.counts_B.flip(0), 0)
+        from_top = torch.cumsum(self.counts.flip(0), 0)
         place = int(torch.searchsorted(from_top, rank))
-        bin_ = BINS - 1 - place
+        bin_ = int(self.bins[len(self.bins) - 1 - place])
         above = int(from_top[place - 1]) if place else 0
         return Cut(bin_, rank - above, self.l1(bin_ + 1) if with_l1 else 0.0)
 
@@ -98,7 +109,7 @@ def histograms(chunks: Chunks, fields: Fields) -> tuple[Histogram, ...]:
             else:
                 totals[i][0].add_(counts)
                 totals[i][1].add_(lows)
-    return tuple(Histogram(counts.cpu(), lows.to(torch.int64).cpu()) for counts, lows in totals)
+    return tuple(Histogram.of(counts.cpu(), lows.to(torch.int64).cpu()) for counts, lows in totals)
 
 
 def _histogram(bits_RC: Tensor, *, native: bool) -> tuple[Tensor, Tensor]:

@@ -69,7 +69,7 @@ def _variances(chunks: Chunks) -> Variances:
         for chunk in chunks():
             x = Inputs(chunk)
             nonzero += functions().variance_histogram(x.addresses, x.kind, x.rows * x.columns, counts, lows)
-        return Variances(Histogram(totals[0], totals[1]), nonzero)
+        return Variances(Histogram.of(totals[0], totals[1]), nonzero)
 
     def fields(chunk: Chunk) -> tuple[Tensor, ...]:
         nonlocal nonzero
