@@ -88,30 +88,19 @@ def _near(candidates: Sequence[Path]) -> str:
 
 def _download(model: str, revision: str | None, candidates: Sequence[Path]) -> Path:
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-    )
 
+    # Errors of a network are those of the hub's HTTP library, another one in each major release.
+    patterns = [*_FILES]
     try:
-        patterns = [*_FILES]
-        try:
-            files = HfApi().list_repo_files(model, revision=revision)
-            if not any(f.endswith(".safetensors") for f in files):
-                patterns.append("*.bin")
-        except (OfflineModeIsEnabled, OSError):
-            patterns.append("*.bin")  # offline: whatever the cache holds
+        # model_info, as list_repo_files tries for half a minute where there is no network
+        found = HfApi().model_info(model, revision=revision, timeout=10).siblings or []
+        if not any(f.rfilename.endswith(".safetensors") for f in found):
+            patterns.append("*.bin")
+    except Exception:  # noqa: BLE001
+        patterns.append("*.bin")  # offline: whatever the cache holds
+    try:
         return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
-    except (
-        LocalEntryNotFoundError,
-        HfHubHTTPError,
-        HFValidationError,
-        OfflineModeIsEnabled,
-        OSError,
-        ValueError,
-    ) as e:
+    except Exception as e:  # noqa: BLE001
         raise CheckpointError(
             model,
             "there is neither such a folder nor such a model on the hub or in its cache",

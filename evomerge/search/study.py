@@ -142,7 +142,9 @@ class Study:
         try:
             study._load(document)
             if document is not None:
-                study._refuse_others(document, free)
+                if study._trials:  # without one no run got anywhere, and the experiment may have been mended
+                    study._refuse_others(document, free)
+                study._remember(document)
         except BaseException:
             study.close()
             raise
@@ -150,7 +152,7 @@ class Study:
 
     @property
     def document(self) -> dict[str, Any]:
-        """The experiment that the study was created with."""
+        """The experiment: as the study was created with it; fields that may change, as of the last run."""
         document: dict[str, Any] = self._head["experiment"]
         return document
 
@@ -333,6 +335,15 @@ class Study:
                 "exists with another experiment. Give the new one another name, or restore these fields "
                 f"(study -> now):{listed}",
             )
+
+    def _remember(self, document: Mapping[str, Any]) -> None:
+        """Those who read the study later see the budget and the places of the models as they are now."""
+        now = _plain(document)
+        if now != self.document:
+            head = {**self._head, "experiment": now}
+            with self._storage.guarded():
+                self._storage.set_attribute(self.name, _STUDY, head)
+            self._head = head
 
     def _where(self) -> str:
         return f"study {self.name!r} in {self.url}"

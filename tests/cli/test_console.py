@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from evomerge.cli._console import interval, number, program, short, warn
+from evomerge.cli._console import interval, number, program, short, tell, warn
 
 
 def test_brackets_in_a_text_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
-    warn("models[0]: [/tmp] is no [bold]tag")
-    assert capsys.readouterr().err.strip() == "Warning: models[0]: [/tmp] is no [bold]tag"
+    text = "models[0]: [/tmp] is no [bold]tag"
+    warn(text)
+    tell(text)
+    assert capsys.readouterr().err.splitlines() == [f"Warning: {text}", text]
 
 
 def test_numbers_and_intervals_have_a_dash_where_there_is_none() -> None:

@@ -232,7 +232,7 @@ def test_sqlite_writes_through_to_the_disk_and_does_not_block_readers(tmp_path: 
 
 
 def test_an_experiment_that_differs_is_refused_with_its_fields(storage: str) -> None:
-    opened(storage).close()
+    opened(storage).record(BASELINE)
     other = json.loads(json.dumps(DOCUMENT))
     other["search"] |= {"seed": 8, "trials": 99}
     other["fitness"]["tasks"][1]["task"] = "shell"
@@ -247,7 +247,18 @@ def test_an_experiment_that_differs_is_refused_with_its_fields(storage: str) -> 
         "  - fitness.limit: None -> 5",
     ]
     same = Study.open(storage, "first", document={**DOCUMENT, "workers": 3}, free=("workers",))
-    assert same.document == DOCUMENT
+    # Those who read the study later see what the last run was given.
+    assert same.document == {**DOCUMENT, "workers": 3}
+    assert Study.open(storage, "first").document == same.document
+
+
+def test_a_study_without_a_trial_takes_the_experiment_as_it_was_mended(storage: str) -> None:
+    opened(storage).close()
+    mended = {**DOCUMENT, "fitness": {"tasks": [{"task": "shell"}]}}
+    Study.open(storage, "first", document=mended).record(BASELINE)
+    assert Study.open(storage, "first").document == mended
+    with pytest.raises(StudyError, match="another experiment"):
+        opened(storage)
 
 
 def test_a_field_that_was_removed_or_emptied_is_a_difference(journal: str) -> None:
