@@ -69,7 +69,8 @@ class TensorFiles(Protocol):
 class Checkpoint:
     """One model: ``tensors`` from the headers, ``config`` from config.json, weights on demand.
 
-    ``read`` maps the file into memory and copies nothing; the tensor must not be written to.
+    ``read`` maps the file into memory and copies nothing; the tensor must not be written to. ``path`` is the
+    folder with the side files, ``tokenizer`` the one with the tokenizer's.
     """
 
     def __init__(
@@ -80,12 +81,14 @@ class Checkpoint:
         files: TensorFiles,
         *,
         folders: tuple[Path, ...] = (),
+        tokenizer: Path | None = None,
     ) -> None:
         self.path = path
         self.config = config
         self.tensors: dict[str, TensorInfo] = dict(tensors)
         self.files = files
         self.folders = folders or (path,)
+        self.tokenizer = tokenizer if tokenizer is not None else path
 
     def read(self, name: str) -> Tensor:
         """The tensor ``name``, as a view of the mapped file.

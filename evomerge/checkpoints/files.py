@@ -69,10 +69,12 @@ def read_json(path: Path, hint: str = "") -> dict[str, Any]:
 
 
 def identity(path: Path) -> str:
-    """A digest that tells whether a model folder holds what it held: sizes, and samples of the weights.
+    """A digest that tells whether a model folder (or a recipe) holds what it held: sizes, samples of weights.
 
     Reads at most some megabytes, whatever the size of the model.
     """
+    if path.is_file():  # a recipe that stands for a model
+        return xxhash.xxh3_128(path.read_bytes()).hexdigest()
     adapter = path / "adapter_config.json"
     is_adapter = adapter.is_file() and not (path / "config.json").is_file()
     state = xxhash.xxh3_128((adapter if is_adapter else path / "config.json").read_bytes())

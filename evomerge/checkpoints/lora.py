@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from evomerge.checkpoints.checkpoint import Checkpoint, TensorFiles, TensorInfo
+from evomerge.checkpoints.derived import DerivedFiles
 from evomerge.checkpoints.files import read_json
 from evomerge.errors import CheckpointError
 
@@ -48,26 +50,10 @@ class _Change:
         product = self.factors["B"].float() @ self.factors["A"].float()
         return (product.T if self.transposed else product) * self.scale
 
-
-class _AdaptedFiles:
-    """Reads of the base, with the changes of the adapter applied."""
-
-    def __init__(self, base: TensorFiles, changes: Mapping[str, _Change]) -> None:
-        self._base = base
-        self._changes = changes
-
-    def read(self, name: str) -> Tensor:
-        change = self._changes.get(name)
-        if change is None:
-            return self._base.read(name)
-        weight = self._base.read(name) if change.whole is None else change.whole
-        return weight.float() + change.delta() if change.factors else weight
-
-    def mapped(self, name: str) -> bool:
-        return name not in self._changes and self._base.mapped(name)
-
-    def let_go(self, name: str) -> None:
-        self._base.let_go(name)
+    def applied(self, base: TensorFiles, name: str) -> Tensor:
+        """The changed weight; float32 where something is added to it."""
+        weight = base.read(name) if self.whole is None else self.whole
+        return weight.float() + self.delta() if self.factors else weight
 
 
 def adapted(base: Checkpoint, folder: Path) -> Checkpoint:
@@ -102,7 +88,9 @@ def adapted(base: Checkpoint, folder: Path) -> Checkpoint:
             "Is it for another base?",
         )
     _check_shapes(folder, changes, base.tensors)
-    files = _AdaptedFiles(base.files, changes)
+    files = DerivedFiles(
+        base.files, {name: partial(change.applied, base.files, name) for name, change in changes.items()}
+    )
     return Checkpoint(base.path, base.config, base.tensors, files, folders=(*base.folders, folder))
 
 

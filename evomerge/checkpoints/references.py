@@ -25,6 +25,14 @@ class Reference:
     lora: str | None = None
     lora_revision: str | None = None
 
+    def recipe_file(self, folders: Sequence[Path] = (Path(),)) -> Path | None:
+        """The recipe that stands in for a model, if the reference is one: a YAML file."""
+        path = Path(self.model).expanduser()
+        if path.suffix not in (".yml", ".yaml"):
+            return None
+        files = [path] if path.is_absolute() else [folder / path for folder in folders]
+        return next((file.resolve() for file in files if file.is_file()), None)
+
     def __str__(self) -> str:
         text = f"{self.model}@{self.revision}" if self.revision else self.model
         if self.lora:

@@ -34,16 +34,17 @@ def preflight(experiment: Experiment) -> Preflight:
         UserError: Something does not fit; the experiment file is named.
     """
     from evomerge.engine.device import resolve_device
-    from evomerge.engine.plan import plan
+    from evomerge.engine.inputs import Inputs
     from evomerge.fitness import Evaluator
 
     try:
         resolve_device(experiment.spec.workers.device)
         checkpoints = _opened(experiment)
         space = experiment.space
-        first = plan(space.fill(space.decode(space.start())), checkpoints)
+        inputs = Inputs(checkpoints)
+        first = inputs.plan(space.fill(space.decode(space.start())))
         for baseline in experiment.baselines():
-            plan(baseline.recipe, checkpoints)
+            inputs.plan(baseline.recipe)
         tasks = Evaluator(experiment.fitness, experiment.path.parent).describe()
     except UserError as exception:
         raise exception.within(str(experiment.path)) from None

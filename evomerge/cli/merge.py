@@ -27,6 +27,9 @@ def command(
     shard_size: Annotated[str, typer.Option(help="Most bytes in one weights file, such as 5GB.")] = "5GB",
     device: Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1 ...")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores if not given.")] = None,
+    truncate_embeddings: Annotated[
+        bool, typer.Option(help="Cut embeddings of unequal size to the rows that all models have.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace OUT_DIR if it is not empty.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -51,6 +54,7 @@ def command(
         overwrite=overwrite,
         device=resolve_device(device),
         threads=threads or os.cpu_count() or 1,
+        truncate_embeddings=truncate_embeddings,
         expected_fingerprint=expected.group(1) if expected else None,
     )
     result = merge_to_disk(loaded, checkpoints, out_dir, options)

@@ -3,47 +3,40 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from evomerge.checkpoints.checkpoint import Checkpoint
+from evomerge.checkpoints.files import read_json
 from evomerge.checkpoints.writer import CheckpointWriter
 from evomerge.engine.compute import CHUNK_ELEMENTS, ComputePool, merge_tensor
 from evomerge.engine.fingerprint import combined_fingerprint
-from evomerge.engine.plan import MergePlan, TensorPlan, plan
+from evomerge.engine.inputs import Inputs
+from evomerge.engine.plan import MergePlan, TensorPlan
 from evomerge.engine.statistics import Statistics
 from evomerge.errors import CandidateError, CheckpointError, OutputError
 from evomerge.recipe import Recipe, dump_recipe
+from evomerge.tokenizers.vocabulary import tokenizer_files
 
 __all__ = ["MergeOptions", "MergeResult", "merge_to_disk"]
 
-from dataclasses import dataclass
-
 _SIDE_FILES = (
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.*",
-    "merges.txt",
-    "*.tiktoken",
-    "sentencepiece*",
-    "spiece.model",
     "generation_config.json",
-    "chat_template*",
     "preprocessor_config.json",
     "processor_config.json",
     "video_preprocessor_config.json",
     "image_processor*.json",
 )
-"""What of the donor's folder belongs to the model besides weights and configuration."""
+"""What of the donor's folder belongs to the model besides weights, configuration and tokenizer."""
 
 
 @dataclass(frozen=True)
 class MergeOptions:
-    """How a merge is carried out; none of it changes a bit of the weights."""
+    """How a merge is carried out; but for ``truncate_embeddings`` none of it changes a bit of the weights."""
 
     shard_bytes: int = 5 * 10**9
     overwrite: bool = False
@@ -51,6 +44,7 @@ class MergeOptions:
     threads: int = 1
     chunk_elements: int = CHUNK_ELEMENTS
     expected_fingerprint: str | None = None
+    truncate_embeddings: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,12 +70,13 @@ def merge_to_disk(
         RecipeError, CheckpointError: The recipe or a model is wrong.
         OutputError: The folder cannot be written, or the weights are not those that were scored.
     """
-    merge_plan = plan(recipe, checkpoints)
+    inputs = Inputs(checkpoints, truncate_embeddings=options.truncate_embeddings)
+    merge_plan = inputs.plan(recipe)
     infos = {t.name: t.info for t in merge_plan.tensors}
     with CheckpointWriter(
         path, infos, shard_bytes=options.shard_bytes, overwrite=options.overwrite
     ) as writer:
-        fingerprint = _write_weights(merge_plan, checkpoints, writer, options)
+        fingerprint = _write_weights(merge_plan, writer, options)
         expected = options.expected_fingerprint
         if expected is not None and fingerprint != expected:
             raise OutputError(
@@ -94,19 +89,18 @@ def merge_to_disk(
             "evomerge_recipe.yml", dump_recipe(recipe, comments=[f"evomerge-fingerprint: {fingerprint}"])
         )
         writer.write_text("README.md", _card(recipe, checkpoints, merge_plan, fingerprint))
-        for file in _side_files(checkpoints[merge_plan.donor].path):
-            writer.copy(file)
+        _write_side_files(merge_plan, writer)
         writer.commit()
     return MergeResult(fingerprint, len(infos), merge_plan.bytes, merge_plan.warnings)
 
 
 def _write_weights(
     merge_plan: MergePlan,
-    checkpoints: Mapping[str, Checkpoint],
     writer: CheckpointWriter,
     options: MergeOptions,
 ) -> str:
     device = torch.device(options.device)
+    checkpoints = merge_plan.checkpoints
     pool = ComputePool(options.threads)
 
     def read(model: str, name: str) -> Tensor:
@@ -138,9 +132,15 @@ def _write_weights(
     return combined_fingerprint(merge_plan.tensors, dict(zip(names, digests, strict=True)))
 
 
-def _side_files(folder: Path) -> Sequence[Path]:
+def _write_side_files(merge_plan: MergePlan, writer: CheckpointWriter) -> None:
+    folder = merge_plan.checkpoints[merge_plan.donor].path
     found = {file.name: file for pattern in _SIDE_FILES for file in folder.glob(pattern) if file.is_file()}
-    return [found[name] for name in sorted(found)]
+    for file in (*(found[name] for name in sorted(found)), *tokenizer_files(merge_plan.tokenizer.path)):
+        if file.name == "generation_config.json" and merge_plan.renumber is not None:
+            generation = merge_plan.renumber.applied(read_json(file))
+            writer.write_text(file.name, json.dumps(generation, indent=2) + "\n")
+        else:
+            writer.copy(file)
 
 
 def _card(

@@ -6,7 +6,6 @@ import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from evomerge.engine.plan import MergePlan
 from evomerge.errors import CheckpointError
 
-__all__ = ["LiveModel", "load_tokenizer"]
+__all__ = ["LiveModel"]
 
 
 class LiveModel:
@@ -63,22 +62,6 @@ class LiveModel:
         """The parameter or buffer called ``name``, as rows: (R, C), sharing its memory."""
         data = self._places[name].data
         return data.view(1, -1) if data.dim() < 2 else data.view(-1, data.shape[-1])
-
-
-def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a model folder.
-
-    Raises:
-        CheckpointError: There is none, or it cannot be read.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        with _quiet():
-            return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, json.JSONDecodeError) as exception:
-        first = str(exception).splitlines()[0] if str(exception) else type(exception).__name__
-        raise CheckpointError(str(folder), f"its tokenizer cannot be loaded ({first})") from None
 
 
 def _build(config: Mapping[str, Any], dtype: torch.dtype, device: torch.device) -> nn.Module:

@@ -11,11 +11,14 @@ from torch import Tensor, nn
 from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.engine.compute import CHUNK_ELEMENTS, ComputePool, merge_tensor
 from evomerge.engine.fingerprint import combined_fingerprint
-from evomerge.engine.live_model import LiveModel, load_tokenizer
-from evomerge.engine.plan import MergePlan, TensorPlan, plan
+from evomerge.engine.inputs import Inputs
+from evomerge.engine.live_model import LiveModel
+from evomerge.engine.plan import MergePlan, TensorPlan
 from evomerge.engine.statistics import Statistics
+from evomerge.engine.vocabulary import TokenizerFolder
 from evomerge.errors import CandidateError, CheckpointError, FailureKind
 from evomerge.recipe import Recipe
+from evomerge.tokenizers.vocabulary import load_tokenizer
 
 __all__ = ["Materializer"]
 
@@ -39,7 +42,7 @@ class Materializer:
         threads: int = 1,
         chunk_elements: int = CHUNK_ELEMENTS,
     ) -> None:
-        self.checkpoints = dict(checkpoints)
+        self._inputs = Inputs(checkpoints)
         self.device = torch.device(device)
         self.compute_dtype = compute_dtype
         self.statistics = Statistics()
@@ -47,8 +50,9 @@ class Materializer:
         self._pool = ComputePool(threads)
         self._resident: dict[tuple[str, str], Tensor] = {}
         self._live: LiveModel | None = None
-        self._tokenizers: dict[str, Any] = {}
-        self._donor: str | None = None
+        self._known: dict[str, Checkpoint] = {}
+        self._plan: MergePlan | None = None
+        self._tokenizer: tuple[TokenizerFolder, Any] | None = None
 
     @property
     def model(self) -> nn.Module:
@@ -60,15 +64,16 @@ class Materializer:
     @property
     def tokenizer(self) -> Any:
         """The tokenizer of the last recipe loaded."""
-        if self._donor is None:
+        if self._plan is None:
             raise RuntimeError("nothing has been loaded yet")
-        if self._donor not in self._tokenizers:
-            self._tokenizers[self._donor] = load_tokenizer(self.checkpoints[self._donor].path)
-        return self._tokenizers[self._donor]
+        folder = self._plan.tokenizer
+        if self._tokenizer is None or self._tokenizer[0].path != folder.path:
+            self._tokenizer = folder, load_tokenizer(folder.path)
+        return self._tokenizer[1]
 
     def plan(self, recipe: Recipe) -> MergePlan:
         """The plan of ``recipe`` over the sources; raises what ``plan`` raises."""
-        return plan(recipe, self.checkpoints)
+        return self._inputs.plan(recipe)
 
     @torch.no_grad()
     def load(self, recipe: Recipe) -> str:
@@ -82,6 +87,8 @@ class Materializer:
             RecipeError, CheckpointError: The recipe does not fit the models.
         """
         merge_plan = self.plan(recipe)
+        self._forget_changed(merge_plan)
+        self._plan = merge_plan
         live = self._live_model(merge_plan)
 
         def fill(tensor: TensorPlan) -> str:
@@ -98,7 +105,6 @@ class Materializer:
             digests = self._pool.map(fill, merge_plan.tensors)
         except torch.OutOfMemoryError as exception:
             raise CandidateError(FailureKind.OUT_OF_MEMORY, f"while merging: {exception}") from None
-        self._donor = merge_plan.donor
         names = [t.name for t in merge_plan.tensors]
         return combined_fingerprint(merge_plan.tensors, dict(zip(names, digests, strict=True)))
 
@@ -119,12 +125,24 @@ class Materializer:
         self._live = live
         return live
 
+    def _forget_changed(self, merge_plan: MergePlan) -> None:
+        """Drops what is known of inputs that are others now: another stage, another vocabulary."""
+        for model, checkpoint in merge_plan.checkpoints.items():
+            known = self._known.get(model)
+            if known is checkpoint:
+                continue
+            self._known[model] = checkpoint
+            if known is not None:
+                self.statistics.forget(model)
+                self._resident = {key: t for key, t in self._resident.items() if key[0] != model}
+
     def _read(self, model: str, name: str) -> Tensor:
-        if self.device.type == "cpu" and self.checkpoints[model].mapped(name):
-            return self.checkpoints[model].read(name)
+        checkpoint = self._known[model]
+        if self.device.type == "cpu" and checkpoint.mapped(name):
+            return checkpoint.read(name)
         key = (model, name)
         if key not in self._resident:
-            self._resident[key] = self.checkpoints[model].read(name).to(self.device)
+            self._resident[key] = checkpoint.read(name).to(self.device)
         return self._resident[key]
 
 

@@ -14,11 +14,13 @@ import torch
 
 from evomerge.checkpoints.checkpoint import Checkpoint, TensorInfo, dtype_name
 from evomerge.engine.layers import LAYER_COUNT_KEYS, comes_before_layers, find_stacks, layer_count
+from evomerge.engine.parts import Part, find_parts, part_of
+from evomerge.engine.vocabulary import Alignment, Renumbering, TokenizerFolder, aligned
 from evomerge.errors import CheckpointError, RecipeError, did_you_mean
 from evomerge.methods import Base, Parameter, get_method, methods
 from evomerge.recipe import Parameters, Recipe, Slice, Source, filters_of, lookup
 
-__all__ = ["Input", "MergePlan", "TensorPlan", "plan"]
+__all__ = ["Input", "MergePlan", "TensorPlan", "donor_of", "plan", "planned"]
 
 _DTYPES = {
     "float16": torch.float16,
@@ -61,11 +63,18 @@ class TensorPlan:
 
 @dataclass(frozen=True)
 class MergePlan:
-    """All output tensors, the configuration of the output, and which model gives tokenizer and side files."""
+    """All output tensors, what they are read from, the configuration of the output, and its tokenizer.
+
+    ``checkpoints`` are what ``Input.model`` names: the models of the recipe, or views of them. ``donor``
+    gives the side files; ``renumber`` says where its token ids have gone, if they have.
+    """
 
     tensors: tuple[TensorPlan, ...]
     config: Mapping[str, Any]
     donor: str
+    checkpoints: Mapping[str, Checkpoint]
+    tokenizer: TokenizerFolder
+    renumber: Renumbering | None = None
     warnings: tuple[str, ...] = ()
 
     @property
@@ -75,19 +84,31 @@ class MergePlan:
 
 
 def plan(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> MergePlan:
-    """The plan of ``recipe`` over ``checkpoints`` (by reference); a pure function of the two.
+    """The plan of ``recipe`` over ``checkpoints`` (by reference), in which stages are checkpoints already.
 
     Raises:
         RecipeError: An unknown method or parameter, a value out of bounds, layers that do not exist.
         CheckpointError: Models that do not fit together; every offending tensor is listed.
     """
-    return _Planner(recipe, checkpoints).plan()
+    alignment = aligned(recipe, checkpoints, donor_of(recipe))
+    return planned(recipe, alignment)
+
+
+def planned(recipe: Recipe, alignment: Alignment) -> MergePlan:
+    """The plan of ``recipe`` over checkpoints of one vocabulary; a pure function of headers."""
+    return _Planner(recipe, alignment).plan()
+
+
+def donor_of(recipe: Recipe) -> str:
+    """The model that gives configuration, tokenizer and side files."""
+    return recipe.base_model if recipe.base_model is not None else recipe.merged()[0]
 
 
 @dataclass(frozen=True)
 class _Segment:
     """A run of output layers, what they are merged from, and the scopes of their parameters."""
 
+    part: Part
     sources: tuple[Source, ...]
     base: str | None
     scopes: tuple[Parameters, ...]
@@ -107,65 +128,84 @@ class _Slot:
 
 
 class _Planner:
-    def __init__(self, recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> None:
-        for part in ("modules", "tokenizer", "tokenizer_source", "chat_template"):
-            if getattr(recipe, part) is not None:
-                raise RecipeError(part, "is not supported yet")
+    def __init__(self, recipe: Recipe, alignment: Alignment) -> None:
         self.recipe = recipe
-        self.checkpoints = checkpoints
+        self.alignment = alignment
+        self.checkpoints = checkpoints = alignment.checkpoints
         self.method = get_method(recipe.merge_method)
-        self.models = recipe.references()
-        self.donor = recipe.base_model if recipe.base_model is not None else self.models[0]
+        self.models = recipe.merged()
+        self.donor = donor_of(recipe)
         self.dtype = _dtype(recipe)
+        self.parts = find_parts(recipe, checkpoints[self.donor].tensors)
         self.stacks = {m: find_stacks(checkpoints[m].tensors, checkpoints[m].config) for m in self.models}
-        self.warnings: list[str] = []
+        self.warnings: list[str] = list(alignment.warnings)
 
     def plan(self) -> MergePlan:
         self._check_parameters()
-        segments = self._segments()
+        segments = {part: self._segments(part) for part in self.parts}
         slots = list(self._slots(segments))
         self._check_inputs(slots)
         self._check_extra(slots)
         self._check_filters(slots)
         tensors = tuple(self._tensor(slot) for slot in slots)
-        return MergePlan(tensors, self._config(segments), self.donor, tuple(self.warnings))
+        return MergePlan(
+            tensors,
+            self._config(segments),
+            self.donor,
+            self.checkpoints,
+            self.alignment.tokenizer,
+            self.alignment.renumber,
+            tuple(self.warnings),
+        )
 
     # ----------------------------------------------------------------- layers
 
-    def _segments(self) -> tuple[_Segment, ...]:
-        if self.recipe.models is not None:
-            merged = self._merged_models()
-            depths = {m: self.stacks[m].depth for m in merged}
+    def _main(self, part: Part, model: str) -> str | None:
+        """The stack of ``model`` that slices of ``part`` speak of: its main one, or the deepest in the part."""
+        stacks = self.stacks[model]
+        inside = [p for p in stacks.depths if part_of(p, self.parts) == part]
+        if stacks.main in inside:
+            return stacks.main
+        return max(inside, key=lambda p: stacks.depths[p], default=None)
+
+    def _depth(self, part: Part, model: str) -> int:
+        main = self._main(part, model)
+        return self.stacks[model].depths[main] if main is not None else 0
+
+    def _segments(self, part: Part) -> tuple[_Segment, ...]:
+        base, scopes = self.recipe.base_model, (*part.scopes, self.recipe.parameters)
+        if part.models is not None:
+            depths = {m: self._depth(part, m) for m in self._merged_models(part)}
             if len(set(depths.values())) > 1:
                 each = ", ".join(f"{m} has {n}" for m, n in depths.items())
                 raise CheckpointError("models", f"the models differ in their number of layers: {each}")
-            depth = self.stacks[self.donor].depth
-            return (
-                _Segment(self.recipe.models, self.recipe.base_model, (self.recipe.parameters,), 0, depth),
-            )
+            depth = next(iter(depths.values()))
+            return (_Segment(part, part.models, base, scopes, 0, depth),)
         segments: list[_Segment] = []
-        for i, slice_ in enumerate(self.recipe.slices or ()):
-            base = slice_.base_model if slice_.base_model is not None else self.recipe.base_model
-            scopes = (slice_.parameters, self.recipe.parameters)
+        for i, slice_ in enumerate(part.slices or ()):
+            own_base = slice_.base_model if slice_.base_model is not None else base
             first = segments[-1].first + segments[-1].layers if segments else 0
-            segments.append(_Segment(slice_.sources, base, scopes, first, self._slice_layers(i, slice_)))
+            layers = self._slice_layers(part, i, slice_)
+            segments.append(
+                _Segment(part, slice_.sources, own_base, (slice_.parameters, *scopes), first, layers)
+            )
         return tuple(segments)
 
-    def _merged_models(self) -> tuple[str, ...]:
+    def _merged_models(self, part: Part) -> tuple[str, ...]:
         """The models whose weights take part; for some methods the base only gives its configuration."""
-        listed = [s.model for s in self.recipe.models or ()]
+        listed = [s.model for s in part.models or ()]
         if self.method.base is Base.NONE or self.recipe.base_model is None:
             return tuple(dict.fromkeys(listed))
         return tuple(dict.fromkeys([self.recipe.base_model, *listed]))
 
-    def _slice_layers(self, i: int, slice_: Slice) -> int:
+    def _slice_layers(self, part: Part, i: int, slice_: Slice) -> int:
         layers = 0
         for source in slice_.sources:
-            depth = self.stacks[source.model].depth
+            depth = self._depth(part, source.model)
             first, end = _range(source, depth)
             if end > depth:
                 raise RecipeError(
-                    f"slices[{i}]",
+                    f"{part.place}slices[{i}]",
                     f"layer_range [{first}, {end}] goes beyond the {depth} layers of {source.model!r}",
                 )
             layers = end - first
@@ -173,22 +213,23 @@ class _Planner:
 
     # ----------------------------------------------------------------- which tensors
 
-    def _slots(self, segments: Sequence[_Segment]) -> Iterator[_Slot]:
+    def _slots(self, segments: Mapping[Part, Sequence[_Segment]]) -> Iterator[_Slot]:
         """Every output tensor; the layers of a sliced stack in their new order, in place of the first."""
         stacks = self.stacks[self.donor]
-        sliced = self.recipe.models is None
-        layers_done = False
+        done: list[Part] = []
         for name in self.checkpoints[self.donor].tensors:
             place = stacks.place(name)
+            part = part_of(name, self.parts)
             if self._is_left_out(name):
                 continue
-            if place is not None and sliced and place.prefix == stacks.main:
-                if not layers_done:
-                    for segment in segments:
+            if place is not None and part.slices is not None and place.prefix == self._main(part, self.donor):
+                if part not in done:
+                    for segment in segments[part]:
                         yield from self._layer_slots(segment)
-                layers_done = True
+                done.append(part)
                 continue
-            segment = segments[0] if place is not None or comes_before_layers(name) else segments[-1]
+            first = place is not None or comes_before_layers(name)
+            segment = segments[part][0 if first else -1]
             depth = stacks.depths[place.prefix] if place is not None else 0
             position = 0.0 if place is None else _position(place.index, depth)
             sources = tuple(Input(s.model, name) for s in segment.sources)
@@ -197,23 +238,24 @@ class _Planner:
     def _layer_slots(self, segment: _Segment) -> Iterator[_Slot]:
         """The tensors of each layer of one slice: layer k is layer ``start + k`` of each source."""
         lead = segment.sources[0]
-        prefix = self.stacks[self.donor].main
+        mains = {m: self._main(segment.part, m) for m in self.models}
+        prefix = mains[self.donor]
         for k in range(segment.layers):
             for name in self.checkpoints[lead.model].tensors:
                 place = self.stacks[lead.model].place(name)
-                if place is None or place.prefix != self.stacks[lead.model].main:
+                if place is None or place.prefix != mains[lead.model]:
                     continue
                 if place.index != _range(lead, 0)[0] + k:
                     continue
                 sources = tuple(
-                    Input(s.model, f"{self.stacks[s.model].main}{_range(s, 0)[0] + k}{place.suffix}")
+                    Input(s.model, f"{mains[s.model]}{_range(s, 0)[0] + k}{place.suffix}")
                     for s in segment.sources
                 )
                 base = None
                 if segment.base is not None:
                     at = next((s for s in segment.sources if s.model == segment.base), lead)
                     layer = _range(at, 0)[0] + k
-                    base = Input(segment.base, f"{self.stacks[segment.base].main}{layer}{place.suffix}")
+                    base = Input(segment.base, f"{mains[segment.base]}{layer}{place.suffix}")
                 output = f"{prefix}{segment.first + k}{place.suffix}"
                 yield _Slot(output, segment, _position(k, segment.layers), sources, base)
 
@@ -350,14 +392,14 @@ class _Planner:
 
     def _check_extra(self, slots: Sequence[_Slot]) -> None:
         """A model with tensors that the others lack is another architecture; sliced models may be deeper."""
-        if self.recipe.models is None:
-            return
         used = {slot.name for slot in slots}
         extra = [
             f"{name} in {model}"
-            for model in self._merged_models()
+            for part in self.parts
+            for model in self._merged_models(part)
+            if part.models is not None
             for name in self.checkpoints[model].tensors
-            if name not in used and not self._is_left_out(name)
+            if name not in used and part_of(name, self.parts) == part and not self._is_left_out(name)
         ]
         if extra:
             raise CheckpointError(
@@ -377,7 +419,7 @@ class _Planner:
 
     # ----------------------------------------------------------------- configuration
 
-    def _config(self, segments: Sequence[_Segment]) -> dict[str, Any]:
+    def _config(self, segments: Mapping[Part, Sequence[_Segment]]) -> dict[str, Any]:
         config = copy.deepcopy(self.checkpoints[self.donor].config)
         if self.dtype is not None:
             for part in (config, *(v for v in config.values() if isinstance(v, dict))):
@@ -386,9 +428,37 @@ class _Planner:
                         part[key] = dtype_name(self.dtype)
             if "dtype" not in config and "torch_dtype" not in config:
                 config["dtype"] = dtype_name(self.dtype)
-        if self.recipe.models is None:
-            self._resize(config, segments)
+        for part in self.parts:
+            if part.slices is None:
+                continue
+            if self._main(part, self.donor) == self.stacks[self.donor].main:
+                self._resize(config, segments[part])
+            else:
+                self._resize_module(config, part, segments[part])
         return config
+
+    def _resize_module(self, config: dict[str, Any], part: Part, segments: Sequence[_Segment]) -> None:
+        """The layer count of a module besides the main one, in the section of the configuration it has."""
+        old, new = self._depth(part, self.donor), sum(s.layers for s in segments)
+        if old == new:
+            return
+        counts = [
+            (section, key)
+            for section in (
+                config,
+                *(v for k, v in config.items() if isinstance(v, dict) and k != "text_config"),
+            )
+            for key, value in section.items()
+            if key in (*LAYER_COUNT_KEYS, "depth", "encoder_layers") and value == old
+        ]
+        if len(counts) != 1:
+            raise RecipeError(
+                f"{part.place}slices",
+                f"the number of layers changes from {old} to {new}, and config.json does not say where that is",
+                "Keep the number of layers of this module.",
+            )
+        section, key = counts[0]
+        section[key] = new
 
     def _resize(self, config: dict[str, Any], segments: Sequence[_Segment]) -> None:
         """The layer count, and every list with one entry per layer, for the new run of layers."""
@@ -439,13 +509,22 @@ def _position(index: int, layers: int) -> float:
 
 
 def _scopes(recipe: Recipe) -> Iterator[tuple[str, Parameters]]:
-    for i, source in enumerate(recipe.models or ()):
-        yield f"models[{i}].parameters", source.parameters
-    for i, slice_ in enumerate(recipe.slices or ()):
-        for j, source in enumerate(slice_.sources):
-            yield f"slices[{i}].sources[{j}].parameters", source.parameters
-        yield f"slices[{i}].parameters", slice_.parameters
+    yield from _scopes_of("", recipe.models, recipe.slices)
+    for name, module in (recipe.modules or {}).items():
+        yield from _scopes_of(f"modules.{name}.", module.models, module.slices)
+        yield f"modules.{name}.parameters", module.parameters
     yield "parameters", recipe.parameters
+
+
+def _scopes_of(
+    place: str, models: Sequence[Source] | None, slices: Sequence[Slice] | None
+) -> Iterator[tuple[str, Parameters]]:
+    for i, source in enumerate(models or ()):
+        yield f"{place}models[{i}].parameters", source.parameters
+    for i, slice_ in enumerate(slices or ()):
+        for j, source in enumerate(slice_.sources):
+            yield f"{place}slices[{i}].sources[{j}].parameters", source.parameters
+        yield f"{place}slices[{i}].parameters", slice_.parameters
 
 
 def _listing(what: str, items: Sequence[str]) -> str:

@@ -8,23 +8,34 @@ from pathlib import Path
 from evomerge.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from evomerge.checkpoints.files import identity
 from evomerge.checkpoints.lora import adapted
-from evomerge.checkpoints.references import locate, parse_reference
+from evomerge.checkpoints.references import Reference, locate, parse_reference
+from evomerge.engine.inputs import Inputs
+from evomerge.engine.stages import staged
+from evomerge.errors import RecipeError, UserError
+from evomerge.recipe import load_recipe
 
 __all__ = ["identities", "open_sources"]
 
 
-def open_sources(references: Mapping[str, str], folders: Sequence[Path] = (Path(),)) -> dict[str, Checkpoint]:
+def open_sources(
+    references: Mapping[str, str],
+    folders: Sequence[Path] = (Path(),),
+    *,
+    within: tuple[Path, ...] = (),
+) -> dict[str, Checkpoint]:
     """The models that ``references`` stand for, by the names that recipes use; reads headers only.
 
-    Relative paths are looked up below ``folders``, in their order.
+    Relative paths are looked up below ``folders``, in their order. A reference to a recipe (``other.yml``) is
+    the merge that it describes, made when it is read. ``within`` are the recipes that are being opened.
 
     Raises:
         CheckpointError: A model does not exist, or a file of it is missing or damaged.
+        RecipeError: A recipe that is named as a model is wrong, or is made from itself.
     """
     checkpoints: dict[str, Checkpoint] = {}
     for name, text in references.items():
         reference = parse_reference(text)
-        checkpoint = open_checkpoint(locate(reference.model, reference.revision, folders))
+        checkpoint = _opened(reference, folders, within)
         if reference.lora is not None:
             checkpoint = adapted(checkpoint, locate(reference.lora, reference.lora_revision, folders))
         checkpoints[name] = checkpoint
@@ -37,3 +48,20 @@ def identities(checkpoints: Mapping[str, Checkpoint]) -> dict[str, str]:
         name: "+".join(identity(folder) for folder in checkpoint.folders)
         for name, checkpoint in checkpoints.items()
     }
+
+
+def _opened(reference: Reference, folders: Sequence[Path], within: tuple[Path, ...]) -> Checkpoint:
+    file = reference.recipe_file(folders)
+    if file is None:
+        return open_checkpoint(locate(reference.model, reference.revision, folders))
+    if file in within:
+        circle = " -> ".join(str(f) for f in (*within, file))
+        raise RecipeError(str(file), f"is made from itself: {circle}")
+    recipe = load_recipe(file)
+    try:
+        sources = open_sources(
+            {r: r for r in recipe.references()}, (file.parent, *folders), within=(*within, file)
+        )
+        return staged(Inputs(sources).plan(recipe), file)
+    except UserError as exception:
+        raise exception.within(str(file)) from None

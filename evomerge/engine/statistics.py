@@ -35,6 +35,13 @@ class Statistics:
         with self._lock:
             return self._values.setdefault(key, value)
 
+    def forget(self, model: str) -> None:
+        """Forgets what was measured on tensors of ``model``."""
+        with self._lock:
+            gone = [key for key in self._values if any(part.model == model for part in key[1])]
+            for key in gone:
+                del self._values[key]
+
     def clear(self) -> None:
         """Forgets everything; it is measured again when needed."""
         with self._lock:

@@ -1,7 +1,15 @@
 """What to merge: recipes, and recipes with holes. Knows neither torch nor files of weights."""
 
-from evomerge.recipe.files import dump_recipe, load_recipe, parse, parse_recipe, parse_yaml, read_yaml
-from evomerge.recipe.model import Module, Recipe, Slice, Source
+from evomerge.recipe.files import (
+    dump_recipe,
+    load_recipe,
+    parse,
+    parse_recipe,
+    parse_yaml,
+    read_recipe,
+    read_yaml,
+)
+from evomerge.recipe.model import Module, Recipe, Slice, Source, TokenizerSpec, TokenRule, TokenSource
 from evomerge.recipe.space import Dimension, SearchSpace, Value, Values
 from evomerge.recipe.values import Parameters, Scalar, Setting, filters_of, lookup
 
@@ -15,6 +23,9 @@ __all__ = [
     "Setting",
     "Slice",
     "Source",
+    "TokenRule",
+    "TokenSource",
+    "TokenizerSpec",
     "Value",
     "Values",
     "dump_recipe",
@@ -24,5 +35,6 @@ __all__ = [
     "parse",
     "parse_recipe",
     "parse_yaml",
+    "read_recipe",
     "read_yaml",
 ]

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from evomerge.errors import OutputError, RecipeError, UserError, did_you_mean
 from evomerge.recipe.model import Recipe
 
-__all__ = ["dump_recipe", "load_recipe", "parse", "parse_recipe", "read_yaml"]
+__all__ = ["dump_recipe", "load_recipe", "parse", "parse_recipe", "read_recipe", "read_yaml"]
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -48,24 +48,58 @@ def read_yaml(path: Path, error: type[UserError] = RecipeError) -> dict[str, Any
     Raises:
         UserError: of type ``error``: the file cannot be read, is no YAML, or holds no mapping.
     """
+    return parse_yaml(_text(path, error), str(path), error)
+
+
+def read_recipe(path: Path, error: type[UserError] = RecipeError) -> dict[str, Any]:
+    """The recipe in the YAML file ``path``; of several documents, the others become its ``stages``.
+
+    The main one is the document without a name, or else the last.
+
+    Raises:
+        UserError: of type ``error``: the file cannot be read, is no YAML, or more than one has no name.
+    """
+    documents = _documents(_text(path, error), str(path), error)
+    if len(documents) == 1:
+        return documents[0]
+    unnamed = [d for d in documents if d.get("name") is None]
+    if len(unnamed) > 1:
+        raise error(
+            str(path),
+            f"{len(unnamed)} of {len(documents)} documents have no name",
+            "Name all but the last, so that others can use them as models.",
+        )
+    main = unnamed[0] if unnamed else documents[-1]
+    if "stages" in main:
+        raise error(str(path), "a file with several documents has no field 'stages': they are the stages")
+    return {**main, "stages": [d for d in documents if d is not main]}
+
+
+def parse_yaml(text: str, where: str, error: type[UserError] = RecipeError) -> dict[str, Any]:
+    """The mapping in the YAML ``text``; ``where`` names it in errors."""
+    documents = _documents(text, where, error)
+    if len(documents) > 1:
+        raise error(where, f"expected one YAML document, got {len(documents)}")
+    return documents[0]
+
+
+def _text(path: Path, error: type[UserError]) -> str:
     try:
         if path.stat().st_size > MAX_YAML_BYTES:
             raise error(
                 str(path), f"the file is larger than {MAX_YAML_BYTES // 2**20} MiB, which is no recipe"
             )
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         near = did_you_mean(path.name, (p.name for p in sorted(path.parent.glob("*.y*ml"))))
         raise error(str(path), "there is no such file", near) from None
     except (OSError, UnicodeDecodeError) as exception:
         raise error(str(path), f"cannot be read ({exception})") from None
-    return parse_yaml(text, str(path), error)
 
 
-def parse_yaml(text: str, where: str, error: type[UserError] = RecipeError) -> dict[str, Any]:
-    """The mapping in the YAML ``text``; ``where`` names it in errors."""
+def _documents(text: str, where: str, error: type[UserError]) -> list[dict[str, Any]]:
     try:
-        document = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+        documents = list(yaml.load_all(text, Loader=_UniqueKeyLoader))
     except yaml.YAMLError as exception:
         mark = getattr(exception, "problem_mark", None)
         place = f"line {mark.line + 1}: " if mark is not None else ""
@@ -77,11 +111,14 @@ def parse_yaml(text: str, where: str, error: type[UserError] = RecipeError) -> d
         OverflowError,
     ) as exception:  # bad dates, endless nesting, huge numbers
         raise error(where, f"not valid YAML ({type(exception).__name__})") from None
-    if not isinstance(document, dict):
-        raise error(where, f"expected a mapping of fields at the top, got {type(document).__name__}")
-    if _count_nodes(document) > MAX_YAML_NODES:
+    # An empty document is what a stray '---' leaves behind.
+    documents = [d for d in documents if d is not None] if len(documents) > 1 else documents
+    for document in documents or [None]:
+        if not isinstance(document, dict):
+            raise error(where, f"expected a mapping of fields at the top, got {type(document).__name__}")
+    if _count_nodes(documents) > MAX_YAML_NODES:
         raise error(where, f"expands to more than {MAX_YAML_NODES} values", "Remove the repeated aliases.")
-    return document
+    return documents
 
 
 def parse(model: type[_Model], document: Mapping[str, Any], error: type[UserError] = RecipeError) -> _Model:
@@ -117,7 +154,7 @@ def load_recipe(path: Path) -> Recipe:
     Raises:
         RecipeError: naming the file and each wrong field.
     """
-    document = read_yaml(path)
+    document = read_recipe(path)
     try:
         return parse_recipe(document)
     except UserError as exception:
@@ -131,7 +168,9 @@ def dump_recipe(recipe: Recipe, path: Path | None = None, comments: Iterable[str
         OutputError: ``path`` cannot be written.
     """
     head = "".join(f"# {line}\n" for line in comments)
-    text = head + yaml.safe_dump(recipe.document(), sort_keys=False, allow_unicode=True)
+    documents = [stage.document() for stage in recipe.stages]
+    documents.append({k: v for k, v in recipe.document().items() if k != "stages"})
+    text = head + yaml.safe_dump_all(documents, sort_keys=False, allow_unicode=True)
     if path is not None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

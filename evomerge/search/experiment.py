@@ -21,7 +21,7 @@ from pydantic import (
 from evomerge.checkpoints.references import Reference, locate, parse_reference
 from evomerge.errors import CheckpointError, ExperimentError, RecipeError, UserError, did_you_mean
 from evomerge.fitness.spec import FitnessSpec
-from evomerge.recipe import Recipe, SearchSpace, parse, read_yaml
+from evomerge.recipe import Recipe, SearchSpace, parse, read_recipe, read_yaml
 from evomerge.search.baselines import Baseline, baselines, starts
 from evomerge.search.samplers import SAMPLERS, SamplerSettings
 
@@ -284,7 +284,7 @@ def _space_document(spec: ExperimentSpec, path: Path) -> dict[str, Any]:
     for folder in folders:
         for candidate in (folder / name, folder / f"{name}.yml"):
             if candidate.is_file():
-                return read_yaml(candidate)
+                return read_recipe(candidate)
     known = sorted(p.stem for p in data_folder("search_spaces").glob("*.yml"))
     raise ExperimentError("space", f"there is no file {name!r}", did_you_mean(Path(name).stem, known))
 
@@ -339,7 +339,8 @@ def _references(space: SearchSpace, models: Mapping[str, str], folders: Sequence
 
 def _absolute(reference: Reference, folders: Sequence[Path]) -> str:
     """The reference with absolute paths for local folders; hub ids stay, and are looked up when opened."""
-    model = _place(reference.model, folders)
+    recipe = reference.recipe_file(folders)
+    model = str(recipe) if recipe is not None else _place(reference.model, folders)
     lora = None if reference.lora is None else _place(reference.lora, folders)
     return str(Reference(model, reference.revision, lora, reference.lora_revision))
 

@@ -1,0 +1,33 @@
+"""Tensors over other tensors: some are computed when they are read, the rest passes through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+from evomerge.checkpoints.checkpoint import TensorFiles
+
+__all__ = ["DerivedFiles"]
+
+
+class DerivedFiles:
+    """Reads of ``base``, but for the tensors in ``made``, each of which a function makes."""
+
+    def __init__(self, base: TensorFiles, made: Mapping[str, Callable[[], Tensor]]) -> None:
+        self._base = base
+        self._made = dict(made)
+
+    def read(self, name: str) -> Tensor:
+        """The tensor, made or read."""
+        make = self._made.get(name)
+        return self._base.read(name) if make is None else make()
+
+    def mapped(self, name: str) -> bool:
+        """Whether reading it costs nothing: what is made does cost."""
+        return name not in self._made and self._base.mapped(name)
+
+    def let_go(self, name: str) -> None:
+        """It is not needed for now."""
+        if name not in self._made:
+            self._base.let_go(name)

@@ -1,0 +1,94 @@
+"""What recipes are merged from: open models, the stages of a recipe, vocabularies brought to one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from evomerge.checkpoints.checkpoint import Checkpoint
+from evomerge.engine.plan import MergePlan, donor_of, planned
+from evomerge.engine.stages import staged
+from evomerge.engine.vocabulary import Alignment, aligned, truncated, vocabulary_warnings
+from evomerge.recipe import Recipe
+
+__all__ = ["Inputs"]
+
+
+class Inputs:
+    """Plans recipes over ``checkpoints`` (by the names that recipes use).
+
+    Stages and vocabularies that did not change since the last recipe are kept, so that what was measured on
+    them stays valid: a plan whose checkpoint is the same object reads the same weights.
+    """
+
+    def __init__(self, checkpoints: Mapping[str, Checkpoint], *, truncate_embeddings: bool = False) -> None:
+        self.checkpoints = dict(checkpoints)
+        self._truncate = truncate_embeddings
+        self._stages: dict[str, tuple[str, Checkpoint]] = {}
+        self._alignments: dict[str, Alignment] = {}
+
+    def plan(self, recipe: Recipe) -> MergePlan:
+        """The plan of ``recipe``; if there is one, the merge can run.
+
+        Raises:
+            RecipeError: An unknown method or parameter, a value out of bounds, layers that do not exist.
+            CheckpointError: Models that do not fit together; every offending tensor is listed.
+        """
+        pool, keys = dict(self.checkpoints), dict.fromkeys(self.checkpoints, "")
+        for stage in _in_order(recipe):
+            name = str(stage.name)
+            inputs = {model: keys[model] for model in stage.inputs() if keys[model]}
+            keys[name] = json.dumps([stage.key(), inputs])
+            known, checkpoint = self._stages.get(name, ("", None))
+            if checkpoint is None or known != keys[name]:
+                checkpoint = staged(self._plan(stage, pool, keys))
+                self._stages[name] = keys[name], checkpoint
+            pool[name] = checkpoint
+        return self._plan(recipe, pool, keys)
+
+    def _plan(self, recipe: Recipe, pool: Mapping[str, Checkpoint], keys: Mapping[str, str]) -> MergePlan:
+        checkpoints = {model: pool[model] for model in recipe.inputs()}
+        spec = recipe.vocabulary
+        key = json.dumps(
+            [
+                spec.model_dump() if spec is not None else None,
+                recipe.chat_template,
+                {model: keys[model] for model in checkpoints},
+                [recipe.merge_method, recipe.base_model, *recipe.merged()],
+            ]
+        )
+        if key not in self._alignments:
+            # One per main recipe and stage; more only where a search changes which models it merges.
+            while len(self._alignments) > _KEPT + len(self._stages):
+                self._alignments.pop(next(iter(self._alignments)))
+            self._alignments[key] = self._aligned(recipe, checkpoints)
+        return planned(recipe, self._alignments[key])
+
+    def _aligned(self, recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> Alignment:
+        donor = donor_of(recipe)
+        if self._truncate and recipe.vocabulary is None:
+            return truncated(recipe, checkpoints, donor)
+        alignment = aligned(recipe, checkpoints, donor)
+        if recipe.vocabulary is not None:
+            return alignment
+        warnings = (*alignment.warnings, *vocabulary_warnings(checkpoints))
+        return Alignment(alignment.checkpoints, alignment.tokenizer, alignment.renumber, warnings)
+
+
+_KEPT = 4
+
+
+def _in_order(recipe: Recipe) -> list[Recipe]:
+    """The stages that the recipe needs, each after those that it is made from; there is no circle."""
+    by_name = {stage.name: stage for stage in recipe.stages}
+    found: dict[str, Recipe] = {}
+
+    def visit(merge: Recipe) -> None:
+        for model in merge.inputs():
+            stage = by_name.get(model)
+            if stage is not None and model not in found:
+                visit(stage)
+                found[model] = stage
+
+    visit(recipe)
+    return list(found.values())

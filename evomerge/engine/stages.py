@@ -1,0 +1,80 @@
+"""A merge as the input of another: a checkpoint whose tensors are merged when they are read."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from evomerge.checkpoints.checkpoint import Checkpoint
+from evomerge.engine.compute import merge_tensor
+from evomerge.engine.plan import MergePlan, TensorPlan
+from evomerge.engine.statistics import Statistics
+
+__all__ = ["staged"]
+
+CACHE_BYTES = 2**28
+"""Of the tensors merged last, for stages that more than one merge reads."""
+
+
+class _StageFiles:
+    """The tensors of a merge, made one at a time; nothing is written."""
+
+    def __init__(self, merge_plan: MergePlan) -> None:
+        self._plan = merge_plan
+        self._tensors = {tensor.name: tensor for tensor in merge_plan.tensors}
+        self._made: OrderedDict[str, Tensor] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def read(self, name: str) -> Tensor:
+        with self._lock:
+            if name in self._made:
+                self._made.move_to_end(name)
+                return self._made[name]
+        made = self._merged(self._tensors[name])
+        with self._lock:
+            self._made[name] = made
+            while sum(t.nbytes for t in self._made.values()) > CACHE_BYTES:
+                self._made.popitem(last=False)
+        return made
+
+    def mapped(self, name: str) -> bool:  # noqa: ARG002
+        return False
+
+    def let_go(self, name: str) -> None:
+        """The cache decides for itself."""
+
+    def _merged(self, tensor: TensorPlan) -> Tensor:
+        out = torch.empty(tensor.shape, dtype=tensor.dtype)
+        out_RC = out.view(1, -1) if out.dim() < 2 else out.view(-1, out.shape[-1])
+
+        def write(row: int, rows_RC: Tensor) -> None:
+            out_RC[row : row + rows_RC.shape[0]].copy_(rows_RC)
+
+        def read(model: str, name: str) -> Tensor:
+            return self._plan.checkpoints[model].read(name)
+
+        merge_tensor(tensor, read, Statistics(), write)
+        for part in tensor.inputs:
+            self._plan.checkpoints[part.model].let_go(part.tensor)
+        return out
+
+
+def staged(merge_plan: MergePlan, file: Path | None = None) -> Checkpoint:
+    """The merge of ``merge_plan`` as a checkpoint, rounded to the dtype of its recipe as on disk.
+
+    ``file`` is where its recipe stands, if it has a file of its own.
+    """
+    checkpoints = merge_plan.checkpoints
+    folders = [folder for checkpoint in checkpoints.values() for folder in checkpoint.folders]
+    return Checkpoint(
+        checkpoints[merge_plan.donor].path,
+        dict(merge_plan.config),
+        {tensor.name: tensor.info for tensor in merge_plan.tensors},
+        _StageFiles(merge_plan),
+        folders=(*((file,) if file is not None else ()), *dict.fromkeys(folders)),
+        tokenizer=merge_plan.tokenizer.path,
+    )

@@ -1,0 +1,388 @@
+"""Models of different vocabularies brought to one: embeddings with rows moved, taken over, or cut off."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evomerge.checkpoints.checkpoint import Checkpoint, TensorInfo
+from evomerge.checkpoints.derived import DerivedFiles
+from evomerge.engine.layers import find_stacks
+from evomerge.errors import CheckpointError, RecipeError
+from evomerge.methods import Base, get_method
+from evomerge.recipe import Recipe, TokenizerSpec, TokenSource
+from evomerge.tokenizers.chat_templates import (
+    chat_template,
+    most_common,
+    read_chat_template,
+    write_chat_template,
+)
+from evomerge.tokenizers.row_maps import Embedding, Origin, RowMap, TokenChoice, origin_of, row_maps
+from evomerge.tokenizers.union import write_union, write_with_tokens
+from evomerge.tokenizers.vocabulary import Vocabulary, quick_ids, read_vocabulary, tokenizer_files
+
+__all__ = ["Alignment", "Renumbering", "TokenizerFolder", "aligned", "truncated", "vocabulary_warnings"]
+
+_WORDS = ("embed", "wte", "lm_head", "tok_", "shared", "output", "predictions", "decoder", "head", "word")
+_NOT_WORDS = ("position", "wpe", "pos_emb", "token_type", "norm", "project_", "patch", "rotary")
+
+
+class TokenizerFolder:
+    """A folder with the files of a tokenizer; one of our own making is removed with this object."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path if path is not None else Path(tempfile.mkdtemp(prefix="evomerge-tokenizer-"))
+        self.is_own = path is None
+        if self.is_own:
+            weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Renumbering:
+    """Where token ids have gone; an id whose token is gone becomes that of its role (``eos_token_id``)."""
+
+    ids: Mapping[int, int]
+    roles: Mapping[str, int]
+
+    def applied(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """``config`` with every token id, at any depth, in its new place."""
+        return {key: self._moved(key, value) for key, value in config.items()}
+
+    def _moved(self, key: str, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return self.applied(value)
+        if not key.endswith(("token_id", "token_index", "token_ids")):
+            return value
+        if isinstance(value, list):
+            return [self.ids[v] for v in value if isinstance(v, int) and v in self.ids] or value
+        if isinstance(value, int) and not isinstance(value, bool):
+            return self.ids.get(value, self.roles.get(key, value))
+        return value
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Checkpoints that share one vocabulary, its tokenizer, and how the token ids of the donor changed."""
+
+    checkpoints: Mapping[str, Checkpoint]
+    tokenizer: TokenizerFolder
+    renumber: Renumbering | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def aligned(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], donor: str) -> Alignment:
+    """``checkpoints`` as the tokenizer section and the chat template of ``recipe`` want them.
+
+    Raises:
+        RecipeError: The section names a model or a token that does not exist.
+        CheckpointError: A tokenizer is missing or damaged.
+    """
+    spec = recipe.vocabulary
+    if spec is None:
+        made = Alignment(checkpoints, TokenizerFolder(checkpoints[donor].tokenizer))
+    else:
+        made = _Aligner(recipe, spec, checkpoints, donor).align()
+    if recipe.chat_template is None:
+        return made
+    return _with_chat_template(recipe, checkpoints, made)
+
+
+def truncated(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], donor: str) -> Alignment:
+    """``checkpoints`` with embeddings cut to the size that all have (to the base's, for task vectors).
+
+    Raises:
+        CheckpointError: A base model is larger than one of the others, so that nothing can be cut.
+    """
+    sizes = {model: _rows(checkpoint) for model, checkpoint in checkpoints.items()}
+    has_base = get_method(recipe.merge_method).base is not Base.NONE and recipe.base_model is not None
+    size = sizes[str(recipe.base_model)] if has_base else min(sizes.values(), default=0)
+    smaller = {m: n for m, n in sizes.items() if n < size}
+    if smaller:
+        each = ", ".join(f"{m} has {n}" for m, n in smaller.items())
+        raise CheckpointError(
+            "models",
+            f"the base model has {size} rows of embeddings, but {each}: cutting does not help",
+            "Give the recipe a tokenizer section.",
+        )
+    views, warnings = {}, []
+    for model, checkpoint in checkpoints.items():
+        names = embedding_tensors(checkpoint) if sizes[model] > size else ()
+        made = {name: partial(_cut, checkpoint, name, size) for name in names}
+        views[model] = _view(checkpoint, made, size, None)
+        if names:
+            warnings.append(f"{model}: {', '.join(names)} cut from {sizes[model]} to {size} rows")
+    return Alignment(views, TokenizerFolder(checkpoints[donor].tokenizer), None, tuple(warnings))
+
+
+def vocabulary_warnings(checkpoints: Mapping[str, Checkpoint]) -> tuple[str, ...]:
+    """What is worth a warning where vocabularies differ and the recipe says nothing of it."""
+    vocabularies: dict[str, dict[str, int]] = {}
+    texts: dict[bytes, dict[str, int] | None] = {}
+    for model, checkpoint in checkpoints.items():
+        file = checkpoint.tokenizer / "tokenizer.json"
+        if not file.is_file():
+            continue
+        text = file.read_bytes()
+        if text not in texts:
+            texts[text] = quick_ids(checkpoint.tokenizer)
+        ids = texts[text]
+        if ids is not None:
+            vocabularies[model] = ids
+    if len(vocabularies) < 2:
+        return ()
+    (first, ids), *rest = vocabularies.items()
+    warnings = []
+    for model, other in rest:
+        if other is ids or other == ids:
+            continue
+        moved = sum(1 for token, i in other.items() if ids.get(token, i) != i)
+        new = sum(1 for token in other if token not in ids)
+        lost = sum(1 for token in ids if token not in other)
+        warnings.append(
+            f"the vocabulary of {model} is not that of {first} ({new} tokens more, {lost} fewer, {moved} in "
+            "other places): rows of different tokens will be merged. A tokenizer section puts them in order"
+        )
+    return tuple(warnings)
+
+
+def embedding_tensors(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Names of the tensors outside the layers that have one row (or one number) a token."""
+    stacks = find_stacks(checkpoint.tensors, checkpoint.config)
+    rows = _vocabulary_size(checkpoint.config)
+    names = []
+    for name, info in checkpoint.tensors.items():
+        plain = name.lower()
+        if stacks.place(name) is not None or not info.shape or any(w in plain for w in _NOT_WORDS):
+            continue
+        if not any(word in plain for word in _WORDS):
+            continue
+        if len(info.shape) != 2 and not plain.endswith("bias"):
+            continue
+        if rows is None or info.shape[0] == rows:
+            names.append(name)
+    return tuple(names)
+
+
+class _Aligner:
+    """The work of ``aligned`` for a recipe with a tokenizer section."""
+
+    def __init__(
+        self, recipe: Recipe, spec: TokenizerSpec, checkpoints: Mapping[str, Checkpoint], donor: str
+    ) -> None:
+        self.recipe = recipe
+        self.spec = spec
+        self.checkpoints = checkpoints
+        self.donor = donor
+        self.vocabularies = {m: read_vocabulary(c.tokenizer) for m, c in checkpoints.items()}
+        self.embeddings = {m: Embedding(self.vocabularies[m], _rows(c)) for m, c in checkpoints.items()}
+
+    def align(self) -> Alignment:
+        folder, output = self._output()
+        maps = row_maps(
+            self.embeddings,
+            output,
+            base=self.recipe.base_model,
+            choices=self._choices(),
+            pad_to_multiple_of=self.spec.pad_to_multiple_of,
+        )
+        views = {m: self._aligned(m, maps[m], output) for m in self.checkpoints}
+        return Alignment(views, folder, self._renumbering(self.donor, output), self._warnings(output))
+
+    def _output(self) -> tuple[TokenizerFolder, Vocabulary]:
+        source = self.spec.source
+        if source == "union":
+            folder = TokenizerFolder()
+            others = [m for m in self.recipe.merged() if m != self.donor]
+            places = dict.fromkeys(self.checkpoints[m].tokenizer for m in (self.donor, *others))
+            return folder, self._with_tokens(folder, write_union(list(places), folder.path))
+        model = self.donor if source == "base" else source
+        folder = TokenizerFolder(self.checkpoints[model].tokenizer)
+        return self._with_own_tokens(folder, self.vocabularies[model])
+
+    def _with_own_tokens(
+        self, folder: TokenizerFolder, vocabulary: Vocabulary
+    ) -> tuple[TokenizerFolder, Vocabulary]:
+        if all(token in vocabulary.ids for token in self.spec.tokens):
+            return folder, vocabulary
+        own = TokenizerFolder()
+        missing = [t for t in self.spec.tokens if t not in vocabulary.ids]
+        return own, write_with_tokens(folder.path, missing, own.path)
+
+    def _with_tokens(self, folder: TokenizerFolder, vocabulary: Vocabulary) -> Vocabulary:
+        missing = [t for t in self.spec.tokens if t not in vocabulary.ids]
+        return write_with_tokens(folder.path, missing, folder.path) if missing else vocabulary
+
+    def _choices(self) -> dict[str, TokenChoice]:
+        choices = {}
+        for token, rule in self.spec.tokens.items():
+            where, source = f"tokenizer.tokens.{token}.source", rule.source
+            if source is None:
+                if rule.force:
+                    raise RecipeError(f"tokenizer.tokens.{token}", "'force' needs a 'source'")
+                continue
+            if isinstance(source, str):
+                origin = origin_of(self.embeddings, where, source, token, None)
+            elif source.kind == "zero":
+                choices[token] = TokenChoice(None, rule.force)
+                continue
+            else:
+                origin = origin_of(self.embeddings, where, _model(source), source.token, source.token_id)
+            choices[token] = TokenChoice(origin, rule.force)
+        return choices
+
+    def _aligned(self, model: str, rows: RowMap, output: Vocabulary) -> Checkpoint:
+        checkpoint = self.checkpoints[model]
+        names = embedding_tensors(checkpoint)
+        made = {}
+        if not rows.is_identity(self.embeddings[model].rows):
+            made = {name: partial(self._moved, model, name, rows) for name in names}
+        view = _view(checkpoint, made, rows.size, names)
+        renumber = self._renumbering(model, output)
+        if renumber is not None:
+            view.config = renumber.applied(view.config)
+        return view
+
+    def _moved(self, model: str, name: str, rows: RowMap) -> Tensor:
+        """The embedding on its new rows; float32 where it holds means, or rows of another dtype."""
+        own = self.checkpoints[model].read(name)
+        taken = _by_model(rows.taken.items())
+        shares = _by_model((i, origin) for i, origins in rows.means.items() for origin in origins)
+        donors = {m: self._donated(m, name, own) for m in dict.fromkeys((*taken, *shares))}
+        is_exact = all(donors[m].dtype == own.dtype for m in taken) and not rows.means and not rows.gaps
+        moved = torch.zeros((rows.size, *own.shape[1:]), dtype=own.dtype if is_exact else torch.float32)
+        kept = [i for i, row in enumerate(rows.own) if row >= 0]
+        moved[kept] = own[[rows.own[i] for i in kept]].to(moved.dtype)
+        for donor, (places, origins) in taken.items():
+            moved[places] = donors[donor][origins].to(moved.dtype)
+        for donor, (places, origins) in shares.items():
+            moved[places] += donors[donor][origins].float()
+        for i, parts in rows.means.items():
+            moved[i] /= len(parts)
+        if rows.gaps:
+            used = torch.ones(rows.size, dtype=torch.bool)
+            used[list(rows.gaps)] = False
+            moved[~used] = moved[used].double().mean(dim=0).to(moved.dtype)
+        return moved
+
+    def _donated(self, model: str, name: str, own: Tensor) -> Tensor:
+        checkpoint = self.checkpoints[model]
+        if name not in checkpoint.tensors:  # tied there: the output embedding is the input embedding
+            tied = [n for n in embedding_tensors(checkpoint) if len(checkpoint.tensors[n].shape) == own.dim()]
+            if not tied:
+                raise CheckpointError(model, f"has no tensor {name} to take rows from")
+            name = tied[0]
+        tensor = checkpoint.read(name)
+        if tensor.shape[1:] != own.shape[1:]:
+            raise CheckpointError(
+                model, f"{name} has rows of {list(tensor.shape[1:])} numbers, others of {list(own.shape[1:])}"
+            )
+        return tensor
+
+    def _renumbering(self, model: str, output: Vocabulary) -> Renumbering | None:
+        """Old id to new id for the tokens that both have; None where nothing moves."""
+        ids = {i: output.ids[t] for t, i in self.vocabularies[model].ids.items() if t in output.ids}
+        complete = len(ids) == len(self.vocabularies[model].ids)
+        if complete and all(old == new for old, new in ids.items()):
+            return None
+        return Renumbering(ids, output.special)
+
+    def _warnings(self, output: Vocabulary) -> tuple[str, ...]:
+        warnings = []
+        owned = {t for e in self.embeddings.values() for t in e.vocabulary.ids if e.row(t) is not None}
+        orphans = [t for t in output.ordered() if t not in owned and t not in self.spec.tokens]
+        if orphans:
+            shown = ", ".join(repr(t) for t in orphans[:_LISTED])
+            warnings.append(f"{len(orphans)} tokens have no embedding in any model and get zeros: {shown}")
+        for model, checkpoint in self.checkpoints.items():
+            if not embedding_tensors(checkpoint):
+                warnings.append(f"{model} has no tensor that looks like an embedding of tokens")
+        return tuple(warnings)
+
+
+_LISTED = 8
+
+
+def _by_model(origins: Iterable[tuple[int, Origin]]) -> dict[str, tuple[list[int], list[int]]]:
+    """Output rows and input rows, by the model that the input rows are of."""
+    found: dict[str, tuple[list[int], list[int]]] = {}
+    for i, origin in origins:
+        places, rows = found.setdefault(origin.model, ([], []))
+        places.append(i)
+        rows.append(origin.row)
+    return found
+
+
+def _model(source: TokenSource) -> str:
+    return str(source.model)  # the schema makes sure of one
+
+
+def _with_chat_template(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], made: Alignment) -> Alignment:
+    setting = str(recipe.chat_template)
+    warnings = made.warnings
+    if setting == "auto":
+        text = most_common([read_chat_template(checkpoints[m].tokenizer) for m in recipe.merged()])
+        if text is None:
+            return Alignment(
+                made.checkpoints,
+                made.tokenizer,
+                made.renumber,
+                (*warnings, "chat_template: auto, but no model has a chat template"),
+            )
+    else:
+        text = chat_template(setting)
+    folder = made.tokenizer
+    if not folder.is_own:
+        folder = TokenizerFolder()
+        for file in tokenizer_files(made.tokenizer.path):
+            shutil.copyfile(file, folder.path / file.name)
+    write_chat_template(folder.path, text)
+    return Alignment(made.checkpoints, folder, made.renumber, warnings)
+
+
+def _view(
+    checkpoint: Checkpoint, made: Mapping[str, Any], size: int, names: Sequence[str] | None
+) -> Checkpoint:
+    """``checkpoint`` with the tensors in ``made`` of ``size`` rows."""
+    tensors = dict(checkpoint.tensors)
+    for name in made:
+        tensors[name] = TensorInfo((size, *tensors[name].shape[1:]), tensors[name].dtype)
+    config = checkpoint.config
+    if made or (names and _rows(checkpoint) != size):
+        config = copy.deepcopy(config)
+        for part in _parts(config):
+            if "vocab_size" in part:
+                part["vocab_size"] = size
+    files = DerivedFiles(checkpoint.files, made)
+    return Checkpoint(
+        checkpoint.path, config, tensors, files, folders=checkpoint.folders, tokenizer=checkpoint.tokenizer
+    )
+
+
+def _cut(checkpoint: Checkpoint, name: str, size: int) -> Tensor:
+    return checkpoint.read(name)[:size]
+
+
+def _rows(checkpoint: Checkpoint) -> int:
+    """Rows of the embedding."""
+    names = embedding_tensors(checkpoint)
+    return checkpoint.tensors[names[0]].shape[0] if names else _vocabulary_size(checkpoint.config) or 0
+
+
+def _vocabulary_size(config: Mapping[str, Any]) -> int | None:
+    return next((int(p["vocab_size"]) for p in _parts(config) if isinstance(p.get("vocab_size"), int)), None)
+
+
+def _parts(config: Any) -> list[Any]:
+    """The configuration and its parts for text."""
+    inner = (config.get(key) for key in ("text_config", "decoder", "thinker_config", "llm_config"))
+    return [config, *(part for part in inner if isinstance(part, dict))]

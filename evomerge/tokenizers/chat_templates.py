@@ -1,0 +1,127 @@
+"""Chat templates: the well-known formats by name, and the one that most inputs share.
+
+The templates are written for this project from the published descriptions of the formats.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from evomerge.errors import CheckpointError, RecipeError, did_you_mean
+
+__all__ = ["CHAT_TEMPLATES", "chat_template", "most_common", "read_chat_template", "write_chat_template"]
+
+CHAT_TEMPLATES = {
+    "alpaca": (
+        "{%- for message in messages -%}"
+        "{%- if message['role'] == 'system' -%}{{ message['content'] + '\\n\\n' }}"
+        "{%- elif message['role'] == 'user' -%}{{ '### Instruction:\\n' + message['content'] + '\\n\\n' }}"
+        "{%- else -%}{{ '### Response:\\n' + message['content'] + eos_token + '\\n\\n' }}"
+        "{%- endif -%}{%- endfor -%}"
+        "{%- if add_generation_prompt -%}{{ '### Response:\\n' }}{%- endif -%}"
+    ),
+    "chatml": (
+        "{%- for message in messages -%}"
+        "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+        "{%- endfor -%}"
+        "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"
+    ),
+    "llama3": (
+        "{{- '<|begin_of_text|>' -}}"
+        "{%- for message in messages -%}"
+        "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'"
+        " + message['content'] | trim + '<|eot_id|>' }}"
+        "{%- endfor -%}"
+        "{%- if add_generation_prompt -%}"
+        "{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{%- endif -%}"
+    ),
+    "mistral": (
+        "{{- bos_token -}}"
+        "{%- set kept = namespace(system='') -%}"
+        "{%- for message in messages -%}"
+        "{%- if message['role'] == 'system' -%}{%- set kept.system = message['content'] + '\\n\\n' -%}"
+        "{%- elif message['role'] == 'user' -%}"
+        "{{ '[INST] ' + kept.system + message['content'] + ' [/INST]' }}{%- set kept.system = '' -%}"
+        "{%- else -%}{{ ' ' + message['content'] + eos_token }}"
+        "{%- endif -%}{%- endfor -%}"
+    ),
+    "exaone": (
+        "{%- for message in messages -%}"
+        "{%- if loop.first and message['role'] != 'system' -%}{{ '[|system|][|endofturn|]\\n' }}{%- endif -%}"
+        "{{ '[|' + message['role'] + '|]' + message['content'] }}"
+        "{%- if message['role'] != 'user' -%}{{ '[|endofturn|]' }}{%- endif -%}{{ '\\n' }}"
+        "{%- endfor -%}"
+        "{%- if add_generation_prompt -%}{{ '[|assistant|]' }}{%- endif -%}"
+    ),
+}
+"""Jinja text of each format that recipes may name."""
+
+_WORD = 40
+"""A template is longer than this, or has a brace: anything else is a name, rightly spelled or not."""
+
+
+def chat_template(setting: str) -> str:
+    """The template that a recipe asks for by name or gives as Jinja text.
+
+    Raises:
+        RecipeError: It is neither.
+    """
+    if setting in CHAT_TEMPLATES:
+        return CHAT_TEMPLATES[setting]
+    if "{" not in setting and len(setting) <= _WORD:
+        hint = did_you_mean(setting, ["auto", *CHAT_TEMPLATES])
+        raise RecipeError("chat_template", f"there is no chat template {setting!r}", hint)
+    from jinja2 import TemplateSyntaxError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    try:
+        # Parsed, never rendered here; loop controls are what transformers allows besides.
+        ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"]).parse(
+            setting.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+        )
+    except TemplateSyntaxError as exception:
+        raise RecipeError("chat_template", f"is no Jinja template ({exception})") from None
+    return setting
+
+
+def most_common(templates: Sequence[str | None]) -> str | None:
+    """The template that most of ``templates`` are; of several, the first. None where there is none."""
+    given = [t for t in templates if t]
+    return max(dict.fromkeys(given), key=given.count, default=None)
+
+
+def read_chat_template(folder: Path) -> str | None:
+    """The chat template of a model folder, from its own file or from the tokenizer's settings."""
+    own = folder / "chat_template.jinja"
+    try:
+        if own.is_file():
+            return own.read_text(encoding="utf-8")
+        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    template = config.get("chat_template") if isinstance(config, dict) else None
+    if isinstance(template, list):  # several, by name: the default one
+        named = {e.get("name"): e.get("template") for e in template if isinstance(e, dict)}
+        template = named.get("default")
+    return template if isinstance(template, str) else None
+
+
+def write_chat_template(folder: Path, template: str) -> None:
+    """Makes ``template`` the only chat template of the tokenizer in ``folder``.
+
+    Raises:
+        CheckpointError: The files cannot be written.
+    """
+    config = folder / "tokenizer_config.json"
+    try:
+        for file in folder.glob("chat_template*"):
+            file.unlink()
+        if config.is_file():
+            document = json.loads(config.read_text(encoding="utf-8"))
+            if document.pop("chat_template", None) is not None:
+                config.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    except (OSError, ValueError) as exception:
+        raise CheckpointError(str(folder), f"its chat template cannot be replaced ({exception})") from None

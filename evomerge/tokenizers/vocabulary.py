@@ -1,0 +1,119 @@
+"""The tokenizer of a model folder, and its vocabulary: the one door to transformers' tokenizers."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from evomerge.errors import CheckpointError
+
+__all__ = ["Vocabulary", "load_tokenizer", "read_vocabulary", "tokenizer_files", "vocabulary_of"]
+
+_FILES = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.tiktoken",
+    "sentencepiece*",
+    "spiece.model",
+    "chat_template*",
+)
+_SPECIAL = ("bos", "eos", "pad", "unk", "sep", "cls", "mask")
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The tokens of a tokenizer and their rows in the embedding; ``added`` ones are matched in the raw text.
+
+    ``special`` is the row for each role (``eos_token_id``) that the tokenizer knows.
+    """
+
+    ids: Mapping[str, int]
+    added: frozenset[str] = frozenset()
+    special: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Rows that an embedding needs: one more than the highest id, as ids may have gaps."""
+        return max(self.ids.values(), default=-1) + 1
+
+    def ordered(self) -> list[str]:
+        """The tokens by id."""
+        return sorted(self.ids, key=lambda token: self.ids[token])
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a model folder.
+
+    Raises:
+        CheckpointError: There is none, or it cannot be read.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        with _quiet():
+            return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+    # The readers of a dozen formats raise whatever a damaged file makes them stumble over, down to the bare
+    # Exception of the compiled one.
+    except Exception as exception:  # noqa: BLE001
+        first = str(exception).splitlines()[0] if str(exception) else type(exception).__name__
+        raise CheckpointError(
+            str(folder),
+            f"its tokenizer cannot be loaded ({first})",
+            "Copy the tokenizer files of the base model into the folder.",
+        ) from None
+
+
+def vocabulary_of(tokenizer: Any) -> Vocabulary:
+    """The vocabulary of a loaded tokenizer."""
+    ids = {str(token): int(i) for token, i in tokenizer.get_vocab().items()}
+    added = frozenset(str(t.content) for t in tokenizer.added_tokens_decoder.values())
+    special = {f"{role}_token_id": getattr(tokenizer, f"{role}_token_id", None) for role in _SPECIAL}
+    return Vocabulary(ids, added & ids.keys(), {k: int(v) for k, v in special.items() if v is not None})
+
+
+def read_vocabulary(folder: Path) -> Vocabulary:
+    """The vocabulary of a model folder.
+
+    Raises:
+        CheckpointError: It has no tokenizer, or it cannot be read.
+    """
+    return vocabulary_of(load_tokenizer(folder))
+
+
+def tokenizer_files(folder: Path) -> list[Path]:
+    """The files of a model folder that make its tokenizer, chat template included, by name."""
+    found = {file.name: file for pattern in _FILES for file in folder.glob(pattern) if file.is_file()}
+    return [found[name] for name in sorted(found)]
+
+
+def quick_ids(folder: Path) -> dict[str, int] | None:
+    """Tokens and ids straight from ``tokenizer.json``, without loading a tokenizer; None where that fails."""
+    try:
+        document = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        vocabulary = document["model"]["vocab"]
+        if isinstance(vocabulary, list):  # Unigram: pairs of a token and its score
+            vocabulary = {token: i for i, (token, _) in enumerate(vocabulary)}
+        added = {entry["content"]: entry["id"] for entry in document.get("added_tokens") or ()}
+        return {**vocabulary, **added}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' advice for people who train."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
