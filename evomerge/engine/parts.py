@@ -1,4 +1,4 @@
-"""The parts of a model that a recipe merges by lists of their own: one, or one for each of its ``modules``."""
+"""The parts of a model that a recipe merges by lists of their own: all of it, or each of its ``modules``."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def find_parts(recipe: Recipe, tensors: Iterable[str]) -> tuple[Part, ...]:
         return (Part("", "", recipe.models, recipe.slices),)
     names = list(tensors)
     components = _components(names)
-    parts = []
+    parts: list[Part] = []
     for name, module in recipe.modules.items():
         prefix = _prefix(name, components)
         clash = next((p.name for p in parts if p.prefix == prefix), None)

@@ -138,6 +138,7 @@ class _Planner:
         self.dtype = _dtype(recipe)
         self.parts = find_parts(recipe, checkpoints[self.donor].tensors)
         self.stacks = {m: find_stacks(checkpoints[m].tensors, checkpoints[m].config) for m in self.models}
+        self._mains: dict[tuple[str, str], str | None] = {}
         self.warnings: list[str] = list(alignment.warnings)
 
     def plan(self) -> MergePlan:
@@ -161,7 +162,13 @@ class _Planner:
     # ----------------------------------------------------------------- layers
 
     def _main(self, part: Part, model: str) -> str | None:
-        """The stack of ``model`` that slices of ``part`` speak of: its main one, or the deepest in the part."""
+        """The stack of ``model`` that slices of ``part`` speak of: the main one, or the deepest there is."""
+        key = (part.prefix, model)
+        if key not in self._mains:
+            self._mains[key] = self._find_main(part, model)
+        return self._mains[key]
+
+    def _find_main(self, part: Part, model: str) -> str | None:
         stacks = self.stacks[model]
         inside = [p for p in stacks.depths if part_of(p, self.parts) == part]
         if stacks.main in inside:
@@ -422,10 +429,10 @@ class _Planner:
     def _config(self, segments: Mapping[Part, Sequence[_Segment]]) -> dict[str, Any]:
         config = copy.deepcopy(self.checkpoints[self.donor].config)
         if self.dtype is not None:
-            for part in (config, *(v for v in config.values() if isinstance(v, dict))):
+            for section in (config, *(v for v in config.values() if isinstance(v, dict))):
                 for key in ("dtype", "torch_dtype"):
-                    if key in part:
-                        part[key] = dtype_name(self.dtype)
+                    if key in section:
+                        section[key] = dtype_name(self.dtype)
             if "dtype" not in config and "torch_dtype" not in config:
                 config["dtype"] = dtype_name(self.dtype)
         for part in self.parts:
@@ -442,19 +449,17 @@ class _Planner:
         old, new = self._depth(part, self.donor), sum(s.layers for s in segments)
         if old == new:
             return
+        sections = [config, *(v for k, v in config.items() if isinstance(v, dict) and k != "text_config")]
         counts = [
             (section, key)
-            for section in (
-                config,
-                *(v for k, v in config.items() if isinstance(v, dict) and k != "text_config"),
-            )
+            for section in sections
             for key, value in section.items()
             if key in (*LAYER_COUNT_KEYS, "depth", "encoder_layers") and value == old
         ]
         if len(counts) != 1:
             raise RecipeError(
                 f"{part.place}slices",
-                f"the number of layers changes from {old} to {new}, and config.json does not say where that is",
+                f"{new} layers in place of {old}, and config.json does not say where they are counted",
                 "Keep the number of layers of this module.",
             )
         section, key = counts[0]
