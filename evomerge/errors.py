@@ -53,6 +53,8 @@ class UserError(EvomergeError):
 
     def __str__(self) -> str:
         text = f"{self.where}: {self.reason}" if self.where else self.reason
+        if "\n" in text and self.hint:  # a list: the hint stands below it
+            return f"{text.rstrip()}\n{self.hint}"
         return f"{text.rstrip('.')}. {self.hint}" if self.hint else text
 
     def within(self, where: str) -> UserError:

@@ -9,6 +9,7 @@ from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.engine.plan import MergePlan, donor_of, planned
 from evomerge.engine.stages import staged
 from evomerge.engine.vocabulary import Alignment, aligned, truncated, vocabulary_warnings
+from evomerge.errors import RecipeError, did_you_mean
 from evomerge.recipe import Recipe
 
 __all__ = ["Inputs"]
@@ -47,6 +48,9 @@ class Inputs:
         return self._plan(recipe, pool, keys)
 
     def _plan(self, recipe: Recipe, pool: Mapping[str, Checkpoint], keys: Mapping[str, str]) -> MergePlan:
+        unknown = next((model for model in recipe.inputs() if model not in pool), None)
+        if unknown is not None:
+            raise RecipeError("recipe", f"there is no model {unknown!r}", did_you_mean(unknown, pool))
         checkpoints = {model: pool[model] for model in recipe.inputs()}
         spec = recipe.vocabulary
         key = json.dumps(

@@ -535,4 +535,4 @@ def _scopes_of(
 def _listing(what: str, items: Sequence[str]) -> str:
     shown = "".join(f"\n  - {item}" for item in items[:_LISTED])
     more = f"\n  - and {len(items) - _LISTED} more" if len(items) > _LISTED else ""
-    return f"{len(items)} {what}:{shown}{more}\n "
+    return f"{len(items)} {what}:{shown}{more}"

@@ -58,10 +58,10 @@ def _opened(reference: Reference, folders: Sequence[Path], within: tuple[Path, .
         circle = " -> ".join(str(f) for f in (*within, file))
         raise RecipeError(str(file), f"is made from itself: {circle}")
     recipe = load_recipe(file)
+    sources = open_sources(
+        {r: r for r in recipe.references()}, (file.parent, *folders), within=(*within, file)
+    )
     try:
-        sources = open_sources(
-            {r: r for r in recipe.references()}, (file.parent, *folders), within=(*within, file)
-        )
         return staged(Inputs(sources).plan(recipe), file)
     except UserError as exception:
         raise exception.within(str(file)) from None

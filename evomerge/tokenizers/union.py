@@ -68,6 +68,8 @@ def _joins_model(tokenizer: Any, others: Sequence[Any], new: Sequence[str], star
         return False
     if any((_backend(other) or {}).get("model", {}).get("type") != model["type"] for other in others):
         return False
+    # On loading, an added token keeps its id only if the model knows it: else it moves behind the new ones.
+    model["vocab"] |= {str(t.content): i for i, t in tokenizer.added_tokens_decoder.items()}
     model["vocab"] |= {token: start + i for i, token in enumerate(new)}
     if model["type"] == "BPE":
         known = model["merges"]

@@ -1,0 +1,163 @@
+"""Merges as inputs of merges: the same weights as one after the other through disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+from support import MakeModel
+
+from evomerge.engine import stages
+from evomerge.engine.export import MergeOptions, merge_to_disk
+from evomerge.engine.materialize import Materializer
+from evomerge.engine.sources import identities, open_sources
+from evomerge.errors import RecipeError, UserError
+from evomerge.recipe import SearchSpace, dump_recipe, load_recipe, parse_recipe
+
+TWO_STAGES = """
+name: half
+merge_method: linear
+models: [{model: one, parameters: {weight: 1}}, {model: two, parameters: {weight: 1}}]
+dtype: bfloat16
+---
+name: sparse
+merge_method: ties
+base_model: base
+models:
+  - {model: half, parameters: {weight: 1, density: 0.5}}
+  - {model: two, parameters: {weight: 1, density: 0.5}}
+---
+merge_method: slerp
+base_model: half
+slices:
+  - sources: [{model: half, layer_range: [0, 3]}, {model: sparse, layer_range: [0, 3]}]
+parameters: {t: 0.4}
+dtype: float32
+"""
+
+
+@pytest.fixture
+def folder(make_model: MakeModel, tmp_path: Path) -> Path:
+    for seed, name in enumerate(("base", "one", "two")):
+        make_model(name, seed)
+    (tmp_path / "all.yml").write_text(TWO_STAGES)
+    return tmp_path
+
+
+def merge(recipe: Path, out: Path) -> str:
+    loaded = load_recipe(recipe)
+    sources = open_sources({r: r for r in loaded.references()}, (recipe.parent,))
+    return merge_to_disk(loaded, sources, out, MergeOptions(overwrite=True, threads=2)).fingerprint
+
+
+def test_stages_give_what_merging_them_one_after_the_other_gives(folder: Path) -> None:
+    whole = merge(folder / "all.yml", folder / "out")
+    for name, text in zip(("half", "sparse", "last"), TWO_STAGES.split("---"), strict=True):
+        (folder / f"{name}.yml").write_text(text)
+        single = merge(folder / f"{name}.yml", folder / name)
+    assert whole == single
+    a, b = (load_file(folder / n / "model.safetensors") for n in ("out", "last"))
+    assert a.keys() == b.keys()
+    assert all((a[k] == b[k]).all() for k in a)
+
+
+def test_a_recipe_file_can_stand_for_a_model(folder: Path) -> None:
+    half, sparse, last = TWO_STAGES.split("---")
+    below = folder / "recipes"
+    below.mkdir()
+    (below / "half.yml").write_text(half.replace("one", "../one").replace("two", "../two"))
+    (below / "sparse.yml").write_text(sparse.replace("half,", "half.yml,"))
+    names = {"base_model: half": "base_model: recipes/half.yml", "model: half": "model: recipes/half.yml"}
+    for old, new in {**names, "model: sparse": "model: recipes/sparse.yml"}.items():
+        last = last.replace(old, new)
+    (folder / "last.yml").write_text(last)
+    assert merge(folder / "last.yml", folder / "a") == merge(folder / "all.yml", folder / "b")
+
+
+def test_memory_and_disk_agree(folder: Path) -> None:
+    recipe = load_recipe(folder / "all.yml")
+    sources = open_sources({r: r for r in recipe.references()}, (folder,))
+    materializer = Materializer(sources)
+    assert materializer.load(recipe) == merge(folder / "all.yml", folder / "out")
+    materializer.close()
+
+
+def test_a_stage_with_a_hole_is_made_again_when_its_value_changes(folder: Path) -> None:
+    document = load_recipe(folder / "all.yml").document()
+    document["stages"][0]["models"][0]["parameters"]["weight"] = {"float": [0, 2]}
+    space = SearchSpace(document)
+    [name] = [d.name for d in space.dimensions]
+    materializer = Materializer(open_sources({n: n for n in space.references()}, (folder,)))
+    prints = []
+    for value in (0.5, 1.5, 0.5):
+        recipe = space.fill({name: value})
+        prints.append(materializer.load(recipe))
+        dump_recipe(recipe, folder / "one_candidate.yml")
+        assert merge(folder / "one_candidate.yml", folder / "out") == prints[-1]
+    assert prints[0] == prints[2] != prints[1]
+    materializer.close()
+
+
+def test_a_tensor_in_the_cache_is_not_merged_twice(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    original = stages._StageFiles._merged
+
+    def counting(self: Any, tensor: Any) -> Any:
+        made.append(tensor.name)
+        return original(self, tensor)
+
+    monkeypatch.setattr(stages._StageFiles, "_merged", counting)
+    merge(folder / "all.yml", folder / "out")
+    assert len(made) == 2 * len(dict.fromkeys(made))  # 'half' and 'sparse' once each; 'half' is read twice
+
+
+def test_a_recipe_with_stages_survives_being_written(folder: Path) -> None:
+    recipe = load_recipe(folder / "all.yml")
+    dump_recipe(recipe, folder / "again.yml")
+    assert load_recipe(folder / "again.yml") == recipe
+    assert (folder / "again.yml").read_text().count("\n---\n") == 2
+
+
+def test_the_identity_of_a_recipe_follows_its_text_and_its_models(folder: Path) -> None:
+    (folder / "half.yml").write_text(TWO_STAGES.split("---", maxsplit=1)[0])
+    before = identities(open_sources({"m": "half.yml"}, (folder,)))
+    assert identities(open_sources({"m": "half.yml"}, (folder,))) == before
+    (folder / "half.yml").write_text(
+        TWO_STAGES.split("---", maxsplit=1)[0].replace("weight: 1}", "weight: 2}", 1)
+    )
+    assert identities(open_sources({"m": "half.yml"}, (folder,))) != before
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (TWO_STAGES.replace("name: half\n", ""), "2 of 3 documents have no name"),
+        (TWO_STAGES.replace("name: sparse", "name: half"), "two stages are called 'half'"),
+        (TWO_STAGES.replace("model: one", "model: sparse"), "need each other"),
+        (TWO_STAGES.replace("model: one", "model: half"), "need each other"),
+        (TWO_STAGES.replace("model: one", "model: oen"), "oen: there is neither such a folder"),
+        (TWO_STAGES.replace("density: 0.5", "density: 5", 1), "density.*between 0 and 1"),
+        ("a: 1\n---\n- 2\n", "expected a mapping of fields at the top, got list"),
+    ],
+)
+def test_stages_that_do_not_work_are_one_clear_message(folder: Path, text: str, message: str) -> None:
+    (folder / "bad.yml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        merge(folder / "bad.yml", folder / "out")
+    assert not (folder / "out").exists()
+
+
+def test_a_recipe_made_from_itself_is_refused(folder: Path) -> None:
+    half = TWO_STAGES.split("---", maxsplit=1)[0]
+    (folder / "a.yml").write_text(half.replace("model: one", "model: b.yml"))
+    (folder / "b.yml").write_text(half.replace("model: one", "model: a.yml"))
+    with pytest.raises(RecipeError, match=r"is made from itself: \S*b\.yml -> \S*a\.yml -> \S*b\.yml$"):
+        merge(folder / "a.yml", folder / "out")
+
+
+def test_recipes_of_one_document_have_no_stages() -> None:
+    recipe = parse_recipe({"merge_method": "linear", "models": [{"model": "m"}]})
+    assert recipe.stages == ()
+    assert "stages" not in recipe.document()

@@ -1,0 +1,252 @@
+"""Models of different vocabularies: embeddings by token, ids in the configuration, in memory as on disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from support import LLAMA, llama_shapes, save_model
+from tokenizer_support import bpe, save
+from torch import Tensor
+
+from evomerge.engine.export import MergeOptions, MergeResult, merge_to_disk
+from evomerge.engine.inputs import Inputs
+from evomerge.engine.materialize import Materializer
+from evomerge.engine.sources import open_sources
+from evomerge.errors import CheckpointError, RecipeError
+from evomerge.recipe import parse_recipe
+from evomerge.tokenizers.vocabulary import load_tokenizer, read_vocabulary
+
+EMBEDDINGS = ("model.embed_tokens.weight", "lm_head.weight")
+
+
+class Models:
+    """Models with tokenizers of their own, by name."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def add(
+        self, name: str, tokenizer: Any, *, rows: int | None = None, dtype: torch.dtype = torch.float32
+    ) -> Path:
+        size = rows or len(tokenizer)
+        config = {
+            **LLAMA,
+            "vocab_size": size,
+            "eos_token_id": tokenizer.eos_token_id,
+            "bos_token_id": None,
+            "dtype": str(dtype).removeprefix("torch."),
+        }
+        generator = torch.Generator().manual_seed(sum(map(ord, name)))
+        tensors = {n: torch.randn(s, generator=generator).to(dtype) for n, s in llama_shapes(config).items()}
+        path = save(tokenizer, save_model(self.folder / name, tensors, config))
+        generation = {"eos_token_id": [tokenizer.eos_token_id], "do_sample": True}
+        (path / "generation_config.json").write_text(json.dumps(generation))
+        return path
+
+    def rows(self, name: str, tensor: str = EMBEDDINGS[0]) -> dict[str, Tensor]:
+        """Embedding of each token."""
+        folder = self.folder / name
+        weights = load_file(folder / "model.safetensors")[tensor]
+        ids = read_vocabulary(folder).ids
+        return {token: weights[i].float() for token, i in ids.items() if i < len(weights)}
+
+    def merge(self, document: dict[str, Any], **options: Any) -> MergeResult:
+        recipe = parse_recipe(document)
+        sources = open_sources({r: r for r in recipe.references()}, (self.folder,))
+        return merge_to_disk(recipe, sources, self.folder / "out", MergeOptions(overwrite=True, **options))
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Models:
+    made = Models(tmp_path)
+    made.add("base", bpe(["a+b", "c+d"]))
+    made.add("chat", bpe(["e+f", "a+b", "g+h"], ["</s>", "<|im_start|>", "<|im_end|>"], chat_template="talk"))
+    made.add("code", bpe(["a+b", "c+d"], ["</s>", "<|im_start|>"], chat_template="talk"), rows=16)
+    return made
+
+
+def linear(**more: Any) -> dict[str, Any]:
+    weights = {"base": 0.5, "chat": 0.3, "code": 0.2}
+    listed = [{"model": m, "parameters": {"weight": w}} for m, w in weights.items()]
+    return {"merge_method": "linear", "base_model": "base", "models": listed, "dtype": "float32"} | more
+
+
+@pytest.mark.parametrize("tensor", EMBEDDINGS)
+def test_union_merges_rows_of_the_same_token(models: Models, tensor: str) -> None:
+    models.merge(linear(tokenizer_source="union"))
+    base, chat, code, out = (models.rows(m, tensor) for m in ("base", "chat", "code", "out"))
+    assert out.keys() == base.keys() | chat.keys() | code.keys()
+    for token, row in out.items():
+        if token in base:  # the base serves whoever lacks a token
+            parts = [m.get(token, base[token]) for m in (base, chat, code)]
+        elif token == "<|im_start|>":  # two have it, the base does not: the base gets their mean
+            parts = [(chat[token] + code[token]) / 2, chat[token], code[token]]
+        else:
+            parts = [chat[token]] * 3
+        expected = 0.5 * parts[0] + 0.3 * parts[1] + 0.2 * parts[2]
+        torch.testing.assert_close(row, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_configuration_follows_the_vocabulary(models: Models) -> None:
+    models.merge(linear(tokenizer_source="chat"))
+    out = models.folder / "out"
+    config = json.loads((out / "config.json").read_text())
+    tokenizer = load_tokenizer(out)
+    assert tokenizer.get_vocab() == load_tokenizer(models.folder / "chat").get_vocab()
+    assert config["vocab_size"] == len(tokenizer)
+    assert config["eos_token_id"] == tokenizer.eos_token_id
+    base = json.loads((models.folder / "base" / "config.json").read_text())
+    assert base["eos_token_id"] != config["eos_token_id"]
+    generation = json.loads((out / "generation_config.json").read_text())
+    assert generation == {"eos_token_id": [tokenizer.eos_token_id], "do_sample": True}
+
+
+def test_the_base_vocabulary_drops_tokens_of_others(models: Models) -> None:
+    models.merge(linear(tokenizer_source="base"))
+    assert models.rows("out").keys() == models.rows("base").keys()
+    assert (models.folder / "out" / "tokenizer.json").read_bytes() == (
+        models.folder / "base" / "tokenizer.json"
+    ).read_bytes()
+
+
+def test_padding_rows_are_the_mean_of_the_rest(models: Models) -> None:
+    models.merge(linear(tokenizer={"source": "base", "pad_to_multiple_of": 8}))
+    weights = load_file(models.folder / "out" / "model.safetensors")[EMBEDDINGS[0]]
+    count = len(read_vocabulary(models.folder / "base").ids)
+    assert weights.shape[0] == 16 > count
+    for row in weights[count:]:
+        torch.testing.assert_close(row, weights[:count].mean(dim=0), rtol=1e-5, atol=1e-6)
+
+
+def test_tokens_can_be_given_a_source_and_forced(models: Models) -> None:
+    rules = {
+        "<|im_start|>": {"source": "chat"},
+        "<|im_end|>": {"source": {"kind": "zero"}},
+        "ab": {"source": {"kind": "model_token", "model": "code", "token": "cd"}, "force": True},
+        "<|new|>": {"source": {"kind": "model_token", "model": "chat", "token_id": 0}},
+    }
+    models.merge(linear(tokenizer={"source": "union", "tokens": rules}))
+    base, chat, code, out = (models.rows(m) for m in ("base", "chat", "code", "out"))
+    torch.testing.assert_close(out["ab"], code["cd"])
+    torch.testing.assert_close(out["<|new|>"], chat["a"])
+    torch.testing.assert_close(out["<|im_end|>"], 0.3 * chat["<|im_end|>"])
+    torch.testing.assert_close(out["<|im_start|>"], 0.8 * chat["<|im_start|>"] + 0.2 * code["<|im_start|>"])
+    assert base["ab"] is not None
+
+
+def test_a_token_that_only_an_expert_has_keeps_its_row_in_a_task_vector_merge(models: Models) -> None:
+    experts = [{"model": m, "parameters": {"weight": 0.7}} for m in ("chat", "code")]
+    models.merge(
+        {
+            "merge_method": "task_arithmetic",
+            "base_model": "base",
+            "models": experts,
+            "tokenizer_source": "union",
+        }
+    )
+    torch.testing.assert_close(models.rows("out")["ef"], models.rows("chat")["ef"])
+
+
+@pytest.mark.parametrize("source", ["union", "base", "code"])
+def test_memory_and_disk_agree_and_so_do_their_tokenizers(models: Models, source: str) -> None:
+    document = linear(
+        tokenizer={"source": source, "pad_to_multiple_of": 4}, chat_template="chatml", dtype="bfloat16"
+    )
+    result = models.merge(document)
+    recipe = parse_recipe(document)
+    materializer = Materializer(open_sources({r: r for r in recipe.references()}, (models.folder,)))
+    assert materializer.load(recipe) == result.fingerprint
+    assert materializer.load(recipe) == result.fingerprint  # what is kept between candidates stays valid
+    assert materializer.tokenizer.get_vocab() == load_tokenizer(models.folder / "out").get_vocab()
+    assert "im_start" in materializer.tokenizer.chat_template
+    other = materializer.load(parse_recipe(document | {"tokenizer": None, "tokenizer_source": "chat"}))
+    assert other != result.fingerprint
+    assert materializer.load(recipe) == result.fingerprint
+    materializer.close()
+
+
+def test_the_template_that_most_models_have_is_taken_over(models: Models) -> None:
+    models.merge(linear(tokenizer_source="base", chat_template="auto"))
+    assert load_tokenizer(models.folder / "out").chat_template == "talk"
+
+
+def test_tied_and_untied_heads_go_together(models: Models, tmp_path: Path) -> None:
+    tied = models.add("tied", bpe(["a+b"]))
+    config = json.loads((tied / "config.json").read_text()) | {"tie_word_embeddings": True}
+    tensors = load_file(tied / "model.safetensors")
+    del tensors["lm_head.weight"]
+    save_model(tied, tensors, config)
+    document = linear(tokenizer_source="union")
+    document["models"] = [{"model": m, "parameters": {"weight": 0.5}} for m in ("chat", "tied")]
+    models.merge(document | {"base_model": "tied"})
+    assert "lm_head.weight" not in load_file(tmp_path / "out" / "model.safetensors")
+
+
+def test_unequal_embeddings_without_a_section_name_the_cure(models: Models) -> None:
+    with pytest.raises(CheckpointError, match=r"(?s)2 tensors differ in shape.*need a tokenizer section"):
+        models.merge(linear())
+
+
+def test_embeddings_can_be_cut_to_what_all_have(models: Models) -> None:
+    result = models.merge(linear(), truncate_embeddings=True)
+    assert any("code: lm_head.weight, model.embed_tokens.weight cut from 16 to" in w for w in result.warnings)
+    size = len(read_vocabulary(models.folder / "base").ids)
+    out = load_file(models.folder / "out" / "model.safetensors")
+    assert out[EMBEDDINGS[0]].shape[0] == size
+    assert json.loads((models.folder / "out" / "config.json").read_text())["vocab_size"] == size
+
+
+def test_cutting_to_a_larger_base_is_refused(models: Models) -> None:
+    document = {"merge_method": "ties", "base_model": "code", "tokenizer": None}
+    document |= {"models": [{"model": "base", "parameters": {"weight": 1}}]}
+    with pytest.raises(CheckpointError, match=r"the base model has 16 rows.*base has 12.*tokenizer section"):
+        models.merge(document, truncate_embeddings=True)
+
+
+def test_equal_sizes_with_other_tokens_are_worth_a_warning(models: Models) -> None:
+    models.add("other", bpe(["e+f", "g+h"]))
+    document = linear(models=[{"model": m, "parameters": {"weight": 1}} for m in ("base", "other")])
+    result = models.merge(document)
+    assert len(result.warnings) == 1
+    assert "the vocabulary of other is not that of base (2 tokens more, 2 fewer" in result.warnings[0]
+    models.add("same", bpe(["a+b", "c+d"]))
+    document["models"] = [{"model": m, "parameters": {"weight": 1}} for m in ("base", "same")]
+    assert models.merge(document).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"source": "base", "tokens": {"ab": {"source": "chta"}}}, r"there is no model 'chta'.*'chat'"),
+        ({"source": "base", "tokens": {"ab": {"force": True}}}, r"tokens\.ab: 'force' needs a 'source'"),
+        ({"source": "base", "tokens": {"zz": {"source": "chat"}}}, r"'chat' has no token 'zz'"),
+        (
+            {"tokens": {"ab": {"source": {"kind": "model_token", "model": "chat", "token_id": 99}}}},
+            "has 15 rows, so none is number 99",
+        ),
+        (
+            {"tokens": {"ab": {"source": {"kind": "model_token", "model": "chat"}}}},
+            "one of 'token' and 'token_id'",
+        ),
+        ({"source": "base", "pad_to_multiple_of": 0}, "pad_to_multiple_of.*greater than or equal to 1"),
+        ({"source": "base", "tokns": {}}, r"tokenizer\.tokns.*Did you mean 'tokens'"),
+    ],
+)
+def test_a_section_that_is_wrong_is_one_clear_message(
+    models: Models, section: dict[str, Any], message: str
+) -> None:
+    with pytest.raises((RecipeError, CheckpointError), match=message):
+        inputs = open_sources({m: m for m in ("base", "chat", "code")}, (models.folder,))
+        Inputs(inputs).plan(parse_recipe(linear(tokenizer=section)))
+
+
+def test_a_model_without_a_tokenizer_is_named(models: Models) -> None:
+    for file in (models.folder / "chat").glob("token*"):
+        file.unlink()
+    with pytest.raises(CheckpointError, match="chat: its tokenizer cannot be loaded"):
+        models.merge(linear(tokenizer_source="union"))
