@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from evomerge.checkpoints.checkpoint import Checkpoint, TensorInfo, dtype_name
-from evomerge.engine.layers import LAYER_COUNT_KEYS, comes_before_layers, find_stacks, layer_count
+from evomerge.engine.depth import Origin, layer_count, resize
+from evomerge.engine.layers import comes_before_layers, find_stacks
 from evomerge.errors import CheckpointError, RecipeError, did_you_mean
 from evomerge.methods import Base, Parameter, get_method, methods
 from evomerge.recipe import Parameters, Recipe, Slice, Source, filters_of, lookup
@@ -182,7 +183,7 @@ class _Planner:
             place = stacks.place(name)
             if self._is_left_out(name):
                 continue
-            if place is not None and sliced and place.prefix == stacks.main:
+            if place is not None and sliced and place.prefix in stacks.sliced:
                 if not layers_done:
                     for segment in segments:
                         yield from self._layer_slots(segment)
@@ -197,25 +198,32 @@ class _Planner:
     def _layer_slots(self, segment: _Segment) -> Iterator[_Slot]:
         """The tensors of each layer of one slice: layer k is layer ``start + k`` of each source."""
         lead = segment.sources[0]
-        prefix = self.stacks[self.donor].main
         for k in range(segment.layers):
             for name in self.checkpoints[lead.model].tensors:
                 place = self.stacks[lead.model].place(name)
-                if place is None or place.prefix != self.stacks[lead.model].main:
+                if place is None or place.prefix not in self.stacks[lead.model].sliced:
                     continue
                 if place.index != _range(lead, 0)[0] + k:
                     continue
+                nth = self.stacks[lead.model].sliced.index(place.prefix)
                 sources = tuple(
-                    Input(s.model, f"{self.stacks[s.model].main}{_range(s, 0)[0] + k}{place.suffix}")
+                    self._layer_input(s.model, nth, _range(s, 0)[0] + k, place.suffix)
                     for s in segment.sources
                 )
                 base = None
                 if segment.base is not None:
                     at = next((s for s in segment.sources if s.model == segment.base), lead)
-                    layer = _range(at, 0)[0] + k
-                    base = Input(segment.base, f"{self.stacks[segment.base].main}{layer}{place.suffix}")
-                output = f"{prefix}{segment.first + k}{place.suffix}"
+                    base = self._layer_input(segment.base, nth, _range(at, 0)[0] + k, place.suffix)
+                output = f"{self.stacks[self.donor].sliced[nth]}{segment.first + k}{place.suffix}"
                 yield _Slot(output, segment, _position(k, segment.layers), sources, base)
+
+    def _layer_input(self, model: str, nth: int, layer: int, suffix: str) -> Input:
+        stacks = self.stacks[model].sliced
+        if nth >= len(stacks):
+            raise CheckpointError(
+                "models", f"the layers of {model!r} are not made like those of {self.donor!r}"
+            )
+        return Input(model, f"{stacks[nth]}{layer}{suffix}")
 
     def _is_left_out(self, name: str) -> bool:
         """Buffers that models recompute, and output embeddings that some model ties to the input's."""
@@ -391,29 +399,14 @@ class _Planner:
         return config
 
     def _resize(self, config: dict[str, Any], segments: Sequence[_Segment]) -> None:
-        """The layer count, and every list with one entry per layer, for the new run of layers."""
-        old, new = layer_count(config), sum(s.layers for s in segments)
-        for path in ((), ("text_config",), ("decoder",)):
-            part = config.get(path[0]) if path else config
-            if not isinstance(part, dict):
-                continue
-            for key, value in list(part.items()):
-                if key in LAYER_COUNT_KEYS and value == old:
-                    part[key] = new
-                elif isinstance(value, list) and len(value) == old and key not in ("architectures",):
-                    part[key] = self._relist(path, key, value, segments)
-
-    def _relist(
-        self, path: Sequence[str], key: str, value: list[Any], segments: Sequence[_Segment]
-    ) -> list[Any]:
-        entries = []
-        for segment in segments:
-            lead = segment.sources[0]
-            config = self.checkpoints[lead.model].config
-            own = (config.get(path[0]) or {}).get(key, value) if path else config.get(key, value)
-            start = _range(lead, 0)[0]
-            entries += [own[start + k] if start + k < len(own) else own[-1] for k in range(segment.layers)]
-        return entries
+        """The configuration of the new run of layers: their count, and all that is said layer by layer."""
+        stacks = self.stacks[self.donor]
+        origins = [
+            Origin(self.checkpoints[s.sources[0].model].config, _range(s.sources[0], 0)[0] + k)
+            for s in segments
+            for k in range(s.layers)
+        ]
+        resize(config, layer_count(config) or stacks.depth, origins, has_encoder=stacks.has_encoder)
 
 
 _RECOMPUTED = ("rotary_emb.inv_freq", "masked_bias")
