@@ -7,18 +7,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["LAYER_COUNT_KEYS", "Place", "Stacks", "find_stacks"]
+from evomerge.engine.depth import layer_count
+
+__all__ = ["Place", "Stacks", "comes_before_layers", "find_stacks"]
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)")
-LAYER_COUNT_KEYS = (
-    "num_hidden_layers",
-    "n_layer",
-    "n_layers",
-    "num_layers",
-    "num_decoder_layers",
-    "decoder_layers",
-)
-"""Where configurations keep the number of layers of the main stack, the most usual first."""
+_BESIDE = re.compile(r"vision|visual|image|audio|speech|encoder|qformer|resampler|perceiver|codec|mtp|depth")
+"""Parts beside the stack that recipes slice: towers of other modalities, encoders, drafting heads."""
 _AFTER = (
     "lm_head",
     "embed_out",
@@ -53,10 +48,15 @@ class Place:
 
 @dataclass(frozen=True)
 class Stacks:
-    """The runs of layers of a model: the number of layers of each, and which of them recipes slice."""
+    """The runs of layers of a model: the number of layers of each, and which of them recipes slice.
+
+    ``sliced`` is the main stack, first, and those that make up its layers with it: as deep and in the same
+    module (``attentions.0``, ``layer_norm1.0``, ``ffns.0``).
+    """
 
     depths: Mapping[str, int]
     main: str | None
+    sliced: tuple[str, ...] = ()
 
     def place(self, name: str) -> Place | None:
         """Where ``name`` stands, or ``None`` outside all layers."""
@@ -71,12 +71,17 @@ class Stacks:
         """Number of layers of the main stack; 0 where there is none."""
         return self.depths[self.main] if self.main is not None else 0
 
+    @property
+    def has_encoder(self) -> bool:
+        """Whether there is an encoder beside the main stack."""
+        return any("encoder" in p for p in self.depths if p not in self.sliced)
+
 
 def find_stacks(names: Iterable[str], config: Mapping[str, Any]) -> Stacks:
     """The layer stacks among tensor ``names``: the outermost numbered parts, counted from 0 without a gap.
 
-    The main stack has as many layers as the configuration says; several such, or none: the deepest, then the
-    first by name.
+    The main stack has as many layers as the configuration says; of several such, or if there is none, it is
+    no encoder and no tower of another modality, then the deepest, then the first by name.
     """
     indices: dict[str, dict[int, None]] = {}
     for name in names:
@@ -89,18 +94,16 @@ def find_stacks(names: Iterable[str], config: Mapping[str, Any]) -> Stacks:
         if sorted(found) == list(range(len(found)))
     }
     expected = layer_count(config)
-    fitting = [p for p in depths if depths[p] == expected] or list(depths)
-    main = max(fitting, key=lambda p: (depths[p], p.endswith("layers."), "decoder" in p), default=None)
-    return Stacks(depths, main)
 
+    def rank(prefix: str) -> tuple[bool, bool, int, bool]:
+        depth = depths[prefix]
+        return depth == expected, _BESIDE.search(prefix) is None, depth, prefix.endswith("layers.")
 
-def layer_count(config: Mapping[str, Any]) -> int | None:
-    """Layers of the main stack as the configuration says, nested text configurations included."""
-    for part in (config, config.get("text_config") or {}, config.get("decoder") or {}):
-        for key in LAYER_COUNT_KEYS:
-            if isinstance(part.get(key), int):
-                return int(part[key])
-    return None
+    main = max(depths, key=rank, default=None)
+    if main is None:
+        return Stacks(depths, None)
+    beside = [p for p in depths if p != main and _module(p) == _module(main) and depths[p] == depths[main]]
+    return Stacks(depths, main, (main, *beside))
 
 
 def comes_before_layers(name: str) -> bool:
@@ -108,3 +111,8 @@ def comes_before_layers(name: str) -> bool:
     if any(word in name for word in _AFTER):
         return False
     return any(word in name for word in _BEFORE)
+
+
+def _module(prefix: str) -> str:
+    """The module that a stack is in: ``model.`` of ``model.layers.``."""
+    return prefix[: prefix.rstrip(".").rfind(".") + 1]

@@ -4,99 +4,217 @@ from __future__ import annotations
 
 import json
 import logging
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from evomerge.engine.plan import MergePlan
+from evomerge.engine.plan import MergePlan, TensorPlan
 from evomerge.errors import CheckpointError
 
 __all__ = ["LiveModel"]
 
+_LISTED = 8
+_MARKS = 65521
+"""Marks repeat after this many elements; a prime, so that no two rows are marked alike."""
+
 
 class LiveModel:
-    """A transformers model built from a configuration, with uninitialised weights of one dtype on one device.
+    """A transformers model with room for a plan's weights, in one dtype on one device.
 
-    ``place(name)`` is the tensor of the model that a tensor of the checkpoint belongs to. It never aliases a
-    source: candidates are copied in.
+    ``place(name)`` is where a tensor of the checkpoint is written; after the last one, ``settle``. It never
+    aliases a source: candidates are copied in.
+
+    The names and layouts of files are not those of modules: prefixes differ, the experts of a layer are many
+    tensors in a file and one in memory. transformers knows how to load them, so it is asked once, with marked
+    tensors under the names of the files, and then it is looked up where they went. There is no list of names.
+    Of each tensor one of these is true:
+
+    - it is a weight of the model, or several are parts of it (nearly all): written in place;
+    - it was copied into a part of a weight (experts): that part is written in place;
+    - it was rearranged in another way: it stays a tensor of its own, and ``settle`` has it loaded again;
+    - the model has no use for it, neither here nor when the merged folder is loaded.
     """
 
-    def __init__(self, config: Mapping[str, Any], dtype: torch.dtype, device: torch.device) -> None:
-        self._config = json.dumps(config, sort_keys=True)
+    def __init__(self, plan: MergePlan, dtype: torch.dtype, device: torch.device) -> None:
+        self._key = _key(plan, dtype)
         self._dtype = dtype
-        self.module = _build(config, dtype, device)
-        self._places: dict[str, Tensor] = {
-            **dict(self.module.named_parameters(remove_duplicate=False)),
-            **dict(self.module.named_buffers(remove_duplicate=False)),
-        }
+        self._device = device
+        self._config, self._class = _parse(plan.config)
+        self._places = {t.name: _room(t, i, dtype, device) for i, t in enumerate(plan.tensors)}
+        self.module = self._load(plan.donor)
+        self._loads_again = self._find_parts()
 
-    def fits(self, config: Mapping[str, Any], dtype: torch.dtype) -> bool:
-        """Whether this is the model that ``config`` and ``dtype`` ask for."""
-        return self._dtype == dtype and self._config == json.dumps(config, sort_keys=True)
-
-    def check(self, plan: MergePlan) -> None:
-        """Whether the plan fills the model: every tensor has its place and every weight its tensor.
-
-        Raises:
-            CheckpointError: Naming what does not fit.
-        """
-        strangers = [t.name for t in plan.tensors if t.name not in self._places]
-        if strangers:
-            raise CheckpointError(
-                plan.donor,
-                f"tensors have no place in {type(self.module).__name__}: {', '.join(strangers[:8])}",
-            )
-        filled = {self._places[t.name].data_ptr() for t in plan.tensors}
-        persistent = dict(self.module.state_dict(keep_vars=True))
-        empty = [n for n, t in persistent.items() if t.numel() and t.data_ptr() not in filled]
-        if empty:
-            raise CheckpointError(
-                plan.donor,
-                f"the checkpoint lacks weights of {type(self.module).__name__}: {', '.join(empty[:8])}",
-            )
+    def fits(self, plan: MergePlan, dtype: torch.dtype) -> bool:
+        """Whether this model has room for the weights of ``plan`` and calculates in ``dtype``."""
+        return self._key == _key(plan, dtype)
 
     def place(self, name: str) -> Tensor:
-        """The parameter or buffer called ``name``, as rows: (R, C), sharing its memory."""
-        data = self._places[name].data
-        return data.view(1, -1) if data.dim() < 2 else data.view(-1, data.shape[-1])
+        """Where the tensor ``name`` is written, as rows: (R, C)."""
+        return _rows(self._places[name])
+
+    def settle(self) -> None:
+        """Brings weights up to date that could not be written in place; usually there are none.
+
+        Takes the time and memory of loading the model once more from memory.
+        """
+        if not self._loads_again:
+            return
+        loaded = self._load().state_dict()
+        for name, weight in self.module.state_dict().items():
+            if weight.data_ptr() != loaded[name].data_ptr():
+                weight.copy_(loaded[name])
+
+    def _load(self, donor: str = "") -> nn.Module:
+        """The model that transformers makes of the tensors in ``_places``, which it shares where it can."""
+        try:
+            # With a seed of its own: some models draw at random what no checkpoint of theirs holds.
+            with _quiet(), torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
+                torch.manual_seed(0)
+                module, report = self._class.from_pretrained(
+                    None,
+                    config=self._config,
+                    state_dict=dict(self._places),
+                    dtype=self._dtype,
+                    device_map=None if self._device.type == "cpu" else {"": self._device},
+                    output_loading_info=True,
+                )
+        except torch.OutOfMemoryError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as exception:
+            raise CheckpointError(
+                donor, f"no {self._class.__name__} can be made of the weights ({_first_line(exception)})"
+            ) from None
+        missing = sorted(report["missing_keys"])
+        if missing:
+            shown = ", ".join(missing[:_LISTED]) + (", ..." if len(missing) > _LISTED else "")
+            raise CheckpointError(
+                donor, f"the checkpoint lacks {len(missing)} weights of {self._class.__name__}: {shown}"
+            )
+        model: nn.Module = module.requires_grad_(requires_grad=False).eval()
+        return model
+
+    def _find_parts(self) -> bool:
+        """Replaces tensors that were copied on loading by what they became; whether some are left over."""
+        shared = {_storage(t) for t in self._places.values()}
+        weights = self.module.state_dict()
+        copied = {n: w for n, w in weights.items() if w.numel() and _storage(w) not in shared}
+        unfilled = {_storage(w): w.numel() for w in copied.values()}
+        for name, part in _reverted(self.module, copied).items():
+            if _storage(part) in unfilled and name in self._places and _holds(part, self._places[name]):
+                unfilled[_storage(part)] -= part.numel()
+                self._places[name] = part
+        in_use = {_storage(w) for w in weights.values()}
+        return any(unfilled.values()) and any(_storage(t) not in in_use for t in self._places.values())
 
 
-def _build(config: Mapping[str, Any], dtype: torch.dtype, device: torch.device) -> nn.Module:
-    """An empty model: the class that the configuration names, with nothing drawn at random."""
+def _parse(config: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The configuration as transformers reads it from an exported folder, and the class that it names."""
     import transformers
-    from transformers import AutoConfig
-    from transformers.initialization import no_init_weights
 
     try:
-        with _quiet():
-            parsed = AutoConfig.for_model(**_without_transformers_version(config))
-            name = next(iter(parsed.architectures or []), None)
-            model_class = getattr(transformers, name, None) if name else None
-            if model_class is None:
-                raise ValueError(f"transformers has no class {name!r}")
-            with no_init_weights(), torch.device(device):
-                module: nn.Module = model_class._from_config(parsed, dtype=dtype)  # noqa: SLF001
-    except (ValueError, KeyError, TypeError, AttributeError) as exception:
-        raise CheckpointError("config.json", f"no model can be built from it ({exception})") from None
-    module.tie_weights()  # type: ignore[operator]
-    module.requires_grad_(requires_grad=False)
-    return module.eval()
+        with _quiet(), tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "config.json").write_text(json.dumps(config), encoding="utf-8")
+            parsed = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        name = next(iter(parsed.architectures or []), None)
+        model_class = getattr(transformers, name, None) if name else None
+        if model_class is None:
+            raise ValueError(f"transformers has no class {name!r}")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as exception:
+        raise CheckpointError(
+            "config.json", f"no model can be built from it ({_first_line(exception)})"
+        ) from None
+    return parsed, model_class
 
 
-def _without_transformers_version(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in config.items() if k != "transformers_version"}
+def _key(plan: MergePlan, dtype: torch.dtype) -> tuple[Any, ...]:
+    shapes = tuple((t.name, t.shape) for t in plan.tensors)
+    return dtype, json.dumps(plan.config, sort_keys=True), shapes
+
+
+def _room(tensor: TensorPlan, number: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Memory for a tensor, marked by numbers that tell it from others and survive any cast.
+
+    Without marks transformers would tie weights that are equal only as long as they are empty.
+    """
+    kind = dtype if tensor.dtype.is_floating_point else tensor.dtype
+    room = torch.empty(tensor.shape, dtype=kind, device=device)
+    generator = torch.Generator().manual_seed(number)
+    count = min(room.numel(), _MARKS)
+    marks = torch.randint(0, 2 if kind is torch.bool else 128, (count,), generator=generator).to(device, kind)
+    for part in room.view(-1).split(_MARKS):
+        part.copy_(marks[: part.numel()])
+    return room
+
+
+def _reverted(module: Any, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``weights`` under the names and in the layout of the files they were loaded from, as views.
+
+    What is returned is a guess, to be checked by what it holds: transformers' way back is meant for saving.
+    """
+    if not weights:
+        return {}
+    from transformers.core_model_loading import revert_weight_conversion
+
+    try:
+        with _Uncopied():
+            reverted: dict[str, Tensor] = revert_weight_conversion(module, dict(weights))
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError):
+        return {}
+    return reverted
+
+
+class _Uncopied(TorchFunctionMode):
+    """Chunks and transposed tensors stay views of what they were taken from."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """``func`` of its arguments; ``contiguous`` does nothing."""
+        return args[0] if func is Tensor.contiguous else func(*args, **(kwargs or {}))
+
+
+def _holds(part: Tensor, marked: Tensor) -> bool:
+    """Whether ``part`` can be written as rows and holds what was marked."""
+    if part.shape != marked.shape or not torch.equal(part, marked.to(part.dtype)):
+        return False
+    try:
+        _rows(part)
+    except RuntimeError:  # dimensions that no stride spans
+        return False
+    return True
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """(R, C), sharing its memory: the last dimension stays, all others become rows; a vector is one row."""
+    return tensor.view(1, -1) if tensor.dim() < 2 else tensor.view(-1, tensor.shape[-1])
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def _first_line(exception: BaseException) -> str:
+    return next(iter(str(exception).splitlines()), type(exception).__name__)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' advice for people who train."""
+    """Without transformers' progress bars and its advice for people who train."""
+    from transformers.utils import logging as transformers_logging
+
     logger = logging.getLogger("transformers")
-    level = logger.level
+    level, bar = logger.level, transformers_logging.is_progress_bar_enabled()
     logger.setLevel(logging.ERROR)
+    transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
         logger.setLevel(level)
+        if bar:
+            transformers_logging.enable_progress_bar()

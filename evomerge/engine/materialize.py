@@ -89,8 +89,19 @@ class Materializer:
         merge_plan = self.plan(recipe)
         self._forget_changed(merge_plan)
         self._plan = merge_plan
-        live = self._live_model(merge_plan)
+        try:
+            return self._fill(self._live_model(merge_plan), merge_plan)
+        except torch.OutOfMemoryError as exception:
+            raise CandidateError(FailureKind.OUT_OF_MEMORY, f"while merging: {exception}") from None
 
+    def close(self) -> None:
+        """Frees the live model, the sources and the threads."""
+        self._pool.close()
+        self._live = None
+        self._resident.clear()
+        self.statistics.clear()
+
+    def _fill(self, live: LiveModel, merge_plan: MergePlan) -> str:
         def fill(tensor: TensorPlan) -> str:
             place_RC = live.place(tensor.name)
 
@@ -101,29 +112,18 @@ class Materializer:
                 tensor, self._read, self.statistics, write, chunk_elements=self._chunk_elements
             )
 
-        try:
-            digests = self._pool.map(fill, merge_plan.tensors)
-        except torch.OutOfMemoryError as exception:
-            raise CandidateError(FailureKind.OUT_OF_MEMORY, f"while merging: {exception}") from None
+        digests = self._pool.map(fill, merge_plan.tensors)
+        live.settle()
         names = [t.name for t in merge_plan.tensors]
         return combined_fingerprint(merge_plan.tensors, dict(zip(names, digests, strict=True)))
 
-    def close(self) -> None:
-        """Frees the live model, the sources and the threads."""
-        self._pool.close()
-        self._live = None
-        self._resident.clear()
-        self.statistics.clear()
-
     def _live_model(self, merge_plan: MergePlan) -> LiveModel:
         dtype = self.compute_dtype or _main_dtype(merge_plan)
-        if self._live is not None and self._live.fits(merge_plan.config, dtype):
+        if self._live is not None and self._live.fits(merge_plan, dtype):
             return self._live
         self._live = None  # before the new one is built: both may not fit
-        live = LiveModel(merge_plan.config, dtype, self.device)
-        live.check(merge_plan)
-        self._live = live
-        return live
+        self._live = LiveModel(merge_plan, dtype, self.device)
+        return self._live
 
     def _forget_changed(self, merge_plan: MergePlan) -> None:
         """Drops what is known of inputs that are others now: another stage, another vocabulary."""

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from evomerge.checkpoints.checkpoint import Checkpoint, TensorInfo, dtype_name
-from evomerge.engine.layers import LAYER_COUNT_KEYS, comes_before_layers, find_stacks, layer_count
+from evomerge.engine.depth import Origin, layer_count, resize, resize_module
+from evomerge.engine.layers import comes_before_layers, find_stacks
 from evomerge.engine.parts import Part, find_parts, part_of
 from evomerge.engine.vocabulary import Alignment, Renumbering, TokenizerFolder, aligned
 from evomerge.errors import CheckpointError, RecipeError, did_you_mean
@@ -138,7 +139,7 @@ class _Planner:
         self.dtype = _dtype(recipe)
         self.parts = find_parts(recipe, checkpoints[self.donor].tensors)
         self.stacks = {m: find_stacks(checkpoints[m].tensors, checkpoints[m].config) for m in self.models}
-        self._mains: dict[tuple[str, str], str | None] = {}
+        self._stacks_of: dict[tuple[str, str], tuple[str, ...]] = {}
         self.warnings: list[str] = list(alignment.warnings)
 
     def plan(self) -> MergePlan:
@@ -161,23 +162,20 @@ class _Planner:
 
     # ----------------------------------------------------------------- layers
 
-    def _main(self, part: Part, model: str) -> str | None:
-        """The stack of ``model`` that slices of ``part`` speak of: the main one, or the deepest there is."""
+    def _sliced(self, part: Part, model: str) -> tuple[str, ...]:
+        """The stacks of ``model`` that slices of ``part`` speak of: the main ones, or the deepest."""
         key = (part.prefix, model)
-        if key not in self._mains:
-            self._mains[key] = self._find_main(part, model)
-        return self._mains[key]
-
-    def _find_main(self, part: Part, model: str) -> str | None:
-        stacks = self.stacks[model]
-        inside = [p for p in stacks.depths if part_of(p, self.parts) == part]
-        if stacks.main in inside:
-            return stacks.main
-        return max(inside, key=lambda p: stacks.depths[p], default=None)
+        if key not in self._stacks_of:
+            stacks = self.stacks[model]
+            inside = [p for p in stacks.depths if part_of(p, self.parts) == part]
+            deepest = max(inside, key=lambda p: stacks.depths[p], default=None)
+            is_main = stacks.main in inside
+            self._stacks_of[key] = stacks.sliced if is_main else (deepest,) if deepest is not None else ()
+        return self._stacks_of[key]
 
     def _depth(self, part: Part, model: str) -> int:
-        main = self._main(part, model)
-        return self.stacks[model].depths[main] if main is not None else 0
+        sliced = self._sliced(part, model)
+        return self.stacks[model].depths[sliced[0]] if sliced else 0
 
     def _segments(self, part: Part) -> tuple[_Segment, ...]:
         base, scopes = self.recipe.base_model, (*part.scopes, self.recipe.parameters)
@@ -229,7 +227,8 @@ class _Planner:
             part = part_of(name, self.parts)
             if self._is_left_out(name):
                 continue
-            if place is not None and part.slices is not None and place.prefix == self._main(part, self.donor):
+            in_slices = place is not None and part.slices is not None
+            if in_slices and place is not None and place.prefix in self._sliced(part, self.donor):
                 if part not in done:
                     for segment in segments[part]:
                         yield from self._layer_slots(segment)
@@ -245,26 +244,33 @@ class _Planner:
     def _layer_slots(self, segment: _Segment) -> Iterator[_Slot]:
         """The tensors of each layer of one slice: layer k is layer ``start + k`` of each source."""
         lead = segment.sources[0]
-        mains = {m: self._main(segment.part, m) for m in self.models}
-        prefix = mains[self.donor]
+        sliced = {m: self._sliced(segment.part, m) for m in self.models}
         for k in range(segment.layers):
             for name in self.checkpoints[lead.model].tensors:
                 place = self.stacks[lead.model].place(name)
-                if place is None or place.prefix != mains[lead.model]:
+                if place is None or place.prefix not in sliced[lead.model]:
                     continue
                 if place.index != _range(lead, 0)[0] + k:
                     continue
+                nth = sliced[lead.model].index(place.prefix)
                 sources = tuple(
-                    Input(s.model, f"{mains[s.model]}{_range(s, 0)[0] + k}{place.suffix}")
+                    self._layer_input(s.model, sliced[s.model], nth, f"{_range(s, 0)[0] + k}{place.suffix}")
                     for s in segment.sources
                 )
                 base = None
                 if segment.base is not None:
                     at = next((s for s in segment.sources if s.model == segment.base), lead)
-                    layer = _range(at, 0)[0] + k
-                    base = Input(segment.base, f"{mains[segment.base]}{layer}{place.suffix}")
-                output = f"{prefix}{segment.first + k}{place.suffix}"
+                    layer = f"{_range(at, 0)[0] + k}{place.suffix}"
+                    base = self._layer_input(segment.base, sliced[segment.base], nth, layer)
+                output = f"{sliced[self.donor][nth]}{segment.first + k}{place.suffix}"
                 yield _Slot(output, segment, _position(k, segment.layers), sources, base)
+
+    def _layer_input(self, model: str, stacks: Sequence[str], nth: int, layer: str) -> Input:
+        if nth >= len(stacks):
+            raise CheckpointError(
+                "models", f"the layers of {model!r} are not made like those of {self.donor!r}"
+            )
+        return Input(model, f"{stacks[nth]}{layer}")
 
     def _is_left_out(self, name: str) -> bool:
         """Buffers that models recompute, and output embeddings that some model ties to the input's."""
@@ -438,57 +444,26 @@ class _Planner:
         for part in self.parts:
             if part.slices is None:
                 continue
-            if self._main(part, self.donor) == self.stacks[self.donor].main:
+            old, new = self._depth(part, self.donor), sum(s.layers for s in segments[part])
+            if self._sliced(part, self.donor) == self.stacks[self.donor].sliced:
                 self._resize(config, segments[part])
-            else:
-                self._resize_module(config, part, segments[part])
+            elif old != new and not resize_module(config, old, new):
+                raise RecipeError(
+                    f"{part.place}slices",
+                    f"{new} layers in place of {old}, and config.json does not say where they are counted",
+                    "Keep the number of layers of this module.",
+                )
         return config
 
-    def _resize_module(self, config: dict[str, Any], part: Part, segments: Sequence[_Segment]) -> None:
-        """The layer count of a module besides the main one, in the section of the configuration it has."""
-        old, new = self._depth(part, self.donor), sum(s.layers for s in segments)
-        if old == new:
-            return
-        sections = [config, *(v for k, v in config.items() if isinstance(v, dict) and k != "text_config")]
-        counts = [
-            (section, key)
-            for section in sections
-            for key, value in section.items()
-            if key in (*LAYER_COUNT_KEYS, "depth", "encoder_layers") and value == old
-        ]
-        if len(counts) != 1:
-            raise RecipeError(
-                f"{part.place}slices",
-                f"{new} layers in place of {old}, and config.json does not say where they are counted",
-                "Keep the number of layers of this module.",
-            )
-        section, key = counts[0]
-        section[key] = new
-
     def _resize(self, config: dict[str, Any], segments: Sequence[_Segment]) -> None:
-        """The layer count, and every list with one entry per layer, for the new run of layers."""
-        old, new = layer_count(config), sum(s.layers for s in segments)
-        for path in ((), ("text_config",), ("decoder",)):
-            part = config.get(path[0]) if path else config
-            if not isinstance(part, dict):
-                continue
-            for key, value in list(part.items()):
-                if key in LAYER_COUNT_KEYS and value == old:
-                    part[key] = new
-                elif isinstance(value, list) and len(value) == old and key not in ("architectures",):
-                    part[key] = self._relist(path, key, value, segments)
-
-    def _relist(
-        self, path: Sequence[str], key: str, value: list[Any], segments: Sequence[_Segment]
-    ) -> list[Any]:
-        entries = []
-        for segment in segments:
-            lead = segment.sources[0]
-            config = self.checkpoints[lead.model].config
-            own = (config.get(path[0]) or {}).get(key, value) if path else config.get(key, value)
-            start = _range(lead, 0)[0]
-            entries += [own[start + k] if start + k < len(own) else own[-1] for k in range(segment.layers)]
-        return entries
+        """The configuration of the new run of layers: their count, and all that is said layer by layer."""
+        stacks = self.stacks[self.donor]
+        origins = [
+            Origin(self.checkpoints[s.sources[0].model].config, _range(s.sources[0], 0)[0] + k)
+            for s in segments
+            for k in range(s.layers)
+        ]
+        resize(config, layer_count(config) or stacks.depth, origins, has_encoder=stacks.has_encoder)
 
 
 _RECOMPUTED = ("rotary_emb.inv_freq", "masked_bias")

@@ -157,8 +157,8 @@ def test_every_error_is_a_user_error() -> None:
         (
             ["encoder.layers.0.w", "encoder.layers.1.w", "decoder.layers.0.w"],
             {"num_hidden_layers": 2, "decoder_layers": 1},
-            "encoder.layers.",
-            2,
+            "decoder.layers.",
+            1,
         ),
         (
             ["vision.layers.0.w", "vision.layers.1.w", "model.layers.0.w"],

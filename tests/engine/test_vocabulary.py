@@ -240,9 +240,9 @@ def test_equal_sizes_with_other_tokens_are_worth_a_warning(models: Models) -> No
 def test_a_section_that_is_wrong_is_one_clear_message(
     models: Models, section: dict[str, Any], message: str
 ) -> None:
+    inputs = Inputs(open_sources({m: m for m in ("base", "chat", "code")}, (models.folder,)))
     with pytest.raises((RecipeError, CheckpointError), match=message):
-        inputs = open_sources({m: m for m in ("base", "chat", "code")}, (models.folder,))
-        Inputs(inputs).plan(parse_recipe(linear(tokenizer=section)))
+        inputs.plan(parse_recipe(linear(tokenizer=section)))
 
 
 def test_a_model_without_a_tokenizer_is_named(models: Models) -> None:
