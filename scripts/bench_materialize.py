@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from bench_merge import make_models, recipes
 
-from evomerge.engine.compute import ComputePool, merge_tensor
+from evomerge.engine.compute import ComputePool, merge_tensor, rows_of
 from evomerge.engine.plan import TensorPlan, plan
 from evomerge.engine.sources import open_sources
 from evomerge.engine.statistics import Statistics
@@ -64,13 +64,8 @@ def main() -> None:
             statistics_ = Statistics()
 
             def fill(tensor: TensorPlan) -> str:
-                place = live[tensor.name]  # noqa: B023
-                rows = place.view(1, -1) if place.dim() < 2 else place.view(-1, place.shape[-1])
-
-                def write(row: int, rows_RC: torch.Tensor) -> None:
-                    rows[row : row + rows_RC.shape[0]].copy_(rows_RC)
-
-                return merge_tensor(tensor, lambda m, n: resident[m, n], statistics_, write)  # noqa: B023
+                place_RC = rows_of(live[tensor.name])  # noqa: B023
+                return merge_tensor(tensor, lambda m, n: resident[m, n], statistics_, place_RC)  # noqa: B023
 
             def candidate() -> None:
                 pool.map(fill, merge_plan.tensors)  # noqa: B023

@@ -16,12 +16,13 @@ from evomerge.engine.fingerprint import TensorDigest
 from evomerge.engine.plan import TensorPlan
 from evomerge.engine.statistics import Statistics
 from evomerge.errors import CandidateError, FailureKind, RecipeError
-from evomerge.methods import ROW_BLOCK, Chunk, MergeMethod, get_method, key_of, output_rows
+from evomerge.methods import ROW_BLOCK, Chunk, MergeMethod, compiled, get_method, key_of, output_rows
 
-__all__ = ["ComputePool", "Read", "merge_tensor"]
+__all__ = ["ComputePool", "Read", "merge_tensor", "rows_of"]
 
-CHUNK_ELEMENTS = 1 << 16
-"""Elements of a chunk: small enough that its intermediate values stay in a core's cache."""
+_CHUNK_ELEMENTS = {"compiled": 1 << 18, "cpu": 1 << 16, "other": 1 << 24}
+"""Elements of a chunk. Compiled functions have tiles of their own, and each call costs some 50 us; with torch on
+a CPU intermediate values should stay in a core's cache; a GPU wants enough to do."""
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -34,41 +35,51 @@ def merge_tensor(
     tensor: TensorPlan,
     read: Read,
     statistics: Statistics,
-    write: Callable[[int, Tensor], None],
+    place_RC: Tensor,
     *,
-    chunk_elements: int = CHUNK_ELEMENTS,
+    chunk_elements: int | None = None,
 ) -> str:
-    """The digest of one output tensor, whose rows go to ``write(row, rows_RC)``.
+    """Writes one output tensor to ``place_RC``, as rows; the digest of what it is in the output dtype.
 
-    Rows come in order and in the output dtype.
+    ``place_RC`` may have another dtype (what a live model calculates in) or be on another device.
 
     Raises:
         CandidateError: The result holds NaN or infinity.
         RecipeError: The parameters do not work for these inputs.
     """
     method = get_method(tensor.method)
-    x_MRC = [_rows(read(i.model, i.tensor)) for i in tensor.inputs]
+    x_MRC = [rows_of(read(i.model, i.tensor)) for i in tensor.inputs]
     digest = TensorDigest()
     if not tensor.dtype.is_floating_point:
-        write(0, x_MRC[0])
+        place_RC.copy_(x_MRC[0])
         digest.update(x_MRC[0])
         return digest.hexdigest()
 
     def chunks() -> Iterator[Chunk]:
-        return _chunks(tensor, x_MRC, chunk_elements)
+        return _chunks(tensor, x_MRC, chunk_elements or _chunk_elements(x_MRC[0]))
 
     scalars = _prepare(tensor, method, statistics.get(tensor, method, chunks))
     kernel = method.kernel
     found = kernel.reduce(chunks, scalars) if kernel.reduce is not None else None
+    is_direct = place_RC.dtype == tensor.dtype and place_RC.device == x_MRC[0].device
     finite = True
     for chunk in chunks():
-        rows_RC, all_finite = output_rows(kernel, chunk, scalars, found, tensor.dtype)
-        finite = finite and all_finite
-        digest.update(rows_RC)
-        write(chunk.row, rows_RC)
+        rows_RC = place_RC[chunk.row : chunk.row + chunk.shape[0]]
+        out_RC = rows_RC
+        if not is_direct:
+            out_RC = torch.empty(chunk.shape, dtype=tensor.dtype, device=chunk.device)
+        finite = output_rows(kernel, chunk, scalars, found, out_RC) and finite
+        digest.update(out_RC)
+        if not is_direct:
+            rows_RC.copy_(out_RC)
     if not finite:
         raise CandidateError(FailureKind.NON_FINITE_WEIGHTS, f"tensor {tensor.name!r} holds NaN or infinity")
     return digest.hexdigest()
+
+
+def rows_of(tensor: Tensor) -> Tensor:
+    """(R, C): the last dimension stays, all others become rows; a vector is one row. Shares its memory."""
+    return tensor.reshape(1, -1) if tensor.dim() < 2 else tensor.reshape(-1, tensor.shape[-1])
 
 
 class ComputePool:
@@ -111,9 +122,10 @@ def _prepare(tensor: TensorPlan, method: MergeMethod, statistic: Any) -> Any:
         raise RecipeError("parameters", f"{method.name}: {exception} (tensor {tensor.name})") from None
 
 
-def _rows(tensor: Tensor) -> Tensor:
-    """(R, C): the last dimension stays, all others become rows; a vector is one row."""
-    return tensor.reshape(1, -1) if tensor.dim() < 2 else tensor.reshape(-1, tensor.shape[-1])
+def _chunk_elements(x_RC: Tensor) -> int:
+    if x_RC.device.type != "cpu":
+        return _CHUNK_ELEMENTS["other"]
+    return _CHUNK_ELEMENTS["compiled" if compiled() is not None else "cpu"]
 
 
 def _chunks(tensor: TensorPlan, x_MRC: Sequence[Tensor], elements: int) -> Iterator[Chunk]:

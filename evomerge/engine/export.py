@@ -13,7 +13,7 @@ from torch import Tensor
 from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.checkpoints.files import read_json
 from evomerge.checkpoints.writer import CheckpointWriter
-from evomerge.engine.compute import CHUNK_ELEMENTS, ComputePool, merge_tensor
+from evomerge.engine.compute import ComputePool, merge_tensor, rows_of
 from evomerge.engine.fingerprint import combined_fingerprint
 from evomerge.engine.inputs import Inputs
 from evomerge.engine.plan import MergePlan, TensorPlan
@@ -42,7 +42,7 @@ class MergeOptions:
     overwrite: bool = False
     device: str = "cpu"
     threads: int = 1
-    chunk_elements: int = CHUNK_ELEMENTS
+    chunk_elements: int | None = None
     expected_fingerprint: str | None = None
     truncate_embeddings: bool = False
 
@@ -107,14 +107,9 @@ def _write_weights(
         return checkpoints[model].read(name).to(device)
 
     def fill(tensor: TensorPlan) -> str:
-        place = writer.tensor(tensor.name)
-        place_RC = place.view(1, -1) if place.dim() < 2 else place.view(-1, place.shape[-1])
-
-        def write(row: int, rows_RC: Tensor) -> None:
-            place_RC[row : row + rows_RC.shape[0]].copy_(rows_RC)
-
+        place_RC = rows_of(writer.tensor(tensor.name))
         # Statistics serve one tensor here and are dropped with it: a merge measures each tensor once.
-        digest = merge_tensor(tensor, read, Statistics(), write, chunk_elements=options.chunk_elements)
+        digest = merge_tensor(tensor, read, Statistics(), place_RC, chunk_elements=options.chunk_elements)
         for part in tensor.inputs:
             checkpoints[part.model].let_go(part.tensor)
         writer.let_go(tensor.name)

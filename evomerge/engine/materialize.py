@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from evomerge.checkpoints.checkpoint import Checkpoint
-from evomerge.engine.compute import CHUNK_ELEMENTS, ComputePool, merge_tensor
+from evomerge.engine.compute import ComputePool, merge_tensor
 from evomerge.engine.fingerprint import combined_fingerprint
 from evomerge.engine.inputs import Inputs
 from evomerge.engine.live_model import LiveModel
@@ -40,7 +40,7 @@ class Materializer:
         device: str | torch.device = "cpu",
         compute_dtype: torch.dtype | None = None,
         threads: int = 1,
-        chunk_elements: int = CHUNK_ELEMENTS,
+        chunk_elements: int | None = None,
     ) -> None:
         self._inputs = Inputs(checkpoints)
         self.device = torch.device(device)
@@ -104,12 +104,8 @@ class Materializer:
     def _fill(self, live: LiveModel, merge_plan: MergePlan) -> str:
         def fill(tensor: TensorPlan) -> str:
             place_RC = live.place(tensor.name)
-
-            def write(row: int, rows_RC: Tensor) -> None:
-                place_RC[row : row + rows_RC.shape[0]].copy_(rows_RC)
-
             return merge_tensor(
-                tensor, self._read, self.statistics, write, chunk_elements=self._chunk_elements
+                tensor, self._read, self.statistics, place_RC, chunk_elements=self._chunk_elements
             )
 
         digests = self._pool.map(fill, merge_plan.tensors)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from evomerge.checkpoints.checkpoint import Checkpoint
-from evomerge.engine.compute import merge_tensor
+from evomerge.engine.compute import merge_tensor, rows_of
 from evomerge.engine.plan import MergePlan, TensorPlan
 from evomerge.engine.statistics import Statistics
 
@@ -49,15 +49,11 @@ class _StageFiles:
 
     def _merged(self, tensor: TensorPlan) -> Tensor:
         out = torch.empty(tensor.shape, dtype=tensor.dtype)
-        out_RC = out.view(1, -1) if out.dim() < 2 else out.view(-1, out.shape[-1])
-
-        def write(row: int, rows_RC: Tensor) -> None:
-            out_RC[row : row + rows_RC.shape[0]].copy_(rows_RC)
 
         def read(model: str, name: str) -> Tensor:
             return self._plan.checkpoints[model].read(name)
 
-        merge_tensor(tensor, read, Statistics(), write)
+        merge_tensor(tensor, read, Statistics(), rows_of(out))
         for part in tensor.inputs:
             self._plan.checkpoints[part.model].let_go(part.tensor)
         return out

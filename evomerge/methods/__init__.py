@@ -2,7 +2,7 @@
 
 from evomerge.methods import interpolation, selection, task_arithmetic
 from evomerge.methods._chunks import ROW_BLOCK, Chunk, Chunks, Kernel, Measure, nothing
-from evomerge.methods._native import output_rows
+from evomerge.methods._native import compiled, output_rows
 from evomerge.methods._random import key_of
 from evomerge.methods._registry import (
     Base,
@@ -26,6 +26,7 @@ __all__ = [
     "Parameter",
     "PerModel",
     "Range",
+    "compiled",
     "get_method",
     "interpolation",
     "key_of",

@@ -79,12 +79,12 @@ class Kernel:
 
     ``apply`` makes float32 rows from a chunk, the candidate's numbers, and what the optional ``reduce`` pass
     found; ``reduce`` returns None where the numbers need no pass. ``native`` does the work of ``apply`` on a
-    CPU, rounds to the output dtype as well, and says whether all elements are finite: the same bits.
+    CPU: it writes the same bits, rounded to the dtype of its last argument, and says whether all are finite.
     """
 
     apply: Callable[[Chunk, Any, Any], Tensor]
     reduce: Callable[[Chunks, Any], Any] | None = None
-    native: Callable[[Chunk, Any, Any, torch.dtype], tuple[Tensor, bool]] | None = None
+    native: Callable[[Chunk, Any, Any, Tensor], bool] | None = None
 
 
 nothing = Measure("nothing", lambda _: None)

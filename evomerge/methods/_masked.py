@@ -283,10 +283,8 @@ def _native_mask(mask: Mask, columns: int) -> tuple[int, Any, Any]:
     return f.RANKED, keys, rank_limits(mask, columns).numpy()
 
 
-def _native_apply(
-    chunk: Chunk, s: MaskedSum, found: Resolved | None, dtype: torch.dtype
-) -> tuple[Tensor, bool]:
-    x, out = Inputs(chunk), Output(chunk, dtype)
+def _native_apply(chunk: Chunk, s: MaskedSum, found: Resolved | None, out_RC: Tensor) -> bool:
+    x, out = Inputs(chunk), Output(out_RC)
     found = found if found is not None else Resolved()
     masks = [_native_mask(mask, x.columns) for mask in s.masks]
     limits = np.zeros((len(masks), max(len(m[2]) for m in masks)), dtype=np.int32)

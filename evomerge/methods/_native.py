@@ -54,14 +54,12 @@ def usable(chunk: Chunk) -> bool:
     return chunk.device.type == "cpu" and compiled() is not None
 
 
-def output_rows(
-    kernel: Kernel, chunk: Chunk, numbers: Any, found: Any, dtype: torch.dtype
-) -> tuple[Tensor, bool]:
-    """The output rows of a chunk in ``dtype``, and whether all elements are finite."""
+def output_rows(kernel: Kernel, chunk: Chunk, numbers: Any, found: Any, out_RC: Tensor) -> bool:
+    """Writes the output rows of a chunk to ``out_RC``, in its dtype; whether all elements are finite."""
     if kernel.native is not None and usable(chunk):
-        return kernel.native(chunk, numbers, found, dtype)
-    rows_RC = kernel.apply(chunk, numbers, found).to(dtype)
-    return rows_RC, bool(torch.isfinite(rows_RC).all())
+        return kernel.native(chunk, numbers, found, out_RC)
+    out_RC.copy_(kernel.apply(chunk, numbers, found))
+    return bool(torch.isfinite(out_RC).all())
 
 
 class Inputs:
@@ -78,20 +76,22 @@ class Inputs:
 
 
 class Output:
-    """Rows in their output dtype that compiled functions write to."""
+    """Rows that compiled functions write to: ``out_RC`` itself where they know its dtype."""
 
-    def __init__(self, chunk: Chunk, dtype: torch.dtype) -> None:
-        self._dtype = dtype
-        self._rows_RC = torch.empty(chunk.shape, dtype=dtype if dtype in _KINDS else torch.float32)
+    def __init__(self, out_RC: Tensor) -> None:
+        self._out_RC = out_RC
+        self._is_direct = out_RC.dtype in _KINDS and out_RC.is_contiguous()
+        dtype = out_RC.dtype if out_RC.dtype in _KINDS else torch.float32
+        self._rows_RC = out_RC if self._is_direct else torch.empty(out_RC.shape, dtype=dtype)
         self.address = self._rows_RC.data_ptr()
-        self.kind = _KINDS[self._rows_RC.dtype]
+        self.kind = _KINDS[dtype]
 
-    def finished(self, finite: bool) -> tuple[Tensor, bool]:
-        """The rows, and whether all of them are finite."""
-        if self._rows_RC.dtype == self._dtype:
-            return self._rows_RC, bool(finite)
-        rounded_RC = self._rows_RC.to(self._dtype)
-        return rounded_RC, bool(torch.isfinite(rounded_RC).all())
+    def finished(self, finite: bool) -> bool:
+        """Brings the rows to where they belong; whether all of them are finite."""
+        if self._is_direct:
+            return bool(finite)
+        self._out_RC.copy_(self._rows_RC)
+        return bool(torch.isfinite(self._out_RC).all())
 
 
 def floats(values: Sequence[float]) -> Any:

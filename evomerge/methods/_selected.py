@@ -190,10 +190,8 @@ def _native_sce_reduce(
             border.setdefault(d, []).append(found[d, :filled].clone())
 
 
-def _native_sce_apply(
-    chunk: Chunk, _: VarianceCut, found: _SceFound | None, dtype: torch.dtype
-) -> tuple[Tensor, bool]:
-    x, out = Inputs(chunk), Output(chunk, dtype)
+def _native_sce_apply(chunk: Chunk, _: VarianceCut, found: _SceFound | None, out_RC: Tensor) -> bool:
+    x, out = Inputs(chunk), Output(out_RC)
     n, first = x.rows * x.columns, chunk.row * x.columns
     if found is None:
         c = floats([1.0] + [0.0] * (len(chunk.x_MRC) - 1))
@@ -221,8 +219,8 @@ def _nearswap(chunk: Chunk, t: float, _: None) -> Tensor:
     return torch.add(share_RC * other_RC, torch.mul(torch.sub(1, share_RC), base_RC))
 
 
-def _native_nearswap(chunk: Chunk, t: float, _: None, dtype: torch.dtype) -> tuple[Tensor, bool]:
-    x, out = Inputs(chunk), Output(chunk, dtype)
+def _native_nearswap(chunk: Chunk, t: float, _: None, out_RC: Tensor) -> bool:
+    x, out = Inputs(chunk), Output(out_RC)
     n = x.rows * x.columns
     return out.finished(functions().nearswap(x.addresses, x.kind, n, np.float32(t), out.address, out.kind))
 
@@ -296,8 +294,8 @@ def _fusion(chunk: Chunk, s: Importance, _: None) -> Tensor:
     return torch.add(chunk.x_MRC[0].float(), d_RC.mul_(_importance_of(chunk, rows) >= s.threshold))
 
 
-def _native_fusion(chunk: Chunk, s: Importance, _: None, dtype: torch.dtype) -> tuple[Tensor, bool]:
-    x, out = Inputs(chunk), Output(chunk, dtype)
+def _native_fusion(chunk: Chunk, s: Importance, _: None, out_RC: Tensor) -> bool:
+    x, out = Inputs(chunk), Output(out_RC)
     factors = s.divergence_R[chunk.row : chunk.row + x.rows].to(torch.float32).numpy()
     threshold = np.float32(s.threshold)
     finite = functions().fusion(
@@ -365,10 +363,8 @@ def _ram(chunk: Chunk, s: Ram, factors: tuple[float, ...] | None) -> Tensor:
     return torch.add(chunk.x_MRC[0].float(), sum_RC.div_(count_RC.clamp_(min=1)))
 
 
-def _native_ram(
-    chunk: Chunk, s: Ram, factors: tuple[float, ...] | None, dtype: torch.dtype
-) -> tuple[Tensor, bool]:
-    x, out = Inputs(chunk), Output(chunk, dtype)
+def _native_ram(chunk: Chunk, s: Ram, factors: tuple[float, ...] | None, out_RC: Tensor) -> bool:
+    x, out = Inputs(chunk), Output(out_RC)
     amplified = floats(factors if factors is not None else [1.0] * (len(chunk.x_MRC) - 1))
     n, epsilon = x.rows * x.columns, np.float32(s.epsilon)
     finite = functions().ram_apply(

@@ -117,8 +117,8 @@ def _weighted_sum(chunk: Chunk, c_M: Tensor, _: None) -> Tensor:
     return torch.zeros_like(chunk.x_MRC[0], dtype=torch.float32) if out_RC is None else out_RC
 
 
-def _native_weighted_sum(chunk: Chunk, c_M: Tensor, _: None, dtype: torch.dtype) -> tuple[Tensor, bool]:
-    x, out = Inputs(chunk), Output(chunk, dtype)
+def _native_weighted_sum(chunk: Chunk, c_M: Tensor, _: None, out_RC: Tensor) -> bool:
+    x, out = Inputs(chunk), Output(out_RC)
     n = x.rows * x.columns
     return out.finished(
         functions().weighted_sum(x.addresses, x.kind, n, floats(c_M.tolist()), out.address, out.kind)
@@ -149,13 +149,11 @@ def _line_weighted_sum(chunk: Chunk, lines: LineCoefficients, _: None) -> Tensor
     return out_RC
 
 
-def _native_line_weighted_sum(
-    chunk: Chunk, lines: LineCoefficients, found: None, dtype: torch.dtype
-) -> tuple[Tensor, bool]:
+def _native_line_weighted_sum(chunk: Chunk, lines: LineCoefficients, found: None, out_RC: Tensor) -> bool:
     if lines.c_LM.shape[0] == 1:
-        return _native_weighted_sum(chunk, lines.c_LM[0], found, dtype)
-    rows_RC = _line_weighted_sum(chunk, lines, found).to(dtype)
-    return rows_RC, bool(torch.isfinite(rows_RC).all())
+        return _native_weighted_sum(chunk, lines.c_LM[0], found, out_RC)
+    out_RC.copy_(_line_weighted_sum(chunk, lines, found))
+    return bool(torch.isfinite(out_RC).all())
 
 
 line_weighted_sum = Kernel(_line_weighted_sum, native=_native_line_weighted_sum)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from evomerge.engine.compute import ComputePool, merge_tensor
+from evomerge.engine.compute import ComputePool, merge_tensor, rows_of
 from evomerge.engine.plan import Input, TensorPlan
 from evomerge.engine.statistics import Statistics
 from evomerge.methods import Base, _native, get_method, methods
@@ -77,12 +77,9 @@ def inputs(shape: tuple[int, ...], dtype: torch.dtype) -> dict[str, Tensor]:
 
 def merged(plan: TensorPlan, tensors: dict[str, Tensor], chunk_elements: int) -> Tensor:
     out = torch.empty(plan.shape, dtype=plan.dtype)
-    rows = out.view(1, -1) if out.dim() < 2 else out.view(-1, out.shape[-1])
-
-    def write(row: int, rows_RC: Tensor) -> None:
-        rows[row : row + rows_RC.shape[0]] = rows_RC
-
-    merge_tensor(plan, lambda model, _: tensors[model], Statistics(), write, chunk_elements=chunk_elements)
+    merge_tensor(
+        plan, lambda model, _: tensors[model], Statistics(), rows_of(out), chunk_elements=chunk_elements
+    )
     return out
 
 
