@@ -1,4 +1,4 @@
-"""Letting go of mapped pages: a merge of large files would otherwise count all of them as its own memory."""
+"""What the kernel is told about mapped pages: to let go of them, and to start writing them to disk."""
 
 from __future__ import annotations
 
@@ -8,9 +8,19 @@ import sys
 
 from torch import Tensor
 
-__all__ = ["let_go"]
+__all__ = ["let_go", "start_writing"]
 
 _DONTNEED = 4  # MADV_DONTNEED; on a shared file mapping it drops the mapping of pages, never their content
+
+
+_WRITE = 2  # SYNC_FILE_RANGE_WRITE: begin, do not wait
+
+
+def start_writing(descriptor: int, offset: int, size: int) -> None:
+    """Begins to write a range of a file to disk, so that a later flush finds little left to do; a hint only."""
+    sync = getattr(ctypes.CDLL(None, use_errno=True), "sync_file_range", None)
+    if sync is not None:
+        sync(ctypes.c_int(descriptor), ctypes.c_int64(offset), ctypes.c_int64(size), ctypes.c_uint(_WRITE))
 
 
 def let_go(tensor: Tensor) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from evomerge.checkpoints.checkpoint import DTYPES, TensorInfo
-from evomerge.checkpoints.paging import let_go
+from evomerge.checkpoints.paging import let_go, start_writing
 from evomerge.errors import OutputError
 
 __all__ = ["CheckpointWriter"]
@@ -44,6 +44,8 @@ class CheckpointWriter:
         self._check_target(overwrite=overwrite)
         self._partial = self.path.with_name(f".{self.path.name}.partial")
         self._maps: list[mmap.mmap] = []
+        self._descriptors: list[int] = []
+        self._ranges: dict[str, tuple[int, int, int]] = {}
         self._views: dict[str, Tensor] = {}
         self._index: dict[str, str] = {}
         self._bytes = sum(info.bytes for info in tensors.values())
@@ -77,8 +79,9 @@ class CheckpointWriter:
 
     def let_go(self, name: str) -> None:
         """Says that the tensor is written: its pages no longer count as memory of this process."""
-        if self._views[name].numel():
+        if name in self._ranges:
             let_go(self._views[name])
+            start_writing(*self._ranges[name])
 
     def write_text(self, name: str, text: str) -> None:
         """A side file.
@@ -177,6 +180,8 @@ class CheckpointWriter:
         with (self._partial / file).open("wb+") as handle:
             os.posix_fallocate(handle.fileno(), 0, start + offset)
             mapped = mmap.mmap(handle.fileno(), start + offset)
+            descriptor = os.dup(handle.fileno())
+        self._descriptors.append(descriptor)
         mapped[:8] = struct.pack("<Q", len(text))
         mapped[8:start] = text
         self._maps.append(mapped)
@@ -190,6 +195,7 @@ class CheckpointWriter:
                 mapped, dtype=info.dtype, count=(end - begin) // info.dtype.itemsize, offset=start + begin
             )
             self._views[name] = flat.view(info.shape)
+            self._ranges[name] = (descriptor, start + begin, end - begin)
 
     def _close(self, *, flush: bool) -> None:
         self._views.clear()
@@ -201,6 +207,9 @@ class CheckpointWriter:
             except BufferError:  # a view is still held somewhere; it goes when that does
                 continue
         self._maps.clear()
+        self._ranges.clear()
+        while self._descriptors:
+            os.close(self._descriptors.pop())
 
     def _failed(self, exception: OSError) -> OutputError:
         if exception.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

@@ -21,8 +21,8 @@ from evomerge.methods import ROW_BLOCK, Chunk, MergeMethod, compiled, get_method
 __all__ = ["ComputePool", "Read", "merge_tensor", "rows_of"]
 
 _CHUNK_ELEMENTS = {"compiled": 1 << 18, "cpu": 1 << 16, "other": 1 << 24}
-"""Elements of a chunk. Compiled functions have tiles of their own, and each call costs some 50 us; with torch on
-a CPU intermediate values should stay in a core's cache; a GPU wants enough to do."""
+"""Elements of a chunk. Compiled functions have tiles of their own, and each call costs some 50 us; with
+torch on a CPU intermediate values should stay in a core's cache; a GPU wants enough to do."""
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")

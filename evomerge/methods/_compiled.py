@@ -12,9 +12,10 @@ from llvmlite import ir
 from numba import carray, njit, types
 from numba.extending import intrinsic
 
-_TILE = 2048
-_LANES = 8
+_TILE, _GRAM_TILE = 2048, 512
+_LANES = 16
 _fast = {"nogil": True, "cache": True, "error_model": "numpy", "boundscheck": False}
+_fused = {**_fast, "fastmath": {"contract"}}  # only where whole rows are summed in float64: no chunk can show
 u32, f32, f64, i64 = np.uint32, np.float32, np.float64, np.int64
 
 
@@ -48,6 +49,22 @@ def _float_pointer(typingctx, x):
         return builder.inttoptr(args[0], ir.FloatType().as_pointer())
 
     return types.CPointer(types.float32)(types.int64), codegen
+
+
+@intrinsic
+def _as_double(typingctx, x):
+    def codegen(context, builder, signature, args):
+        return builder.bitcast(args[0], ir.DoubleType())
+
+    return types.float64(types.int64), codegen
+
+
+@intrinsic
+def _as_long(typingctx, x):
+    def codegen(context, builder, signature, args):
+        return builder.bitcast(args[0], ir.IntType(64))
+
+    return types.int64(types.float64), codegen
 
 
 # --------------------------------------------------------------------------- reading and writing
@@ -126,13 +143,100 @@ def weighted_sum(x, kind, n, c, out, out_kind):
 
 @njit(**_fast)
 def _dot(a, b, n, lanes):
-    """Adds a * b to ``lanes`` in float64, element i to lane i mod 8: the same order whatever the tile."""
+    """Adds a * b to ``lanes`` in float64, element i to lane i mod 16: the same order whatever the tile."""
+    l0, l1, l2, l3, l4, l5, l6, l7 = (
+        lanes[0],
+        lanes[1],
+        lanes[2],
+        lanes[3],
+        lanes[4],
+        lanes[5],
+        lanes[6],
+        lanes[7],
+    )
+    m0, m1, m2, m3 = lanes[8], lanes[9], lanes[10], lanes[11]
+    m4, m5, m6, m7 = lanes[12], lanes[13], lanes[14], lanes[15]
     whole = n - n % _LANES
-    for i in range(0, whole, _LANES):
-        for k in range(_LANES):
-            lanes[k] += a[i + k] * b[i + k]
+    for i in range(0, whole, _LANES):  # written out: the sums stay in registers
+        l0 += a[i] * b[i]
+        l1 += a[i + 1] * b[i + 1]
+        l2 += a[i + 2] * b[i + 2]
+        l3 += a[i + 3] * b[i + 3]
+        l4 += a[i + 4] * b[i + 4]
+        l5 += a[i + 5] * b[i + 5]
+        l6 += a[i + 6] * b[i + 6]
+        l7 += a[i + 7] * b[i + 7]
+        m0 += a[i + 8] * b[i + 8]
+        m1 += a[i + 9] * b[i + 9]
+        m2 += a[i + 10] * b[i + 10]
+        m3 += a[i + 11] * b[i + 11]
+        m4 += a[i + 12] * b[i + 12]
+        m5 += a[i + 13] * b[i + 13]
+        m6 += a[i + 14] * b[i + 14]
+        m7 += a[i + 15] * b[i + 15]
+    lanes[0], lanes[1], lanes[2], lanes[3], lanes[4], lanes[5], lanes[6], lanes[7] = (
+        l0,
+        l1,
+        l2,
+        l3,
+        l4,
+        l5,
+        l6,
+        l7,
+    )
+    lanes[8], lanes[9], lanes[10], lanes[11] = m0, m1, m2, m3
+    lanes[12], lanes[13], lanes[14], lanes[15] = m4, m5, m6, m7
     for i in range(whole, n):
         lanes[i - whole] += a[i] * b[i]
+
+
+@njit(**_fast)
+def _add(a, n, lanes):
+    """Adds float32 values to ``lanes`` in float64, in the order of ``_dot``."""
+    l0, l1, l2, l3, l4, l5, l6, l7 = (
+        lanes[0],
+        lanes[1],
+        lanes[2],
+        lanes[3],
+        lanes[4],
+        lanes[5],
+        lanes[6],
+        lanes[7],
+    )
+    m0, m1, m2, m3 = lanes[8], lanes[9], lanes[10], lanes[11]
+    m4, m5, m6, m7 = lanes[12], lanes[13], lanes[14], lanes[15]
+    whole = n - n % _LANES
+    for i in range(0, whole, _LANES):
+        l0 += f64(a[i])
+        l1 += f64(a[i + 1])
+        l2 += f64(a[i + 2])
+        l3 += f64(a[i + 3])
+        l4 += f64(a[i + 4])
+        l5 += f64(a[i + 5])
+        l6 += f64(a[i + 6])
+        l7 += f64(a[i + 7])
+        m0 += f64(a[i + 8])
+        m1 += f64(a[i + 9])
+        m2 += f64(a[i + 10])
+        m3 += f64(a[i + 11])
+        m4 += f64(a[i + 12])
+        m5 += f64(a[i + 13])
+        m6 += f64(a[i + 14])
+        m7 += f64(a[i + 15])
+    lanes[0], lanes[1], lanes[2], lanes[3], lanes[4], lanes[5], lanes[6], lanes[7] = (
+        l0,
+        l1,
+        l2,
+        l3,
+        l4,
+        l5,
+        l6,
+        l7,
+    )
+    lanes[8], lanes[9], lanes[10], lanes[11] = m0, m1, m2, m3
+    lanes[12], lanes[13], lanes[14], lanes[15] = m4, m5, m6, m7
+    for i in range(whole, n):
+        lanes[i - whole] += f64(a[i])
 
 
 @njit(**_fast)
@@ -150,16 +254,16 @@ def gram(x, kind, rows, columns, of_task_vectors, block, out):
     ``out`` is (pairs, blocks), float64.
     """
     count = x.size
-    wide = np.empty((count, _TILE), f64)
-    part = np.empty(_TILE, f32)
+    wide = np.empty((count, _GRAM_TILE), f64)
+    part = np.empty(_GRAM_TILE, f32)
     pairs = count * (count + 1) // 2
     lanes = np.empty((pairs, _LANES), f64)
     for b in range(out.shape[1]):
         lanes[:] = 0
         first = b * block * columns
         last = min((b + 1) * block, rows) * columns
-        for start in range(first, last, _TILE):
-            size = min(_TILE, last - start)
+        for start in range(first, last, _GRAM_TILE):
+            size = min(_GRAM_TILE, last - start)
             for m in range(count):
                 _load(x[m], kind, start, size, part)
                 for i in range(size):
@@ -179,52 +283,106 @@ def gram(x, kind, rows, columns, of_task_vectors, block, out):
 # --------------------------------------------------------------------------- ranks
 
 
+_BINS, _FLUSH = 1 << 15, 1 << 23
+"""Bins of magnitudes, and the elements after which the packed sums below are put apart: they hold 2^24."""
+
+
 @njit(**_fast)
-def _count(values, n, counts, lows):
-    """Adds float32 magnitudes to a histogram over their upper 15 bits, and their lower 16 to its sums."""
-    for i in range(n):
-        bits = _as_bits(values[i]) & u32(0x7FFFFFFF)
-        bin_ = bits >> u32(16)
-        counts[bin_] += 1
-        lows[bin_] += i64(bits & u32(0xFFFF))
+def _count(values, n, packed):
+    """Adds float32 magnitudes to two histograms over their upper 15 bits, in turn: one waits less for itself.
+
+    A bin of ``packed``, (2, bins), holds the count in its upper 24 bits and the sum of the lower 16 bits of
+    the magnitudes in its lower 40.
+    """
+    even, odd = packed[0], packed[1]
+    whole = n - n % 2
+    for i in range(0, whole, 2):
+        a = _as_bits(values[i]) & u32(0x7FFFFFFF)
+        b = _as_bits(values[i + 1]) & u32(0x7FFFFFFF)
+        even[a >> u32(16)] += i64(1 << 40) | i64(a & u32(0xFFFF))
+        odd[b >> u32(16)] += i64(1 << 40) | i64(b & u32(0xFFFF))
+    if whole < n:
+        a = _as_bits(values[whole]) & u32(0x7FFFFFFF)
+        even[a >> u32(16)] += i64(1 << 40) | i64(a & u32(0xFFFF))
+
+
+@njit(**_fast)
+def _flush(packed, counts, lows):
+    """Moves packed sums to where they have room."""
+    for half in range(2):
+        for b in range(_BINS):
+            counts[b] += packed[half, b] >> 40
+            lows[b] += packed[half, b] & i64((1 << 40) - 1)
+            packed[half, b] = 0
 
 
 @njit(**_fast)
 def magnitude_histograms(x, kind, n, counts, lows):
     """Histograms of |x[d] - base|; ``counts`` and ``lows`` are (task vectors, bins), int64, added to."""
     base, part = np.empty(_TILE, f32), np.empty(_TILE, f32)
-    for start in range(0, n, _TILE):
-        size = min(_TILE, n - start)
-        _load(x[0], kind, start, size, base)
-        for d in range(x.size - 1):
+    packed = np.zeros((2, _BINS), i64)
+    for d in range(x.size - 1):
+        for start in range(0, n, _TILE):
+            size = min(_TILE, n - start)
+            _load(x[0], kind, start, size, base)
             _load(x[d + 1], kind, start, size, part)
             _subtract(part, base, size)
-            _count(part, size, counts[d], lows[d])
+            _count(part, size, packed)
+            if (start + _TILE) % _FLUSH == 0:
+                _flush(packed, counts[d], lows[d])
+        _flush(packed, counts[d], lows[d])
 
 
 @njit(**_fast)
 def value_histogram(values, counts, lows):
     """Histogram of float32 magnitudes."""
-    _count(values, values.size, counts, lows)
+    packed = np.zeros((2, _BINS), i64)
+    for start in range(0, values.size, _FLUSH):
+        size = min(_FLUSH, values.size - start)
+        _count(values[start : start + size], size, packed)
+        _flush(packed, counts, lows)
 
 
 @njit(**_fast)
-def _collect_values(values, n, bins, found_bits, found_index, filled, first):
+def _in_bin(values, n, bin_, flags, places):
+    """Places of the elements whose magnitude lies in ``bin_``; how many there are."""
+    low, high = u32(bin_) << u32(16), (u32(bin_) + u32(1)) << u32(16)
+    whole = n - n % 8
+    for i in range(n):
+        bits = _as_bits(values[i]) & u32(0x7FFFFFFF)
+        flags[i] = np.uint8(1) if (bits >= low) & (bits < high) else np.uint8(0)
+    eights = flags.view(np.uint64)
+    at = 0
+    for k in range(whole // 8):  # most eights hold none
+        if eights[k] != 0:
+            for i in range(8 * k, 8 * k + 8):
+                places[at] = np.int32(i)  # written in any case and kept if it counts
+                at += i64(flags[i])
+    for i in range(whole, n):
+        places[at] = np.int32(i)
+        at += i64(flags[i])
+    return at
+
+
+@njit(**_fast)
+def _collect_values(values, n, bins, found_bits, found_index, filled, first, flags, places):
     for k in range(bins.size):
-        wanted, at = u32(bins[k]), filled[k]
-        for i in range(n):
-            bits = _as_bits(values[i]) & u32(0x7FFFFFFF)
-            # Written in any case and kept if it counts: there is no branch to predict.
-            found_bits[k, at] = np.int32(bits)
-            found_index[k, at] = first + i
-            at += i64(bits >> u32(16) == wanted)
-        filled[k] = at
+        at = filled[k]
+        for j in range(_in_bin(values, n, bins[k], flags, places)):
+            i = places[j]
+            found_bits[k, at + j] = np.int32(_as_bits(values[i]) & u32(0x7FFFFFFF))
+            found_index[k, at + j] = first + i
+            filled[k] += 1
 
 
 @njit(**_fast)
 def collect_values(values, bins, found_bits, found_index, filled, first):
     """As ``collect``, from float32 values."""
-    _collect_values(values, values.size, bins, found_bits, found_index, filled, first)
+    flags, places = np.empty(_TILE, np.uint8), np.empty(_TILE + 1, np.int32)
+    for start in range(0, values.size, _TILE):
+        size = min(_TILE, values.size - start)
+        part = values[start : start + size]
+        _collect_values(part, size, bins, found_bits, found_index, filled, first + start, flags, places)
 
 
 @njit(**_fast)
@@ -234,12 +392,13 @@ def collect(x, kind, n, model, bins, found_bits, found_index, filled, first):
     ``found_*`` are (bins, capacity + 1); ``filled`` counts; ``first`` is the index of the first element.
     """
     base, part = np.empty(_TILE, f32), np.empty(_TILE, f32)
+    flags, places = np.empty(_TILE, np.uint8), np.empty(_TILE + 1, np.int32)
     for start in range(0, n, _TILE):
         size = min(_TILE, n - start)
         _load(x[0], kind, start, size, base)
         _load(x[model + 1], kind, start, size, part)
         _subtract(part, base, size)
-        _collect_values(part, size, bins, found_bits, found_index, filled, first + start)
+        _collect_values(part, size, bins, found_bits, found_index, filled, first + start, flags, places)
 
 
 # --------------------------------------------------------------------------- random masks
@@ -270,66 +429,115 @@ def _draw(low, high, row, column, n, out):
         out[i] = np.int32(x)
 
 
-_RANK_BINS = 2048
+_RANK_BINS, _RANK_SHIFT = 1024, 17
+"""Bins of 1/64 of a power of two; 16 powers of two, and what is smaller shares the lowest bin."""
+_RANK_ARRAYS, _BIN_ARRAYS = 4, 6
+"""Scratch arrays for ranks: with one number for each column, and one for each bin."""
 
 
 @njit(**_fast)
-def _keep_by_rank(d, columns, limits, drawn, bins, keep):
+def _keep_by_rank(d, columns, limits, drawn, work, bins, keep):
     """``keep[i]`` = 1 where drawn[i] < limits[rank of |d[i]| in the row]; equal magnitudes rank by index.
 
-    Ranks are not sorted for. A histogram of the upper bits (of the largest 16 powers of two; what is smaller
-    shares the lowest bin) bounds the rank of each element, and as the limits rise with the rank, the bounds
-    decide nearly always. Where they do not, the rank is the number of elements before: in a bin of equal
-    values those seen so far, else they are counted. Short rows get fewer bins, as all are visited each row.
-    ``bins`` is (5, bins): elements; all bits or-ed; place of the first; limit of the first; of the last.
+    Ranks are not sorted for. A histogram bounds the rank of each element, and as the limits rise with the
+    rank, the bounds decide nearly always. Where they do not, the rank is looked for among the elements of the
+    bin, which a counting sort has put side by side. ``work`` is (4, columns): bits; bin; elements by bin; those
+    undecided. ``bins`` is (6, bins): elements; place of the first; place of the next; limit of the first; of
+    the last; whether all are equal (1), not (2) or unknown (0).
     """
-    top = u32(0)
+    bits, bin_of, order, open_ = work[0], work[1], work[2], work[3]
+    count, place, next_, first, last, alike = bins[0], bins[1], bins[2], bins[3], bins[4], bins[5]
+    top = np.int32(0)
     for i in range(columns):
-        bits = _as_bits(d[i]) & u32(0x7FFFFFFF)
-        top = bits if bits > top else top
-    shift, size_of_bins = (np.int32(16), _RANK_BINS) if columns > 2048 else (np.int32(18), _RANK_BINS // 4)
-    offset = max((np.int32(top) >> shift) - np.int32(size_of_bins - 1), np.int32(0))
-    high = (np.int32(top) >> shift) - offset
-    lower = np.int32((1 << shift) - 1)
-    count, union, place, first, last = bins[0], bins[1], bins[2], bins[3], bins[4]
+        b = np.int32(_as_bits(d[i]) & u32(0x7FFFFFFF))
+        bits[i] = b
+        top = b if b > top else top
+    offset = max((top >> np.int32(_RANK_SHIFT)) - np.int32(_RANK_BINS - 1), np.int32(0))
+    high = (top >> np.int32(_RANK_SHIFT)) - offset
     for b in range(high + 1):
         count[b] = 0
-        union[b] = 0
+        alike[b] = 0
     for i in range(columns):
-        bits = np.int32(_as_bits(d[i]) & u32(0x7FFFFFFF))
-        b = max((bits >> shift) - offset, np.int32(0))
-        count[b] += np.int32(1)
-        union[b] |= bits
-    at = 0
+        bin_of[i] = max((bits[i] >> np.int32(_RANK_SHIFT)) - offset, np.int32(0))
+    for i in range(columns):
+        count[bin_of[i]] += np.int32(1)
+    at = np.int32(0)
     for b in range(high + 1):
-        size = count[b]
-        if size > 0:
-            first[b] = limits[at]
-            last[b] = limits[at + size - 1]
         place[b] = at
-        count[b] = 0
-        at += size
+        next_[b] = at
+        if count[b] > 0:
+            first[b] = limits[at]
+            last[b] = limits[at + count[b] - 1]
+        at += count[b]
+    undecided = 0
     for i in range(columns):
-        bits = np.int32(_as_bits(d[i]) & u32(0x7FFFFFFF))
-        b = max((bits >> shift) - offset, np.int32(0))
+        b = bin_of[i]
+        order[next_[b]] = np.int32(i)
+        next_[b] += np.int32(1)
         value = drawn[i]
         keep[i] = f32(1) if value < first[b] else f32(0)
-        if (value >= first[b]) & (value < last[b]):
-            alike = union[b] & lower == 0 if b > 0 else union[b] == 0
-            floor = (b + offset) << shift if b > 0 else 0
-            before = i64(count[b]) if alike else _before(d, columns, i64(floor), i64(bits), i)
-            keep[i] = f32(1) if value < limits[place[b] + before] else f32(0)
-        count[b] += np.int32(1)
+        open_[undecided] = np.int32(i)
+        undecided += i64((value >= first[b]) & (value < last[b]))
+    if 4 * count[0] > columns and undecided > 64:
+        _rank_widely(bits, columns, limits, drawn, keep)  # a row with outliers: all the rest is in one bin
+        return
+    for k in range(undecided):
+        i = open_[k]
+        b = bin_of[i]
+        start, size = place[b], count[b]
+        if alike[b] == 0:
+            same = True
+            for j in range(start, start + size):
+                same &= bits[order[j]] == bits[i]
+            alike[b] = np.int32(1) if same else np.int32(2)
+        before = i64(0)
+        if alike[b] == 1:
+            low, end = i64(start), i64(start + size)
+            while low < end:  # elements of a bin stand in the order of their index
+                middle = (low + end) // 2
+                if order[middle] < i:
+                    low = middle + 1
+                else:
+                    end = middle
+            before = low - start
+        else:
+            for j in range(start, start + size):
+                other = bits[order[j]]
+                before += i64((other < bits[i]) | ((other == bits[i]) & (order[j] < i)))
+        keep[i] = f32(1) if drawn[i] < limits[start + before] else f32(0)
 
 
 @njit(**_fast)
-def _before(d, columns, floor, bits, index):
-    """Elements with magnitudes from ``floor`` on that rank before the element with ``bits`` at ``index``."""
-    count = i64(0)
-    for j in range(columns):
-        other = i64(_as_bits(d[j]) & u32(0x7FFFFFFF))
-        count += i64(other >= floor and (other < bits or (other == bits and j < index)))
-    return count
+def _rank_widely(bits, columns, limits, drawn, keep):
+    """As ``_keep_by_rank``, by sorting."""
+    order = np.argsort(bits[:columns], kind="mergesort")
+    for rank in range(columns):
+        i = order[rank]
+        keep[i] = f32(1) if drawn[i] < limits[rank] else f32(0)
+
+
+@njit(**_fast)
+def _pack(keep, n, packed):
+    """The mask of a row as bits, eight to a byte."""
+    whole = n - n % 8
+    for i in range(0, whole, 8):
+        byte = u32(0)
+        for k in range(8):
+            byte |= u32(keep[i + k] != 0) << u32(k)
+        packed[i // 8] = np.uint8(byte)
+    if whole < n:
+        byte = u32(0)
+        for k in range(n - whole):
+            byte |= u32(keep[whole + k] != 0) << u32(k)
+        packed[whole // 8] = np.uint8(byte)
+
+
+@njit(**_fast)
+def _unpack(packed, start, n, keep):
+    """``n`` elements of a packed row from ``start`` on, a multiple of 8."""
+    for i in range(n):
+        byte = u32(packed[(start + i) >> 3])
+        keep[i] = f32((byte >> u32(i & 7)) & u32(1))
 
 
 # --------------------------------------------------------------------------- masked sum
@@ -357,21 +565,31 @@ def _trim_exact(d, cut, n, first, keep):
 
 
 @njit(**_fast)
-def _trim_fast(d, threshold, n, keep):
-    """The mask of a trim whose ties do not lie in this run: one comparison."""
+def _bound(bits, index, first, n):
+    """What bits an element of this run needs to be above a cut; -1 where the cut's tie lies in the run."""
+    if index >= first + n - 1:
+        return bits
+    return bits + 1 if index < first else i64(-1)
+
+
+@njit(**_fast)
+def _trim_fast(d, low, high, n, keep):
+    """The mask of a trim whose ties do not lie in this run: no index matters."""
     for i in range(n):
-        keep[i] = f32(1) if (_as_bits(d[i]) & u32(0x7FFFFFFF)) >= threshold else f32(0)
+        bits = _as_bits(d[i]) & u32(0x7FFFFFFF)
+        keep[i] = f32(1) if (bits >= low) & (bits < high) else f32(0)
 
 
 @njit(**_fast)
 def _masked_row(d, base_index, mode, cut, keys, row, column, n, limits, ranked, drawn, keep):
     """The mask of one task vector for a run of one row; by rank it is known for the whole row."""
-    if mode == TRIM and cut[2] < 0 and (cut[1] < base_index or cut[1] >= base_index + n - 1):
-        above = cut[0] if cut[1] >= base_index + n - 1 else cut[0] + 1
-        _trim_fast(d, u32(above), n, keep)
-        return
     if mode == TRIM:
-        _trim_exact(d, cut, n, base_index, keep)
+        low = _bound(cut[0], cut[1], base_index, n)
+        high = _bound(cut[2], cut[3], base_index, n) if cut[2] >= 0 else i64(0x80000000)
+        if low >= 0 and high >= 0:
+            _trim_fast(d, u32(low), u32(high), n, keep)
+        else:
+            _trim_exact(d, cut, n, base_index, keep)
     elif mode == RANDOM:
         _draw(keys[0], keys[1], row, column, n, drawn)
         limit = limits[0]
@@ -383,13 +601,14 @@ def _masked_row(d, base_index, mode, cut, keys, row, column, n, limits, ranked, 
 
 
 @njit(**_fast)
-def _rank_row(x, kind, d, at, row, columns, keys, limits, buffers, drawn, bins, keep):
-    """The mask of a whole row of task vector ``d`` by rank, for DELLA."""
+def _rank_row(x, kind, d, at, row, columns, keys, limits, buffers, work, bins, keep):
+    """The mask of a whole row of task vector ``d`` by rank, for DELLA; the task vector stays in a buffer."""
     _load(x[0], kind, at, columns, buffers[0])
     _load(x[d + 1], kind, at, columns, buffers[1])
     _subtract(buffers[1], buffers[0], columns)
+    drawn = work[_RANK_ARRAYS]
     _draw(keys[0], keys[1], row, 0, columns, drawn)
-    _keep_by_rank(buffers[1], columns, limits, drawn, bins, keep)
+    _keep_by_rank(buffers[1], columns, limits, drawn, work, bins, keep)
 
 
 @njit(**_fast)
@@ -405,6 +624,7 @@ def masked_sum(
     cuts,
     keys,
     limits,
+    packed,
     flags,
     divisor,
     scale,
@@ -414,7 +634,8 @@ def masked_sum(
     """The generalised task arithmetic; see ``_masked.MaskedSum``.
 
     ``weights`` multiply task vectors, ``plain`` are divided by; ``flags`` = (consensus, normalize, scaled);
-    ``limits`` is (task vectors, columns) for ranks, (task vectors, 1) otherwise.
+    ``limits`` is (task vectors, columns) for ranks, (task vectors, 1) otherwise; ``packed`` is (task vectors,
+    rows, columns / 8), the masks by rank that ``random_l1`` has found, or (task vectors, 0, 0).
     """
     count = x.size - 1
     consensus, normalize, scaled = flags[0], flags[1], flags[2]
@@ -422,13 +643,15 @@ def masked_sum(
     values = np.empty((count, _TILE), f32)
     total, sum_, weight = np.empty(_TILE, f32), np.empty(_TILE, f32), np.empty(_TILE, f32)
     any_ranked = False
+    known = packed.shape[1] > 0
     for d in range(count):
-        any_ranked |= modes[d] == RANKED
+        any_ranked |= (modes[d] == RANKED) & (not known)
     length = columns if any_ranked else 1
     ranked = np.empty((count, length), f32)
     buffers = np.empty((2, length), f32)
-    drawn = np.empty(max(length, _TILE), np.int32)
-    bins = np.empty((5, _RANK_BINS if any_ranked else 1), np.int32)
+    work = np.empty((_RANK_ARRAYS + 1, length), np.int32)
+    drawn = np.empty(_TILE, np.int32)
+    bins = np.empty((_BIN_ARRAYS, _RANK_BINS if any_ranked else 1), np.int32)
     finite = True
     # Without random masks rows need not be told apart, and short rows are joined into long runs.
     by_row = False
@@ -450,7 +673,7 @@ def masked_sum(
                         keys[d],
                         limits[d],
                         buffers,
-                        drawn,
+                        work,
                         bins,
                         ranked[d],
                     )
@@ -467,20 +690,23 @@ def masked_sum(
                 _load(x[d + 1], kind, at, n, v)
                 _subtract(v, base, n)
                 if modes[d] != FULL:
-                    _masked_row(
-                        v,
-                        index,
-                        modes[d],
-                        cuts[d],
-                        keys[d],
-                        row + line,
-                        start,
-                        n,
-                        limits[d],
-                        ranked[d],
-                        drawn,
-                        keep,
-                    )
+                    if modes[d] == RANKED and known:
+                        _unpack(packed[d, line], start, n, keep)
+                    else:
+                        _masked_row(
+                            v,
+                            index,
+                            modes[d],
+                            cuts[d],
+                            keys[d],
+                            row + line,
+                            start,
+                            n,
+                            limits[d],
+                            ranked[d],
+                            drawn,
+                            keep,
+                        )
                     for i in range(n):
                         v[i] = (v[i] * weights[d]) * keep[i]
                 else:
@@ -531,13 +757,17 @@ def masked_sum(
 
 
 @njit(**_fast)
-def random_l1(x, kind, rows, columns, row, d, mode, keys, limits, block, before, after):
-    """L1 norms of a task vector before and after its random mask per block of rows; float64, (blocks,)."""
+def random_l1(x, kind, rows, columns, row, d, mode, keys, limits, block, before, after, packed):
+    """L1 norms of a task vector before and after its random mask per block of rows; float64, (blocks,).
+
+    A mask by rank is kept in ``packed``; (rows, columns / 8).
+    """
     base, v, keep = np.empty(_TILE, f32), np.empty(_TILE, f32), np.empty(_TILE, f32)
     length = columns if mode == RANKED else 1
-    drawn = np.empty(max(length, _TILE), np.int32)
+    drawn = np.empty(_TILE, np.int32)
     ranked, buffers = np.empty(length, f32), np.empty((2, length), f32)
-    bins = np.empty((5, _RANK_BINS if mode == RANKED else 1), np.int32)
+    work = np.empty((_RANK_ARRAYS + 1, length), np.int32)
+    bins = np.empty((_BIN_ARRAYS, _RANK_BINS if mode == RANKED else 1), np.int32)
     cut = np.zeros(4, i64)
     lanes, kept = np.empty(_LANES, f64), np.empty(_LANES, f64)
     for b in range(before.size):
@@ -555,10 +785,11 @@ def random_l1(x, kind, rows, columns, row, d, mode, keys, limits, block, before,
                     keys,
                     limits,
                     buffers,
-                    drawn,
+                    work,
                     bins,
                     ranked,
                 )
+                _pack(ranked, columns, packed[line])
             for start in range(0, columns, _TILE):
                 n = min(_TILE, columns - start)
                 _load(x[0], kind, line * columns + start, n, base)
@@ -567,21 +798,12 @@ def random_l1(x, kind, rows, columns, row, d, mode, keys, limits, block, before,
                 for i in range(n):
                     v[i] = abs(v[i])
                 _masked_row(v, 0, mode, cut, keys, row + line, start, n, limits, ranked, drawn, keep)
-                _add_lanes(v, keep, n, lanes, kept)
+                _add(v, n, lanes)
+                for i in range(n):
+                    v[i] = v[i] * keep[i]
+                _add(v, n, kept)
         before[b] = _lane_sum(lanes)
         after[b] = _lane_sum(kept)
-
-
-@njit(**_fast)
-def _add_lanes(v, keep, n, lanes, kept):
-    whole = n - n % _LANES
-    for i in range(0, whole, _LANES):
-        for k in range(_LANES):
-            lanes[k] += f64(v[i + k])
-            kept[k] += f64(v[i + k] * keep[i + k])
-    for i in range(whole, n):
-        lanes[i - whole] += f64(v[i])
-        kept[i - whole] += f64(v[i] * keep[i])
 
 
 # --------------------------------------------------------------------------- selection
@@ -620,14 +842,18 @@ def variance_histogram(x, kind, n, counts, lows):
     """Histogram of the variance over the task vectors; how many elements are not zero."""
     base, mean, variance = np.empty(_TILE, f32), np.empty(_TILE, f32), np.empty(_TILE, f32)
     d = np.empty((x.size - 1, _TILE), f32)
+    packed = np.zeros((2, _BINS), i64)
     nonzero = 0
     for start in range(0, n, _TILE):
         size = min(_TILE, n - start)
         _load_task_vectors(x, kind, start, size, base, d)
         _variance(d, size, mean, variance)
-        _count(variance, size, counts, lows)
+        _count(variance, size, packed)
+        if (start + _TILE) % _FLUSH == 0:
+            _flush(packed, counts, lows)
         for i in range(size):
             nonzero += i64(variance[i] != 0)
+    _flush(packed, counts, lows)
     return nonzero
 
 
@@ -641,7 +867,9 @@ def sce_reduce(x, kind, rows, columns, bin_, block, squares, found_bits, found_i
     count = x.size - 1
     base, mean, variance = np.empty(_TILE, f32), np.empty(_TILE, f32), np.empty(_TILE, f32)
     d = np.empty((count, _TILE), f32)
-    sure = np.empty(_TILE, f32)
+    sure, square = np.empty(_TILE, f32), np.empty(_TILE, f32)
+    flags, places = np.empty(_TILE, np.uint8), np.empty(_TILE + 1, np.int32)
+    above = u32(max(bin_, 0) + 1) << u32(16)
     lanes = np.empty((count, _LANES), f64)
     filled = 0
     for b in range(squares.shape[1]):
@@ -654,19 +882,21 @@ def sce_reduce(x, kind, rows, columns, bin_, block, squares, found_bits, found_i
                 _variance(d, n, mean, variance)
                 for i in range(n):
                     bits = _as_bits(variance[i]) & u32(0x7FFFFFFF)
-                    place = i64(bits >> u32(16))
-                    sure[i] = f32(1) if place > bin_ else f32(0)
-                    found_bits[filled] = np.int32(bits)
+                    sure[i] = f32(1) if bits >= above else f32(0)
+                for j in range(_in_bin(variance, n, bin_, flags, places)):
+                    i = places[j]
+                    found_bits[filled] = np.int32(_as_bits(variance[i]) & u32(0x7FFFFFFF))
                     found_index[filled] = first + start + i
                     for k in range(count):
                         found_d[k, filled] = d[k, i]
-                    filled += i64(place == bin_)
+                    filled += 1
             else:
                 for i in range(n):
                     sure[i] = f32(1)
             for k in range(count):
                 for i in range(n):
-                    lanes[k, i % _LANES] += f64(f32(d[k, i] * d[k, i]) * sure[i])
+                    square[i] = f32(d[k, i] * d[k, i]) * sure[i]
+                _add(square, n, lanes[k])
         for k in range(count):
             squares[k, b] = _lane_sum(lanes[k])
     return filled
@@ -774,6 +1004,103 @@ def nearswap(x, kind, n, t, out, out_kind):
             base[i] = f32(share * other[i]) + f32(f32(f32(1) - share) * base[i])
         finite &= _store(out, out_kind, start, size, base)
     return finite
+
+
+_MAGIC = 6755399441055744.0  # 1.5 * 2^52: a number added to it leaves its nearest integer in the lowest bits
+
+
+@njit(**_fused)
+def _exp(y):
+    """exp(y) for y <= 0 to some 1e-15, from its Taylor series after powers of two are split off.
+
+    Unlike the library's, LLVM makes it one of vectors. Below -700 the result is that of -700.
+    """
+    y = y if y > -700.0 else -700.0
+    shifted = y * 1.4426950408889634 + _MAGIC
+    n = shifted - _MAGIC
+    r = (y - n * 0.6931471803691238) - n * 1.9082149292705877e-10
+    p = 1.0 + r / 13.0
+    p = 1.0 + r * p * (1.0 / 12.0)
+    p = 1.0 + r * p * (1.0 / 11.0)
+    p = 1.0 + r * p * (1.0 / 10.0)
+    p = 1.0 + r * p * (1.0 / 9.0)
+    p = 1.0 + r * p * (1.0 / 8.0)
+    p = 1.0 + r * p * (1.0 / 7.0)
+    p = 1.0 + r * p * (1.0 / 6.0)
+    p = 1.0 + r * p * (1.0 / 5.0)
+    p = 1.0 + r * p * (1.0 / 4.0)
+    p = 1.0 + r * p * (1.0 / 3.0)
+    p = 1.0 + r * p * (1.0 / 2.0)
+    p = 1.0 + r * p
+    return _as_double(_as_long(p) + (_as_long(shifted) << 52))
+
+
+@njit(**_fused)
+def _log(z):
+    """log(z) for normal z > 0 to some 1e-15: twice the series of artanh of (m - 1) / (m + 1), m near 1."""
+    bits = _as_long(z)
+    exponent = _as_double((bits >> 52) | i64(0x4330000000000000)) - 4503599627371519.0
+    m = _as_double((bits & i64(0x000FFFFFFFFFFFFF)) | i64(0x3FF0000000000000))
+    high = m > 1.4142135623730951
+    m = 0.5 * m if high else m
+    exponent = exponent + 1.0 if high else exponent
+    f = (m - 1.0) / (m + 1.0)
+    g = f * f
+    s = 1.0 / 21.0
+    s = 1.0 / 19.0 + g * s
+    s = 1.0 / 17.0 + g * s
+    s = 1.0 / 15.0 + g * s
+    s = 1.0 / 13.0 + g * s
+    s = 1.0 / 11.0 + g * s
+    s = 1.0 / 9.0 + g * s
+    s = 1.0 / 7.0 + g * s
+    s = 1.0 / 5.0 + g * s
+    s = 1.0 / 3.0 + g * s
+    s = 1.0 + g * s
+    return exponent * 0.6931471805599453 + 2.0 * f * s
+
+
+@njit(**_fused)
+def _exponentials(values, columns, out):
+    """exp(value - maximum) of a row; their sum."""
+    top = values[0]
+    for i in range(columns):
+        top = values[i] if values[i] > top else top
+    for i in range(columns):
+        out[i] = _exp(f64(values[i]) - f64(top))
+    lanes = np.zeros(_LANES, f64)
+    whole = columns - columns % _LANES
+    for i in range(0, whole, _LANES):
+        for k in range(_LANES):
+            lanes[k] += out[i + k]
+    for i in range(whole, columns):
+        lanes[i - whole] += out[i]
+    return _lane_sum(lanes)
+
+
+@njit(**_fused)
+def divergence(x, kind, rows, columns, out):
+    """KL divergence of softmax(other) + 1e-8 from softmax(base) + 1e-8, row by row, float64; (rows,)."""
+    values = np.empty(columns, f32)
+    q, p = np.empty(columns, f64), np.empty(columns, f64)
+    lanes = np.empty(_LANES, f64)
+    for row in range(rows):
+        _load(x[0], kind, row * columns, columns, values)
+        base_sum = _exponentials(values, columns, q)
+        _load(x[1], kind, row * columns, columns, values)
+        sum_ = _exponentials(values, columns, p)
+        for i in range(columns):
+            a = p[i] / sum_ + 1e-8
+            b = q[i] / base_sum + 1e-8
+            p[i] = a * _log(a / b)
+        lanes[:] = 0
+        whole = columns - columns % _LANES
+        for i in range(0, whole, _LANES):
+            for k in range(_LANES):
+                lanes[k] += p[i + k]
+        for i in range(whole, columns):
+            lanes[i - whole] += p[i]
+        out[row] = _lane_sum(lanes)
 
 
 @njit(**_fast)

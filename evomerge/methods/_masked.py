@@ -117,6 +117,8 @@ class Resolved:
 
     cuts: dict[tuple[int, Cut], Threshold] = field(default_factory=dict)
     factors: tuple[float, ...] = ()
+    packed: dict[int, Any] = field(default_factory=dict)
+    """Masks by rank that were found on the way, by the row of their chunk: bits, (D, R, C / 8)."""
 
     def factor(self, d: int) -> float:
         """Factor of task vector ``d``."""
@@ -131,9 +133,10 @@ def _reduce(chunks: Chunks, s: MaskedSum) -> Resolved | None:
     }
     if not finders and not sums:
         return None
+    packed: dict[int, Any] = {}
     for chunk in chunks():
         if usable(chunk):
-            _native_reduce(chunk, s, finders, sums)
+            packed[chunk.row] = _native_reduce(chunk, s, finders, sums)
             continue
         first = chunk.row * chunk.shape[1]
         for d, d_RC in enumerate(task_vectors(chunk)):
@@ -154,7 +157,7 @@ def _reduce(chunks: Chunks, s: MaskedSum) -> Resolved | None:
                 cuts[d, mask.trim.first], dropped = finders[d].find(mask.trim.first)
                 after -= dropped
         factors.append(before / after if s.rescale and before > _L1_ZERO and after > _L1_ZERO else 1.0)
-    return Resolved(cuts, tuple(factors))
+    return Resolved(cuts, tuple(factors), packed)
 
 
 def _apply(chunk: Chunk, s: MaskedSum, found: Resolved | None) -> Tensor:
@@ -244,28 +247,42 @@ def _native_reduce(
     s: MaskedSum,
     finders: dict[int, Finder],
     sums: dict[int, tuple[list[float], list[float]]],
-) -> None:
+) -> Any:
+    """Adds what a chunk holds to ``finders`` and ``sums``; its masks by rank, packed."""
     x = Inputs(chunk)
     n = x.rows * x.columns
     first = chunk.row * x.columns
     for d, finder in finders.items():
         bins = np.array(finder.bins, dtype=np.int64)
-        bits, index = (
-            torch.empty(len(bins), n + 1, dtype=torch.int32),
-            torch.empty(len(bins), n + 1, dtype=torch.int64),
-        )
+        bits, index = finder.scratch(n + 1)
         filled = np.zeros(len(bins), dtype=np.int64)
         functions().collect(x.addresses, x.kind, n, d, bins, bits.numpy(), index.numpy(), filled, first)
         for k, count in enumerate(filled.tolist()):
             finder.put(int(bins[k]), bits[k, :count].clone(), index[k, :count].clone())
-    for d in sums:
-        mode, keys, limits = _native_mask(s.masks[d], x.columns)
+    modes = {d: _native_mask(s.masks[d], x.columns) for d in sums}
+    ranked = any(mode == functions().RANKED for mode, _, _ in modes.values())
+    shape = (x.rows, -(-x.columns // 8)) if ranked else (0, 0)
+    packed = np.empty((len(s.masks), *shape), dtype=np.uint8)
+    for d, (mode, keys, limits) in modes.items():
         before, after = np.zeros(blocks(x.rows)), np.zeros(blocks(x.rows))
         functions().random_l1(
-            x.addresses, x.kind, x.rows, x.columns, x.row, d, mode, keys, limits, ROW_BLOCK, before, after
+            x.addresses,
+            x.kind,
+            x.rows,
+            x.columns,
+            x.row,
+            d,
+            mode,
+            keys,
+            limits,
+            ROW_BLOCK,
+            before,
+            after,
+            packed[d],
         )
         sums[d][0].extend(before.tolist())
         sums[d][1].extend(after.tolist())
+    return packed
 
 
 def _native_mask(mask: Mask, columns: int) -> tuple[int, Any, Any]:
@@ -310,6 +327,7 @@ def _native_apply(chunk: Chunk, s: MaskedSum, found: Resolved | None, out_RC: Te
         cuts,
         np.array([m[1] for m in masks], dtype=np.uint32),
         limits,
+        found.packed.get(chunk.row, np.empty((len(masks), 0, 0), dtype=np.uint8)),
         np.array([s.consensus, normalize, s.scale != 1], dtype=np.int64),
         np.float32(total),
         np.float32(s.scale),

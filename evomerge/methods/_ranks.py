@@ -10,11 +10,12 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from evomerge.methods._chunks import Chunk, Chunks
-from evomerge.methods._native import functions, usable
+from evomerge.methods._native import compiled, functions, usable
 
 __all__ = ["Cut", "Finder", "Histogram", "Threshold", "histograms"]
 
@@ -130,14 +131,32 @@ class Finder:
 
     cuts: Sequence[Cut]
     _found: dict[int, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
+    _scratch: tuple[Tensor, Tensor] | None = None
 
     def add(self, bits_RC: Tensor, first: int) -> None:
         """Looks through one chunk of the values."""
         flat = bits_RC.flatten()
+        if bits_RC.device.type == "cpu" and compiled() is not None:
+            bits, places = self.scratch(flat.numel() + 1)
+            bins, filled = np.array(self.bins, dtype=np.int64), np.zeros(len(self.bins), dtype=np.int64)
+            values = flat.view(torch.float32).numpy()
+            functions().collect_values(values, bins, bits.numpy(), places.numpy(), filled, first)
+            for k, count in enumerate(filled.tolist()):
+                self.put(int(bins[k]), bits[k, :count].clone(), places[k, :count].clone())
+            return
         bins = flat >> LOW_BITS
         for bin_ in self.bins:
             index = torch.nonzero(bins == bin_).flatten()
             self.put(bin_, flat[index].cpu(), (index + first).cpu())
+
+    def scratch(self, size: int) -> tuple[Tensor, Tensor]:
+        """Room for ``size`` elements of each bin, bits and indices, used again for each chunk."""
+        if self._scratch is None or self._scratch[0].shape[1] < size:
+            self._scratch = (
+                torch.empty(len(self.bins), size, dtype=torch.int32),
+                torch.empty(len(self.bins), size, dtype=torch.int64),
+            )
+        return self._scratch
 
     @property
     def bins(self) -> tuple[int, ...]:
@@ -150,15 +169,28 @@ class Finder:
 
     def find(self, cut: Cut) -> tuple[Threshold, float]:
         """The exact cut, and the sum of all values above it (if the cut has that of higher bins)."""
-        values, index = self._values(cut), torch.cat([i for _, i in self._found[cut.bin]])
-        taken = self.taken(cut)
-        above = math.fsum(values[taken].view(torch.float32).tolist())
-        return Threshold(int(values[taken[-1]]), int(index[taken[-1]])), cut.l1 + above
+        values, index = self._values(cut), self._index(cut)
+        lows = values & ((1 << LOW_BITS) - 1)
+        counts = torch.bincount(lows, minlength=1 << LOW_BITS)
+        from_top = torch.cumsum(counts.flip(0), 0)
+        place = int(torch.searchsorted(from_top, cut.taken))
+        low = len(counts) - 1 - place
+        equal = cut.taken - (int(from_top[place - 1]) if place else 0)
+        bits = cut.bin << LOW_BITS | low
+        threshold = Threshold(bits, int(index[lows == low][equal - 1]))
+        counts[:low], counts[low] = 0, equal
+        held = torch.nonzero(counts).flatten()
+        each = (held.to(torch.int32) | cut.bin << LOW_BITS).view(torch.float32).double()
+        # A product of 24 bits and a count is exact, and fsum rounds once.
+        return threshold, cut.l1 + math.fsum((each * counts[held]).tolist())
 
-    def taken(self, cut: Cut) -> Tensor:
-        """Which of the elements of the cut's bin are above it: their places in the order they were added."""
-        order = torch.sort(self._values(cut), descending=True, stable=True).indices  # equal values by index
-        return order[: cut.taken]
+    def taken(self, cut: Cut, threshold: Threshold) -> Tensor:
+        """Which of the elements of the cut's bin are above it, in the order they were added; bool."""
+        values, index = self._values(cut), self._index(cut)
+        return (values > threshold.bits) | ((values == threshold.bits) & (index <= threshold.index))
+
+    def _index(self, cut: Cut) -> Tensor:
+        return torch.cat([i for _, i in self._found[cut.bin]])
 
     def _values(self, cut: Cut) -> Tensor:
         return torch.cat([v for v, _ in self._found[cut.bin]])

@@ -134,10 +134,10 @@ def _sce_reduce(chunks: Chunks, s: VarianceCut) -> _SceFound | None:
     threshold = None
     if s.cut is not None:
         threshold, _ = finder.find(s.cut)
-        taken = finder.taken(s.cut)
+        taken = finder.taken(s.cut, threshold)
         for d, parts in border.items():
             kept = torch.cat(parts)[taken]
-            squares[d] += torch.mul(kept, kept).tolist()
+            squares[d].append(float(torch.mul(kept, kept).numpy().sum(dtype=np.float64)))
     means = [math.fsum(squares[d]) / elements for d in sorted(squares)]
     total = math.fsum(means)
     shares = tuple(m / total for m in means) if total >= _NO_SHARE else (1 / len(means),) * len(means)
@@ -245,6 +245,10 @@ def _divergence(chunk: Chunk) -> Tensor:
 
     Blocks of rows go through one by one: an exponential may round differently at another place of a vector.
     """
+    if usable(chunk):
+        x, out_R = Inputs(chunk), torch.empty(chunk.shape[0], dtype=torch.float64)
+        functions().divergence(x.addresses, x.kind, x.rows, x.columns, out_R.numpy())
+        return out_R
     parts = []
     for row in range(0, chunk.shape[0], ROW_BLOCK):
         base_RC, other_RC = (x_RC[row : row + ROW_BLOCK].double() for x_RC in chunk.x_MRC)
