@@ -17,7 +17,7 @@ _WRITE = 2  # SYNC_FILE_RANGE_WRITE: begin, do not wait
 
 
 def start_writing(descriptor: int, offset: int, size: int) -> None:
-    """Begins to write a range of a file to disk, so that a later flush finds little left to do; a hint only."""
+    """Begins to write a range of a file to disk, so that a later flush finds little left to do: a hint."""
     sync = getattr(ctypes.CDLL(None, use_errno=True), "sync_file_range", None)
     if sync is not None:
         sync(ctypes.c_int(descriptor), ctypes.c_int64(offset), ctypes.c_int64(size), ctypes.c_uint(_WRITE))

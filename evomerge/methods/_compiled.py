@@ -441,8 +441,8 @@ def _keep_by_rank(d, columns, limits, drawn, work, bins, keep):
 
     Ranks are not sorted for. A histogram bounds the rank of each element, and as the limits rise with the
     rank, the bounds decide nearly always. Where they do not, the rank is looked for among the elements of the
-    bin, which a counting sort has put side by side. ``work`` is (4, columns): bits; bin; elements by bin; those
-    undecided. ``bins`` is (6, bins): elements; place of the first; place of the next; limit of the first; of
+    bin, which a counting sort has put side by side. ``work`` is (4, columns): bits; bin; elements by bin;
+    those undecided. ``bins`` is (6, bins): elements; place of the first; of the next; limit of the first; of
     the last; whether all are equal (1), not (2) or unknown (0).
     """
     bits, bin_of, order, open_ = work[0], work[1], work[2], work[3]

@@ -138,11 +138,11 @@ class Finder:
         flat = bits_RC.flatten()
         if bits_RC.device.type == "cpu" and compiled() is not None:
             bits, places = self.scratch(flat.numel() + 1)
-            bins, filled = np.array(self.bins, dtype=np.int64), np.zeros(len(self.bins), dtype=np.int64)
+            wanted, filled = np.array(self.bins, dtype=np.int64), np.zeros(len(self.bins), dtype=np.int64)
             values = flat.view(torch.float32).numpy()
-            functions().collect_values(values, bins, bits.numpy(), places.numpy(), filled, first)
+            functions().collect_values(values, wanted, bits.numpy(), places.numpy(), filled, first)
             for k, count in enumerate(filled.tolist()):
-                self.put(int(bins[k]), bits[k, :count].clone(), places[k, :count].clone())
+                self.put(int(wanted[k]), bits[k, :count].clone(), places[k, :count].clone())
             return
         bins = flat >> LOW_BITS
         for bin_ in self.bins:
