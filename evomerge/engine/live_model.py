@@ -83,6 +83,7 @@ class LiveModel:
                     dtype=self._dtype,
                     device_map=None if self._device.type == "cpu" else {"": self._device},
                     output_loading_info=True,
+                    ignore_mismatched_sizes=True,  # the report below names them
                 )
         except torch.OutOfMemoryError:
             raise
@@ -91,11 +92,15 @@ class LiveModel:
                 donor, f"no {self._class.__name__} can be made of the weights ({_first_line(exception)})"
             ) from None
         missing = sorted(report["missing_keys"])
-        if missing:
-            shown = ", ".join(missing[:_LISTED]) + (", ..." if len(missing) > _LISTED else "")
-            raise CheckpointError(
-                donor, f"the checkpoint lacks {len(missing)} weights of {self._class.__name__}: {shown}"
-            )
+        unequal = [
+            f"{n} is {list(has)}, not {list(wants)}" for n, has, wants in sorted(report["mismatched_keys"])
+        ]
+        for what, found in (("has weights of another shape than", unequal), ("lacks weights of", missing)):
+            if found:
+                shown = "; ".join(found[:_LISTED]) + (
+                    f"; and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+                )
+                raise CheckpointError(donor, f"{what} {self._class.__name__}: {shown}")
         model: nn.Module = module.requires_grad_(requires_grad=False).eval()
         return model
 
