@@ -13,6 +13,7 @@ from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.checkpoints.writer import CheckpointWriter
 from evomerge.engine.compute import CHUNK_ELEMENTS, ComputePool, merge_tensor
 from evomerge.engine.fingerprint import combined_fingerprint
+from evomerge.engine.live_model import check_loads
 from evomerge.engine.plan import MergePlan, TensorPlan, plan
 from evomerge.engine.statistics import Statistics
 from evomerge.errors import CandidateError, CheckpointError, OutputError
@@ -77,6 +78,10 @@ def merge_to_disk(
         OutputError: The folder cannot be written, or the weights are not those that were scored.
     """
     merge_plan = plan(recipe, checkpoints)
+    warnings = merge_plan.warnings
+    if recipe.models is None:  # another configuration than the models had: not every one can be told
+        warning = check_loads(merge_plan, checkpoints[merge_plan.donor])
+        warnings = (*warnings, warning) if warning is not None else warnings
     infos = {t.name: t.info for t in merge_plan.tensors}
     with CheckpointWriter(
         path, infos, shard_bytes=options.shard_bytes, overwrite=options.overwrite
@@ -97,7 +102,7 @@ def merge_to_disk(
         for file in _side_files(checkpoints[merge_plan.donor].path):
             writer.copy(file)
         writer.commit()
-    return MergeResult(fingerprint, len(infos), merge_plan.bytes, merge_plan.warnings)
+    return MergeResult(fingerprint, len(infos), merge_plan.bytes, warnings)
 
 
 def _write_weights(
