@@ -16,6 +16,7 @@ from evomerge.checkpoints.writer import CheckpointWriter
 from evomerge.engine.compute import ComputePool, merge_tensor, rows_of
 from evomerge.engine.fingerprint import combined_fingerprint
 from evomerge.engine.inputs import Inputs
+from evomerge.engine.live_model import check_loads
 from evomerge.engine.plan import MergePlan, TensorPlan
 from evomerge.engine.statistics import Statistics
 from evomerge.errors import CandidateError, CheckpointError, OutputError
@@ -72,6 +73,10 @@ def merge_to_disk(
     """
     inputs = Inputs(checkpoints, truncate_embeddings=options.truncate_embeddings)
     merge_plan = inputs.plan(recipe)
+    warnings = merge_plan.warnings
+    if recipe.models is None:  # another configuration than the models had: not every one can be told
+        warning = check_loads(merge_plan)
+        warnings = (*warnings, warning) if warning is not None else warnings
     infos = {t.name: t.info for t in merge_plan.tensors}
     with CheckpointWriter(
         path, infos, shard_bytes=options.shard_bytes, overwrite=options.overwrite
@@ -91,7 +96,7 @@ def merge_to_disk(
         writer.write_text("README.md", _card(recipe, checkpoints, merge_plan, fingerprint))
         _write_side_files(merge_plan, writer)
         writer.commit()
-    return MergeResult(fingerprint, len(infos), merge_plan.bytes, merge_plan.warnings)
+    return MergeResult(fingerprint, len(infos), merge_plan.bytes, warnings)
 
 
 def _write_weights(

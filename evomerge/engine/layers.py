@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from evomerge.engine.depth import layer_count
+from evomerge.engine.configuration import layer_count
 
 __all__ = ["Place", "Stacks", "comes_before_layers", "find_stacks"]
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from torch.overrides import TorchFunctionMode
 from evomerge.engine.plan import MergePlan, TensorPlan
 from evomerge.errors import CheckpointError
 
-__all__ = ["LiveModel"]
+__all__ = ["LiveModel", "check_loads", "check_unused"]
 
 _LISTED = 8
+_STACK_HINT = "Slices that keep the order of the different kinds of layers may work."
 _MARKS = 65521
 """Marks repeat after this many elements; a prime, so that no two rows are marked alike."""
 
@@ -46,7 +48,9 @@ class LiveModel:
         self._dtype = dtype
         self._device = device
         self._config, self._class = _parse(plan.config)
-        self._places = {t.name: _room(t, i, dtype, device) for i, t in enumerate(plan.tensors)}
+        self._places = {t.name: _room(t, dtype, device) for t in plan.tensors}
+        for number, place in enumerate(self._places.values()):
+            _mark(place, number)
         self.module = self._load(plan.donor)
         self._loads_again = self._find_parts()
 
@@ -83,34 +87,86 @@ class LiveModel:
                     dtype=self._dtype,
                     device_map=None if self._device.type == "cpu" else {"": self._device},
                     output_loading_info=True,
+                    ignore_mismatched_sizes=True,  # the report below names them
                 )
         except torch.OutOfMemoryError:
             raise
-        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as exception:
+        except Exception as exception:  # noqa: BLE001 (what models raise depends on the model)
             raise CheckpointError(
-                donor, f"no {self._class.__name__} can be made of the weights ({_first_line(exception)})"
+                donor, f"no {self._class.__name__} can be made of it ({_first_line(exception)})"
             ) from None
         missing = sorted(report["missing_keys"])
-        if missing:
-            shown = ", ".join(missing[:_LISTED]) + (", ..." if len(missing) > _LISTED else "")
-            raise CheckpointError(
-                donor, f"the checkpoint lacks {len(missing)} weights of {self._class.__name__}: {shown}"
-            )
+        unequal = [f"{n} is {list(has)}, not {list(wants)}" for n, has, wants in report["mismatched_keys"]]
+        for what, found in (
+            ("has weights of another shape than", sorted(unequal)),
+            ("lacks weights of", missing),
+        ):
+            if found:
+                raise CheckpointError(donor, f"{what} {self._class.__name__}: {_some(found)}")
+        self.unused = tuple(sorted(report["unexpected_keys"]))
         model: nn.Module = module.requires_grad_(requires_grad=False).eval()
         return model
 
     def _find_parts(self) -> bool:
         """Replaces tensors that were copied on loading by what they became; whether some are left over."""
         shared = {_storage(t) for t in self._places.values()}
-        weights = self.module.state_dict()
-        copied = {n: w for n, w in weights.items() if w.numel() and _storage(w) not in shared}
+        copied = {
+            n: w for n, w in self.module.state_dict().items() if _storage(w) not in shared and w.numel()
+        }
         unfilled = {_storage(w): w.numel() for w in copied.values()}
         for name, part in _reverted(self.module, copied).items():
             if _storage(part) in unfilled and name in self._places and _holds(part, self._places[name]):
                 unfilled[_storage(part)] -= part.numel()
                 self._places[name] = part
-        in_use = {_storage(w) for w in weights.values()}
-        return any(unfilled.values()) and any(_storage(t) not in in_use for t in self._places.values())
+        # Of the rest, what does not depend on the checkpoint is as transformers initialises it, and stays so.
+        rest = {n: w.clone() for n, w in copied.items() if unfilled[_storage(w)] > 0}
+        if not rest:
+            return False
+        for place in self._places.values():
+            place.copy_(_high(place) - place.float())  # other marks
+        again = self._load().state_dict()
+        return any(not torch.equal(again[n], w) for n, w in rest.items())
+
+
+def check_loads(plan: MergePlan) -> str | None:
+    """Has transformers load what ``plan`` writes, without weights; a warning where it cannot tell.
+
+    Raises:
+        CheckpointError: Something is missing, left over, or of another shape than the configuration says.
+    """
+    try:
+        _parse(plan.config)
+    except CheckpointError as exception:
+        return f"whether transformers can load the layers is not known: {exception.reason}"
+    try:
+        unused = LiveModel(plan, torch.float32, torch.device("meta")).unused
+    except CheckpointError as exception:
+        raise CheckpointError(exception.where, exception.reason, _STACK_HINT) from None
+    if unused:
+        check_unused(unused, plan)
+    return None
+
+
+def check_unused(unused: Sequence[str], plan: MergePlan) -> None:
+    """Whether what a layer-stack has no use for is only what the donor has no use for either.
+
+    Raises:
+        CheckpointError: Layers would be left out.
+    """
+    donor = plan.checkpoints[plan.donor]
+    tensors = tuple(
+        TensorPlan(n, i.shape, i.dtype, "passthrough", (), has_base=False) for n, i in donor.tensors.items()
+    )
+    whole = LiveModel(
+        replace(plan, tensors=tensors, config=donor.config), torch.float32, torch.device("meta")
+    )
+    extra = [name for name in unused if name not in whole.unused]
+    if extra:
+        raise CheckpointError(
+            plan.donor,
+            f"its configuration cannot say that it has these layers; left over are {_some(extra)}",
+            _STACK_HINT,
+        )
 
 
 def _parse(config: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -125,7 +181,7 @@ def _parse(config: Mapping[str, Any]) -> tuple[Any, Any]:
         model_class = getattr(transformers, name, None) if name else None
         if model_class is None:
             raise ValueError(f"transformers has no class {name!r}")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as exception:
+    except Exception as exception:  # noqa: BLE001 (each configuration has checks of its own)
         raise CheckpointError(
             "config.json", f"no model can be built from it ({_first_line(exception)})"
         ) from None
@@ -137,19 +193,31 @@ def _key(plan: MergePlan, dtype: torch.dtype) -> tuple[Any, ...]:
     return dtype, json.dumps(plan.config, sort_keys=True), shapes
 
 
-def _room(tensor: TensorPlan, number: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Memory for a tensor, marked by numbers that tell it from others and survive any cast.
+def _room(tensor: TensorPlan, dtype: torch.dtype, device: torch.device) -> Tensor:
+    kind = dtype if tensor.dtype.is_floating_point else tensor.dtype
+    return torch.empty(tensor.shape, dtype=kind, device=device)
+
+
+def _mark(place: Tensor, number: int) -> None:
+    """Fills ``place`` with numbers that tell it from others, and survive any cast.
 
     Without marks transformers would tie weights that are equal only as long as they are empty.
     """
-    kind = dtype if tensor.dtype.is_floating_point else tensor.dtype
-    room = torch.empty(tensor.shape, dtype=kind, device=device)
     generator = torch.Generator().manual_seed(number)
-    count = min(room.numel(), _MARKS)
-    marks = torch.randint(0, 2 if kind is torch.bool else 128, (count,), generator=generator).to(device, kind)
-    for part in room.view(-1).split(_MARKS):
+    marks = torch.randint(0, _high(place) + 1, (min(place.numel(), _MARKS),), generator=generator)
+    marks = marks.to(place.device, place.dtype)
+    for part in place.view(-1).split(_MARKS):
         part.copy_(marks[: part.numel()])
-    return room
+
+
+def _high(place: Tensor) -> int:
+    """The largest mark; every dtype holds it exactly."""
+    return 1 if place.dtype is torch.bool else 15
+
+
+def _some(found: Sequence[str]) -> str:
+    more = f"; and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+    return "; ".join(found[:_LISTED]) + more
 
 
 def _reverted(module: Any, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.engine.compute import ComputePool, merge_tensor
 from evomerge.engine.fingerprint import combined_fingerprint
 from evomerge.engine.inputs import Inputs
-from evomerge.engine.live_model import LiveModel
+from evomerge.engine.live_model import LiveModel, check_unused
 from evomerge.engine.plan import MergePlan, TensorPlan
 from evomerge.engine.statistics import Statistics
 from evomerge.engine.vocabulary import TokenizerFolder
@@ -90,7 +90,7 @@ class Materializer:
         self._forget_changed(merge_plan)
         self._plan = merge_plan
         try:
-            return self._fill(self._live_model(merge_plan), merge_plan)
+            return self._fill(self._live_model(merge_plan, is_stack=recipe.models is None), merge_plan)
         except torch.OutOfMemoryError as exception:
             raise CandidateError(FailureKind.OUT_OF_MEMORY, f"while merging: {exception}") from None
 
@@ -113,13 +113,16 @@ class Materializer:
         names = [t.name for t in merge_plan.tensors]
         return combined_fingerprint(merge_plan.tensors, dict(zip(names, digests, strict=True)))
 
-    def _live_model(self, merge_plan: MergePlan) -> LiveModel:
+    def _live_model(self, merge_plan: MergePlan, *, is_stack: bool) -> LiveModel:
         dtype = self.compute_dtype or _main_dtype(merge_plan)
         if self._live is not None and self._live.fits(merge_plan, dtype):
             return self._live
         self._live = None  # before the new one is built: both may not fit
-        self._live = LiveModel(merge_plan, dtype, self.device)
-        return self._live
+        live = LiveModel(merge_plan, dtype, self.device)
+        if is_stack and live.unused:
+            check_unused(live.unused, merge_plan)
+        self._live = live
+        return live
 
     def _forget_changed(self, merge_plan: MergePlan) -> None:
         """Drops what is known of inputs that are others now: another stage, another vocabulary."""

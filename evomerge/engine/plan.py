@@ -6,6 +6,7 @@ If a plan exists, the merge can run: all that can be wrong with the inputs is fo
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,14 @@ from typing import Any
 import torch
 
 from evomerge.checkpoints.checkpoint import Checkpoint, TensorInfo, dtype_name
-from evomerge.engine.depth import Origin, layer_count, resize, resize_module
+from evomerge.engine.configuration import (
+    Origin,
+    is_tied,
+    layer_count,
+    quantization,
+    resize,
+    resize_module,
+)
 from evomerge.engine.layers import comes_before_layers, find_stacks
 from evomerge.engine.parts import Part, find_parts, part_of
 from evomerge.engine.vocabulary import Alignment, Renumbering, TokenizerFolder, aligned
@@ -144,6 +152,7 @@ class _Planner:
 
     def plan(self) -> MergePlan:
         self._check_parameters()
+        self._check_quantization()
         segments = {part: self._segments(part) for part in self.parts}
         slots = list(self._slots(segments))
         self._check_inputs(slots)
@@ -273,13 +282,27 @@ class _Planner:
         return Input(model, f"{stacks[nth]}{layer}")
 
     def _is_left_out(self, name: str) -> bool:
-        """Buffers that models recompute, and output embeddings that some model ties to the input's."""
+        """Buffers that models recompute, and embeddings that some model does not store as it ties them."""
         if name.endswith(_RECOMPUTED):
             return True
+        holds = {m: name in self.checkpoints[m].tensors for m in self.models}
+        if all(holds.values()):
+            return False
+        if name.endswith(_NOT_ALWAYS_STORED) or self._is_mask(name):
+            return True
+        # A model that says that it does not tie them means what it stores: the others lack it.
+        means_it = any(held and is_tied(self.checkpoints[m].config) is False for m, held in holds.items())
+        stands_outside = self.stacks[self.donor].place(name) is None
+        return stands_outside and not means_it and _TIED.search(name) is not None
+
+    def _is_mask(self, name: str) -> bool:
+        """A causal mask, which old checkpoints store under the name of a bias."""
+        if not name.endswith(("attn.bias", "attention.bias")):
+            return False
         return any(
-            name not in self.checkpoints[m].tensors
-            and bool(self.checkpoints[m].config.get("tie_word_embeddings"))
-            for m in self.models
+            len(c.tensors[name].shape) == _MASK_DIMENSIONS
+            for c in self.checkpoints.values()
+            if name in c.tensors
         )
 
     def _inputs(self, slot: _Slot) -> tuple[tuple[Source, ...], tuple[Input, ...], bool]:
@@ -381,6 +404,14 @@ class _Planner:
                     f"{place}.{name} has no effect: {self.method.name} has no such parameter"
                 )
 
+    def _check_quantization(self) -> None:
+        for model in self.models:
+            method = quantization(self.checkpoints[model].config)
+            if method is not None:
+                raise CheckpointError(
+                    model, f"is quantized ({method})", "Merge the models first and quantize the result."
+                )
+
     def _check_inputs(self, slots: Sequence[_Slot]) -> None:
         """Every input must exist, and all inputs of one tensor must have its shape."""
         missing, unequal = [], []
@@ -468,6 +499,11 @@ class _Planner:
 
 _RECOMPUTED = ("rotary_emb.inv_freq", "masked_bias")
 """Endings of buffers that old checkpoints store and every model computes for itself."""
+_NOT_ALWAYS_STORED = ("position_ids",)
+"""Endings of buffers that some checkpoints of a model store and others do not."""
+_MASK_DIMENSIONS = 4
+_TIED = re.compile(r"(embed|shared|wte|word|head|decoder|predictions|proj_out|output)\w*\.(weight|bias)$")
+"""Embeddings of input and output, of which one is stored where they are tied."""
 
 
 def _dtype(recipe: Recipe) -> torch.dtype | None:

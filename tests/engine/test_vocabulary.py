@@ -175,12 +175,15 @@ def test_the_template_that_most_models_have_is_taken_over(models: Models) -> Non
     assert load_tokenizer(models.folder / "out").chat_template == "talk"
 
 
-def test_tied_and_untied_heads_go_together(models: Models, tmp_path: Path) -> None:
+def test_a_stored_head_that_may_be_tied_goes_with_one_that_is_not_stored(models: Models, tmp_path: Path) -> None:
     tied = models.add("tied", bpe(["a+b"]))
     config = json.loads((tied / "config.json").read_text()) | {"tie_word_embeddings": True}
     tensors = load_file(tied / "model.safetensors")
     del tensors["lm_head.weight"]
     save_model(tied, tensors, config)
+    config = json.loads((tmp_path / "chat" / "config.json").read_text())
+    del config["tie_word_embeddings"]
+    (tmp_path / "chat" / "config.json").write_text(json.dumps(config))
     document = linear(tokenizer_source="union")
     document["models"] = [{"model": m, "parameters": {"weight": 0.5}} for m in ("chat", "tied")]
     models.merge(document | {"base_model": "tied"})

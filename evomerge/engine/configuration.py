@@ -1,4 +1,4 @@
-"""Configurations and the number of layers: what they say of it, and what a layer-stack changes in them."""
+"""What configurations say of layers and tied embeddings, and what a layer-stack changes in them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Origin", "layer_count", "resize", "resize_module"]
+__all__ = ["Origin", "is_tied", "layer_count", "quantization", "resize", "resize_module"]
 
 _COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_blocks")
 _DECODER_COUNTS = ("num_decoder_layers", "decoder_layers")
@@ -17,6 +17,8 @@ _BESIDE = re.compile(r"vision|visual|image|audio|speech|encoder|qformer|resample
 """Parts of a configuration that describe something else than the main stack."""
 _NOT_BY_LAYER = re.compile(r"token|architectures|multiplier|label|language")
 _INDICES = re.compile(r"layer|idx|indices")
+_FIRST = re.compile(r"first_k|num_dense_layers")
+_LAST = re.compile(r"layer.*(end|last)|(end|last).*layer")
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,30 @@ def layer_count(config: Mapping[str, Any]) -> int | None:
     return None
 
 
+def is_tied(config: Mapping[str, Any]) -> bool | None:
+    """Whether output embeddings are those of the input; ``None`` where the model decides."""
+    for _, part in _parts(config):
+        if isinstance(part.get("tie_word_embeddings"), bool):
+            return bool(part["tie_word_embeddings"])
+    return None
+
+
+def quantization(config: Mapping[str, Any]) -> str | None:
+    """How the weights are quantized, if they are."""
+    for _, part in _parts(config):
+        settings = part.get("quantization_config")
+        if settings:
+            method = settings.get("quant_method") if isinstance(settings, Mapping) else None
+            return str(method or "unknown method")
+    return None
+
+
 def resize(config: dict[str, Any], depth: int, origins: Sequence[Origin], *, has_encoder: bool) -> None:
     """Changes ``config``, of a model with ``depth`` layers, into that of the layers ``origins``, in place.
 
-    The counts of layers, and whatever has one entry per layer: lists, strings with a letter per layer,
-    run lengths, and lists of the layers that are of some kind. With ``has_encoder`` the encoder keeps its
-    layers.
+    The counts of layers, and whatever is said layer by layer: lists with an entry for each, strings with a
+    letter for each, run lengths, lists of the layers of some kind, mappings from layers to settings, how many
+    come first or which is the last of some kind. With ``has_encoder`` the encoder keeps its layers.
     """
     parts = list(_parts(config))
     counted = False
@@ -102,26 +122,34 @@ def _at(config: Mapping[str, Any], path: Sequence[str], key: str, default: Any) 
 
 def _by_layer(key: str, value: Any, depth: int, origins: Sequence[tuple[Any, int]]) -> Any:
     """``value`` for the layers ``origins`` (each its model's own value, and its index), if it is by layer."""
-    if isinstance(value, str):
-        if len(value) != depth or "pattern" not in key:
-            return value
+    if isinstance(value, str) and len(value) == depth and "pattern" in key:
         return "".join(own[min(index, len(own) - 1)] for own, index in origins)
-    if not isinstance(value, list) or not value:
-        return value
-    if _is_runs(value):
-        if len(_unrolled(value)) != depth:
-            return value
-        return [[[_unrolled(own)[index]], 1] for own, index in origins]
-    if len(value) == depth:
-        return [own[min(index, len(own) - 1)] for own, index in origins]
-    if _INDICES.search(key) and _is_indices(value, depth):
-        return [i for i, (own, index) in enumerate(origins) if index in own]
+    if isinstance(value, int) and value == depth - 1 and _LAST.search(key):
+        return len(origins) - 1
+    if isinstance(value, int) and not isinstance(value, bool) and _FIRST.search(key):
+        early = [index < own for own, index in origins]
+        return sum(early) if early == sorted(early, reverse=True) else value
+    if isinstance(value, dict) and _is_indices([int(k) for k in value if k.isdigit()], depth, len(value)):
+        return {str(i): own[str(index)] for i, (own, index) in enumerate(origins) if str(index) in own}
+    if isinstance(value, list):
+        return _list_by_layer(key, value, depth, origins)
     return value
 
 
-def _is_indices(value: Sequence[Any], depth: int) -> bool:
+def _list_by_layer(key: str, value: list[Any], depth: int, origins: Sequence[tuple[Any, int]]) -> list[Any]:
+    if _is_runs(value) and len(_unrolled(value)) == depth:
+        return [[[_unrolled(own)[index]], 1] for own, index in origins]
+    if _INDICES.search(key) and _is_indices(value, depth, len(value)):
+        return [i for i, (own, index) in enumerate(origins) if index in own]
+    if len(value) == depth:
+        return [own[min(index, len(own) - 1)] for own, index in origins]
+    return value
+
+
+def _is_indices(value: Sequence[Any], depth: int, count: int) -> bool:
+    """Whether these are ``count`` layers, each named once and in order."""
     whole = all(isinstance(v, int) and not isinstance(v, bool) and 0 <= v < depth for v in value)
-    return whole and sorted(set(value)) == list(value)
+    return 0 < len(value) == count and whole and sorted(set(value)) == list(value)
 
 
 def _is_runs(value: Sequence[Any]) -> bool:

@@ -1,0 +1,295 @@
+"""Any architecture that transformers loads: the same weights on disk, loaded again, and in memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import architectures
+import pytest
+import torch
+from architectures import Case
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from evomerge.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from evomerge.engine.configuration import layer_count
+from evomerge.engine.export import merge_to_disk
+from evomerge.engine.layers import find_stacks
+from evomerge.engine.materialize import Materializer
+from evomerge.engine.sources import open_sources
+from evomerge.errors import CheckpointError
+from evomerge.recipe import Recipe, parse_recipe
+
+DECODERS = architectures.decoders()
+CASES = [*DECODERS, *architectures.others()]
+STACKED = [case for case in CASES if case.stack is not None]
+
+
+def case_of(name: str) -> Case:
+    return next(case for case in CASES if case.name == name)
+
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # tiny models make libraries say much that means nothing
+
+
+@pytest.fixture(autouse=True)
+def _silent() -> Iterator[None]:
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    yield
+    logging.enable_progress_bar()
+    logging.set_verbosity_warning()
+
+
+def linear(first: float = 1, second: float = 1, **extra: Any) -> Recipe:
+    models = [{"model": n, "parameters": {"weight": w}} for n, w in (("a", first), ("b", second))]
+    return parse_recipe({"merge_method": "linear", "models": models, **extra})
+
+
+def stack(ranges: tuple[tuple[int, int], ...]) -> Recipe:
+    sources = [{"model": "ab"[i % 2], "layer_range": list(layers)} for i, layers in enumerate(ranges)]
+    return parse_recipe({"merge_method": "passthrough", "slices": [{"sources": [s]} for s in sources]})
+
+
+def two_models(case: Case, folder: Path) -> tuple[dict[str, Checkpoint], list[dict[str, Tensor]]]:
+    """Two models on disk, and their weights by the names of the modules."""
+    weights = []
+    for seed, name in enumerate("ab"):
+        model = architectures.build(case, seed)
+        model.save_pretrained(folder / name)
+        weights.append({n: t.clone() for n, t in model.state_dict().items()})
+    return open_sources({n: str(folder / n) for n in "ab"}), weights
+
+
+def load(case: Case, folder: Path) -> Any:
+    """The folder as transformers loads it, with all its weights and nothing left over."""
+    import transformers
+
+    auto = getattr(transformers, case.auto)
+    model, report = auto.from_pretrained(folder, output_loading_info=True)
+    assert not any(report.values()), report
+    # Kernels give other last bits on memory of another alignment, and some models compute gradients' way.
+    model.requires_grad_(requires_grad=False)
+    for tensor in [*model.parameters(), *model.buffers()]:
+        tensor.data = tensor.data.clone()
+    return model
+
+
+@torch.no_grad()
+def output(model: nn.Module, case: Case, **extra: Any) -> Tensor:
+    out = model(**architectures.inputs(case), **extra)
+    logits = getattr(out, "logits", None)
+    found: Tensor = logits if logits is not None else next(t for t in out.values() if torch.is_tensor(t))
+    assert torch.isfinite(found).all()
+    return found
+
+
+def assert_same_weights(one: nn.Module, other: nn.Module) -> None:
+    first, second = one.state_dict(), other.state_dict()
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert tensor.dtype == second[name].dtype, name
+        assert torch.equal(tensor, second[name]), name
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+def test_a_linear_merge_is_the_average_on_disk_and_in_memory(case: Case, tmp_path: Path) -> None:
+    checkpoints, weights = two_models(case, tmp_path)
+    written = merge_to_disk(linear(), checkpoints, tmp_path / "out")
+    loaded = load(case, tmp_path / "out")
+    for name, tensor in loaded.state_dict().items():
+        first, second = (w[name] for w in weights)
+        expected = 0.5 * first + 0.5 * second if tensor.is_floating_point() else first
+        assert torch.equal(tensor, expected), name
+
+    materializer = Materializer(checkpoints)
+    materializer.load(linear(1, 3))  # what an earlier candidate left must not stay
+    assert materializer.load(linear()) == written.fingerprint
+    assert_same_weights(materializer.model, loaded)
+    assert torch.equal(output(materializer.model, case), output(loaded, case))
+    materializer.close()
+
+
+@pytest.mark.parametrize("case", [c for c in STACKED if c.refused is None], ids=lambda c: c.name)
+def test_a_stack_of_layers_loads_and_runs_with_and_without_cache(case: Case, tmp_path: Path) -> None:
+    assert case.stack is not None
+    checkpoints, _ = two_models(case, tmp_path)
+    written = merge_to_disk(stack(case.stack), checkpoints, tmp_path / "out")
+    out = open_checkpoint(tmp_path / "out")
+    stacks = find_stacks(out.tensors, out.config)
+    origins = [("ab"[i % 2], layer) for i, layers in enumerate(case.stack) for layer in range(*layers)]
+    assert stacks.depth == layer_count(out.config) == len(origins) == 4
+    for place in filter(None, (stacks.place(name) for name in out.tensors)):
+        if place.prefix in stacks.sliced:
+            model, layer = origins[place.index]
+            assert torch.equal(out.read(place.name), checkpoints[model].read(place.at(layer).name)), place
+
+    loaded = load(case, tmp_path / "out")
+    materializer = Materializer(checkpoints)
+    assert materializer.load(stack(case.stack)) == written.fingerprint
+    assert_same_weights(materializer.model, loaded)
+    cached = output(loaded, case, use_cache=True)
+    assert torch.equal(output(materializer.model, case, use_cache=True), cached)
+    assert torch.allclose(output(loaded, case, use_cache=False), cached, atol=1e-4)
+    materializer.close()
+
+
+@pytest.mark.parametrize("case", [c for c in STACKED if c.refused is not None], ids=lambda c: c.name)
+def test_a_stack_that_a_configuration_cannot_say_is_refused(case: Case, tmp_path: Path) -> None:
+    assert case.stack is not None
+    checkpoints, _ = two_models(case, tmp_path)
+    with pytest.raises(CheckpointError, match=case.refused):
+        merge_to_disk(stack(case.stack), checkpoints, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(CheckpointError, match=case.refused):
+        Materializer(checkpoints).load(stack(case.stack))
+
+
+def test_layers_of_kinds_in_another_order_are_refused(tmp_path: Path) -> None:
+    checkpoints, _ = two_models(case_of("jamba"), tmp_path)
+    with pytest.raises(CheckpointError, match=r"lacks weights of JambaForCausalLM.*keep the order"):
+        merge_to_disk(stack(((0, 2), (1, 3))), checkpoints, tmp_path / "out")
+
+
+def test_an_earlier_depth_comes_back(tmp_path: Path) -> None:
+    checkpoints, _ = two_models(case_of("qwen3_moe"), tmp_path)
+    materializer = Materializer(checkpoints)
+    flat = materializer.load(linear())
+    assert materializer.load(stack(((0, 2), (1, 3)))) != flat
+    assert materializer.load(linear()) == flat
+
+
+@pytest.mark.parametrize("name", ["mixtral", "t5-Seq2SeqLM", "deepseek_v3", "step3p7-ImageTextToText"])
+def test_memory_holds_what_loads_from_disk_in_bfloat16(name: str, tmp_path: Path) -> None:
+    """Experts in parts, weights that stay in float32, names and layouts that change on loading."""
+    checkpoints, _ = two_models(case_of(name), tmp_path)
+    merge_to_disk(linear(dtype="bfloat16"), checkpoints, tmp_path / "out")
+    materializer = Materializer(checkpoints)
+    materializer.load(linear(3, 1, dtype="bfloat16"))
+    materializer.load(linear(dtype="bfloat16"))
+    assert_same_weights(materializer.model, load(case_of(name), tmp_path / "out"))
+
+
+def test_experts_are_written_in_place(tmp_path: Path) -> None:
+    """The model keeps its memory from one candidate to the next: nothing is loaded again."""
+    checkpoints, _ = two_models(case_of("qwen3_moe"), tmp_path)
+    assert any(".experts.0." in name for name in checkpoints["a"].tensors)
+    materializer = Materializer(checkpoints)
+    materializer.load(linear())
+    experts = next(t for n, t in materializer.model.state_dict().items() if n.endswith("gate_up_proj"))
+    before = experts.clone()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(materializer.model), "from_pretrained", None)
+        materializer.load(linear(1, 5))
+    assert not torch.equal(experts, before)
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("gpt2", "transformer.", ""),
+        ("llama", "model.", ""),
+        ("bert-MaskedLM", "LayerNorm.weight", "LayerNorm.gamma"),
+    ],
+)
+def test_files_with_older_names_load_in_memory_too(name: str, old: str, new: str, tmp_path: Path) -> None:
+    case = case_of(name)
+    two_models(case, tmp_path)
+    for model in "ab":
+        file = tmp_path / model / "model.safetensors"
+        save_file({n.replace(old, new, 1): t for n, t in load_file(file).items()}, file, {"format": "pt"})
+    checkpoints = open_sources({n: str(tmp_path / n) for n in "ab"})
+    materializer = Materializer(checkpoints)
+    written = merge_to_disk(linear(), checkpoints, tmp_path / "out")
+    assert materializer.load(linear()) == written.fingerprint
+    assert_same_weights(materializer.model, load(case, tmp_path / "out"))
+
+
+def test_tensors_that_a_model_has_no_use_for_are_merged_but_take_no_part(tmp_path: Path) -> None:
+    two_models(case_of("llama"), tmp_path)
+    for model in "ab":
+        file = tmp_path / model / "model.safetensors"
+        save_file(load_file(file) | {"mtp.proj.weight": torch.ones(3, 4)}, file, {"format": "pt"})
+    checkpoints = open_sources({n: str(tmp_path / n) for n in "ab"})
+    written = merge_to_disk(linear(), checkpoints, tmp_path / "out")
+    assert "mtp.proj.weight" in load_file(tmp_path / "out" / "model.safetensors")
+    assert Materializer(checkpoints).load(linear()) == written.fingerprint
+    assert Materializer(checkpoints).load(stack(((0, 2), (1, 3))))
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused_in_memory(tmp_path: Path) -> None:
+    two_models(case_of("llama"), tmp_path)
+    for model in "ab":
+        file = tmp_path / model / "model.safetensors"
+        save_file({n: t for n, t in load_file(file).items() if "norm" not in n}, file, {"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"a: lacks weights of LlamaForCausalLM: model\.layers\.0\."):
+        Materializer(open_sources({n: str(tmp_path / n) for n in "ab"})).load(linear())
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_output_embeddings_that_only_one_model_stores(tied: bool, tmp_path: Path) -> None:
+    """Tied everywhere, they need not be stored; untied in one model, the other one lacks them."""
+    case = dataclasses.replace(case_of("qwen2"), settings={"tie_word_embeddings": True})
+    two_models(case, tmp_path)
+    file = tmp_path / "a" / "model.safetensors"
+    tensors = load_file(file)
+    save_file(
+        tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"].clone()}, file, {"format": "pt"}
+    )
+    config = tmp_path / "a" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"tie_word_embeddings": tied}))
+    checkpoints = open_sources({n: str(tmp_path / n) for n in "ab"})
+    if not tied:
+        with pytest.raises(CheckpointError, match=r"lm_head\.weight in b"):
+            merge_to_disk(linear(), checkpoints, tmp_path / "out")
+        return
+    merge_to_disk(linear(), checkpoints, tmp_path / "out")
+    loaded = load(case, tmp_path / "out")
+    assert loaded.lm_head.weight is loaded.get_input_embeddings().weight
+
+
+def test_a_missing_tensor_is_missing_even_where_embeddings_are_tied(tmp_path: Path) -> None:
+    case = dataclasses.replace(case_of("qwen2"), settings={"tie_word_embeddings": True})
+    two_models(case, tmp_path)
+    file = tmp_path / "b" / "model.safetensors"
+    save_file({n: t for n, t in load_file(file).items() if n != "model.norm.weight"}, file, {"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"model\.norm\.weight in b"):
+        merge_to_disk(linear(), open_sources({n: str(tmp_path / n) for n in "ab"}), tmp_path / "out")
+
+
+def test_whole_numbers_and_scalars_are_copied(tmp_path: Path) -> None:
+    checkpoints, _ = two_models(case_of("resnet-ImageClassification"), tmp_path)
+    kinds = {(i.shape, i.dtype) for i in checkpoints["a"].tensors.values()}
+    assert ((), torch.int64) in kinds
+    merge_to_disk(linear(), checkpoints, tmp_path / "out")
+    out = open_checkpoint(tmp_path / "out")
+    for name, info in checkpoints["a"].tensors.items():
+        assert out.tensors[name] == info
+        if not info.dtype.is_floating_point:
+            assert torch.equal(out.read(name), checkpoints["a"].read(name))
+
+
+def test_quantized_models_are_refused(tmp_path: Path) -> None:
+    two_models(case_of("llama"), tmp_path)
+    config = tmp_path / "b" / "config.json"
+    config.write_text(
+        json.dumps(json.loads(config.read_text()) | {"quantization_config": {"quant_method": "gptq"}})
+    )
+    with pytest.raises(CheckpointError, match=r"b: is quantized \(gptq\)"):
+        merge_to_disk(linear(), open_sources({n: str(tmp_path / n) for n in "ab"}), tmp_path / "out")
+
+
+def test_a_stack_of_a_model_that_transformers_does_not_know_is_written_with_a_warning(tmp_path: Path) -> None:
+    two_models(case_of("llama"), tmp_path)
+    for model in "ab":
+        config = tmp_path / model / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"model_type": "own"}))
+    checkpoints = open_sources({n: str(tmp_path / n) for n in "ab"})
+    result = merge_to_disk(stack(((0, 2), (1, 3))), checkpoints, tmp_path / "out")
+    assert any("whether transformers can load" in warning for warning in result.warnings)
