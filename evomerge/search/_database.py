@@ -10,15 +10,19 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from optuna.distributions import BaseDistribution, distribution_to_json
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from evomerge.search._backends import Backend
+from evomerge.search._retry import root
 from evomerge.search._rows import LEASE, MAIN, LeaseLost, Row
 
 if TYPE_CHECKING:
@@ -29,17 +33,33 @@ __all__ = ["SCHEMAS", "DatabaseBackend", "open_database"]
 SCHEMAS = ("v3.2.0.a",)
 """Versions of Optuna's tables that are known here."""
 
+_CREATION_PAUSES_S = (0.1, 0.2, 0.4, 0.8)
+
 _Values = Mapping[str, Any]
 
 
 def open_database(url: str, options: Mapping[str, Any]) -> Backend:
     """The database at ``url``; its tables are made if they are missing."""
-    storage = RDBStorage(url, engine_kwargs=dict(options))
+    storage = _made(url, options)
     if storage.get_current_version() not in SCHEMAS:
         return Backend(storage)
     if storage.engine.name == "sqlite":
         return _Sqlite(storage)
     return _Postgres(storage)
+
+
+def _made(url: str, options: Mapping[str, Any]) -> RDBStorage:
+    """Optuna's storage, whose tables are made if they are missing."""
+    # It looks first and makes then: of drivers that start at once, one may find that another was faster.
+    for pause in _CREATION_PAUSES_S:
+        try:
+            return RDBStorage(url, engine_kwargs=dict(options))
+        except (SQLAlchemyError, StorageInternalError) as exception:
+            made_twice = isinstance(exception, IntegrityError) or "already exists" in str(root(exception))
+            if not made_twice:
+                raise
+        time.sleep(pause)
+    return RDBStorage(url, engine_kwargs=dict(options))
 
 
 class DatabaseBackend(Backend):

@@ -187,7 +187,7 @@ def _myself() -> Holder:
 
 
 def _now() -> str:
-    return datetime.now(UTC).replace(tzinfo=None).isoformat(sep=" ", timespec="seconds")
+    return datetime.now(UTC).replace(tzinfo=None).isoformat(sep=" ", timespec="milliseconds")
 
 
 def _machine() -> str:
