@@ -26,7 +26,7 @@ from evomerge.workers.jobs import Failure, Seconds
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-__all__ = ["Difference", "SplitResult", "Study", "Trial", "study_names", "versions"]
+__all__ = ["AcceptedDrift", "Difference", "SplitResult", "Study", "Trial", "study_names", "versions"]
 
 FORMAT = 1
 """Of what is stored; a study of a later format is refused."""
@@ -94,6 +94,19 @@ class Difference:
 
     def __str__(self) -> str:
         return f"{self.field}: {self.old!r} -> {self.new!r}"
+
+
+@dataclass(frozen=True)
+class AcceptedDrift:
+    """From here on the sampler went on from a history that it would not have proposed itself.
+
+    The first ``generations`` (the last of them perhaps only begun, ``candidates`` in all) are from before;
+    the others were proposed under ``versions``.
+    """
+
+    generations: int
+    candidates: int
+    versions: Mapping[str, str]
 
 
 class Study:
@@ -164,6 +177,23 @@ class Study:
     def versions(self) -> dict[str, str]:
         """Versions of the libraries that decide, as of the study's creation."""
         return dict(self._head["versions"])
+
+    @property
+    def accepted_drifts(self) -> tuple[AcceptedDrift, ...]:
+        """Where the search went on although its sampler no longer proposed what is recorded, in order."""
+        return tuple(AcceptedDrift(**stored) for stored in self._head.get("drifts", ()))
+
+    def accept_drift(self, now: Mapping[str, str]) -> None:
+        """Notes that all candidates so far stay as they are, whatever the sampler proposes in their place.
+
+        ``now`` are the versions of the libraries that decide from here on.
+        """
+        stored = {
+            "generations": len(self.generations()),
+            "candidates": len(self.candidates()),
+            "versions": dict(now),
+        }
+        self._set_head({**self._head, "drifts": [*self._head.get("drifts", ()), stored]})
 
     def differing_fields(
         self, document: Mapping[str, Any], free: Collection[str] = ()
@@ -317,10 +347,8 @@ class Study:
         self._lease = Lease(self._storage, self.name)
         attributes = self._storage.attributes(self.name)
         if _STUDY not in attributes:  # new, or killed between the transactions of its creation
-            head = {"format": FORMAT, "experiment": _plain(document), "versions": versions()}
-            with self._writing():
-                self._storage.set_attribute(self.name, _STUDY, head)
-            attributes[_STUDY] = head
+            self._set_head({"format": FORMAT, "experiment": _plain(document), "versions": versions()})
+            attributes[_STUDY] = self._head
         self._read(attributes)
 
     def _checked_head(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
@@ -360,10 +388,12 @@ class Study:
         """Those who read the study later see the budget and the places of the models as they are now."""
         now = _plain(document)
         if now != self.document:
-            head = {**self._head, "experiment": now}
-            with self._writing():
-                self._storage.set_attribute(self.name, _STUDY, head)
-            self._head = head
+            self._set_head({**self._head, "experiment": now})
+
+    def _set_head(self, head: dict[str, Any]) -> None:
+        with self._writing():
+            self._storage.set_attribute(self.name, _STUDY, head)
+        self._head = head
 
     def _where(self) -> str:
         return f"study {self.name!r} in {self.url}"
