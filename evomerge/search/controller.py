@@ -305,6 +305,8 @@ class _Run:
         self.evaluated = 0
         # A trial that was itself answered from the cache answers no other: the first evaluation does.
         self.finished = {t.recipe: t for t in reversed(study.trials()) if t.cached_from is None}
+        self.candidates = len(study.candidates())
+        self.failed = sum(t.failed for t in study.candidates())
         self.meter = _Meter(study)
 
     def baselines(self) -> None:
@@ -374,21 +376,20 @@ class _Run:
         return sampler
 
     def _tell(self, sampler: Sampler, vectors: Sequence[Vector], generation: int) -> None:
-        trials = self.study.generations()[generation]
+        trials = self.study.generation(generation)
         sampler.tell(vectors, losses(trials))
         self.observer.on_generation(trials, self.meter.read())
         self._refuse_mass_failure()
 
     def _refuse_mass_failure(self) -> None:
-        candidates = self.study.candidates()
-        failures = [t.failure for t in candidates if t.failure is not None]
-        if 2 * len(failures) <= len(candidates):
+        if 2 * self.failed <= self.candidates:
             return
+        failures = [t.failure for t in self.study.candidates() if t.failure is not None]
         counts = {kind: sum(f.kind == kind for f in failures) for kind in FailureKind}
         listed = ", ".join(f"{n} {kind.value}" for kind, n in counts.items() if n)
         raise StudyError(
             f"study {self.study.name!r}",
-            f"stopped: {len(failures)} of {len(candidates)} candidates failed ({listed}); "
+            f"stopped: {self.failed} of {self.candidates} candidates failed ({listed}); "
             f"the last: {failures[-1].reason}",
             "Mend the cause, or narrow the bounds that lead there, and begin a new study.",
         )
@@ -433,6 +434,8 @@ class _Run:
     def _record(self, trial: Trial) -> None:
         recorded = self.study.record(trial)
         self.finished.setdefault(recorded.recipe, recorded)
+        self.candidates += recorded.kind == "candidate"
+        self.failed += recorded.kind == "candidate" and recorded.failed
         self.meter.count(recorded)
         self.observer.on_trial(recorded, self.meter.read())
         self._stop_if_asked()

@@ -130,6 +130,7 @@ class Study:
         self._lease: Lease | None = None
         self._head: dict[str, Any] = {}
         self._trials: dict[tuple[int, int], Trial] = {}
+        self._generations: dict[int, dict[int, Trial]] = {}
         self._splits: dict[tuple[Split, int], SplitResult] = {}
 
     @classmethod
@@ -219,7 +220,7 @@ class Study:
         with self._writing():
             number = self._storage.add_trial(self.name, _row(trial, self._distributions))
         recorded = replace(trial, number=number)
-        self._trials[trial.place] = recorded
+        self._add(recorded)
         return recorded
 
     def trials(self) -> tuple[Trial, ...]:
@@ -247,18 +248,21 @@ class Study:
         """The candidates that have finished, by (generation, index)."""
         return tuple(t for t in self.trials() if t.kind == "candidate")
 
+    def generation(self, number: int) -> tuple[Trial, ...]:
+        """The candidates of one generation that have finished, by index."""
+        found = self._generations.get(number, {})
+        return tuple(found[index] for index in sorted(found))
+
     def generations(self) -> tuple[tuple[Trial, ...], ...]:
         """The candidates by generation, each by index; only the last may be partial.
 
         Raises:
             StudyError: A trial is missing in one before the last: the study is damaged.
         """
-        grouped: dict[int, list[Trial]] = {}
-        for trial in self.candidates():
-            grouped.setdefault(trial.generation, []).append(trial)
-        generations = [tuple(g) for g in grouped.values()]
+        numbers = sorted(n for n in self._generations if n >= 0)
+        generations = [self.generation(n) for n in numbers]
         whole = [[t.index for t in g] == list(range(len(g))) for g in generations[:-1]]
-        if list(grouped) != list(range(len(grouped))) or not all(whole):
+        if numbers != list(range(len(numbers))) or not all(whole):
             raise StudyError(
                 self._where(), "the study is damaged: trials of an earlier generation are missing"
             )
@@ -322,6 +326,11 @@ class Study:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _add(self, trial: Trial) -> None:
+        if trial.place not in self._trials:  # of two in one place, the first counts
+            self._trials[trial.place] = trial
+            self._generations.setdefault(trial.generation, {})[trial.index] = trial
+
     @contextmanager
     def _writing(self) -> Iterator[None]:
         if self._lease is None:
@@ -367,8 +376,7 @@ class Study:
         self._head = self._checked_head(attributes)
         for row in self._storage.trials(self.name):
             if MAIN in row.attributes:
-                trial = _trial(row)
-                self._trials.setdefault(trial.place, trial)
+                self._add(_trial(row))
         for key in attributes:
             split, _, number = key.partition("/")
             if number.isdecimal():
