@@ -10,12 +10,15 @@ import json
 import math
 import os
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import optuna
+from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.exceptions import DuplicatedStudyError
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.study import StudyDirection
@@ -27,7 +30,13 @@ from evomerge.search._rows import LEASE, MAIN, LeaseLost, Row
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
-__all__ = ["Backend", "JournalBackend"]
+__all__ = ["Backend", "DistributionTexts", "JournalBackend"]
+
+KNOWN_OPTUNA = ("4.", "5.")
+"""Versions whose journals have the lines that are written here."""
+
+_SET_STUDY_SYSTEM_ATTR, _CREATE_TRIAL = 3, 4
+"""What the lines of a journal say: Optuna's JournalOperation."""
 
 LOCK_SECONDS = 60
 """How long a writer waits for another process that writes to the same file."""
@@ -127,12 +136,40 @@ class Backend:
 
 
 class JournalBackend(Backend):
-    """A journal file: one line a write, with the fence checked under the lock that it is written under."""
+    """A journal file: one line a write, with the fence checked under the lock that it is written under.
+
+    Trials are written as Optuna would, but their lines are not read back, and constant parts are kept.
+    """
 
     def __init__(self, path: Path) -> None:
         self._file = _FencedFile(path)
         super().__init__(JournalStorage(self._file))
         self._fences = self._file.fences
+        self._writer = uuid.uuid4().hex
+        self._texts = DistributionTexts()
+
+    def add_trial(self, name: str, row: Row, *, again: bool) -> int:
+        """Writes a finished trial; its number. ``again``: an earlier attempt may have written it."""
+        if again or not optuna.__version__.startswith(KNOWN_OPTUNA):
+            return super().add_trial(name, row, again=again)
+        study, now = self.study_id(name), datetime.now(UTC).isoformat(timespec="microseconds")
+        line = {
+            "op_code": _CREATE_TRIAL,
+            "worker_id": self._writer,
+            "study_id": study,
+            "datetime_start": now,
+            "state": TrialState.FAIL if row.score is None else TrialState.COMPLETE,
+            "value": row.score,
+            "values": None,
+            "datetime_complete": now,
+            "distributions": {n: self._texts.of(n, d) for n, (d, _) in row.parameters.items()},
+            "params": {n: d.to_internal_repr(v) for n, (d, v) in row.parameters.items()},
+            "user_attrs": row.attributes,
+            "system_attrs": {},
+            "intermediate_values": {},
+        }
+        self._file.append_logs([line])
+        return self._file.trials[study] - 1
 
     def exchange(self, name: str, key: str, old: str | None, new: str) -> bool:
         """Sets a system attribute if it is still ``old``; whether it did."""
@@ -162,6 +199,7 @@ class _FencedFile(JournalFileBackend):
         self._path = path
         self._expected: dict[int, str | None] = {}
         self._leases: dict[int, str] = {}
+        self.trials: dict[int, int] = {}
         self._seen = 0
         super().__init__(str(path))
 
@@ -170,11 +208,7 @@ class _FencedFile(JournalFileBackend):
         try:
             yield from super().read_logs(log_number_from)
         except ValueError:
-            raise StudyError(
-                str(self._path),
-                "a line of this journal is damaged",
-                "What stands before it can be read once it and the rest are removed.",
-            ) from None
+            raise self._damaged() from None
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Writes one line each and waits until they are on the disk, or leaves nothing behind.
@@ -188,6 +222,8 @@ class _FencedFile(JournalFileBackend):
                 self._refuse(log)
             text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
             self._append(text.encode())
+            for log in logs:
+                self._note(log)
 
     @contextmanager
     def expecting(self, study: int, lease: str | None) -> Iterator[None]:
@@ -215,7 +251,7 @@ class _FencedFile(JournalFileBackend):
             yield  # closing the file lets go of the lock
 
     def _catch_up(self) -> None:
-        """Reads the leases that others wrote since, and cuts off a line that nobody finished."""
+        """Reads what others wrote since, and cuts off a line that nobody finished."""
         if self._path.stat().st_size == self._seen:
             return
         with self._path.open("rb+") as file:
@@ -224,14 +260,18 @@ class _FencedFile(JournalFileBackend):
                 if not line.endswith(b"\n"):
                     file.truncate(self._seen)
                     break
+                try:
+                    log = json.loads(line)
+                except ValueError:
+                    raise self._damaged() from None
                 self._seen += len(line)
-                if LEASE.encode() in line:
-                    self._note(json.loads(line))
+                self._note(log)
 
     def _note(self, log: Mapping[str, Any]) -> None:
-        attribute = log.get("system_attr")
-        if isinstance(attribute, Mapping) and LEASE in attribute:
-            self._leases[log["study_id"]] = attribute[LEASE]
+        if log["op_code"] == _CREATE_TRIAL:
+            self.trials[log["study_id"]] = self.trials.get(log["study_id"], 0) + 1
+        elif log["op_code"] == _SET_STUDY_SYSTEM_ATTR and LEASE in log["system_attr"]:
+            self._leases[log["study_id"]] = log["system_attr"][LEASE]
 
     def _refuse(self, log: Mapping[str, Any]) -> None:
         study = log.get("study_id")
@@ -241,7 +281,13 @@ class _FencedFile(JournalFileBackend):
         wanted = self._expected[study] if study in self._expected else self.fences.get(study, "")
         if lease != wanted:
             raise LeaseLost
-        self._note(log)
+
+    def _damaged(self) -> StudyError:
+        return StudyError(
+            str(self._path),
+            "a line of this journal is damaged",
+            "What stands before it can be read once it and the rest are removed.",
+        )
 
     def _append(self, data: bytes) -> None:
         with self._path.open("ab", buffering=0) as file:
@@ -254,6 +300,20 @@ class _FencedFile(JournalFileBackend):
                 os.ftruncate(file.fileno(), self._seen)
                 raise
         self._seen += len(data)
+
+
+class DistributionTexts:
+    """Distributions as Optuna's JSON, by parameter, made once."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, tuple[BaseDistribution, str]] = {}
+
+    def of(self, name: str, distribution: BaseDistribution) -> str:
+        """The JSON of the parameter's distribution."""
+        known = self._made.get(name)
+        if known is None or known[0] is not distribution:
+            known = self._made[name] = distribution, distribution_to_json(distribution)
+        return known[1]
 
 
 def _frozen(row: Row) -> FrozenTrial:

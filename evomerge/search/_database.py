@@ -15,13 +15,12 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from evomerge.search._backends import Backend
+from evomerge.search._backends import Backend, DistributionTexts
 from evomerge.search._retry import root
 from evomerge.search._rows import LEASE, MAIN, LeaseLost, Row
 
@@ -73,7 +72,7 @@ class DatabaseBackend(Backend):
         self._engine: Engine = storage.engine
         self._connection: Any = None
         self._last: dict[int, tuple[int, int]] = {}  # by study: id and number of the last trial known
-        self._texts: dict[str, tuple[BaseDistribution, str]] = {}
+        self._texts = DistributionTexts()
 
     def study_names(self) -> tuple[str, ...]:
         """Names of all studies, sorted."""
@@ -188,19 +187,13 @@ class DatabaseBackend(Backend):
     def _parameters(self, row: Row) -> list[tuple[str, float, str]]:
         """Name, what Optuna stores of the value, and the distribution as JSON."""
         return [
-            (name, float(distribution.to_internal_repr(value)), self._text(name, distribution))
+            (name, float(distribution.to_internal_repr(value)), self._texts.of(name, distribution))
             for name, (distribution, value) in row.parameters.items()
         ]
 
     def _attributes(self, values: _Values, row: Row) -> list[tuple[str, str]]:
         others = [(key, json.dumps(value)) for key, value in row.attributes.items() if key != MAIN]
         return [(MAIN, values["main"]), *others]
-
-    def _text(self, name: str, distribution: BaseDistribution) -> str:
-        known = self._texts.get(name)
-        if known is None or known[0] is not distribution:
-            known = self._texts[name] = distribution, distribution_to_json(distribution)
-        return known[1]
 
     def _last_trial(self, study: int) -> tuple[int, int]:
         """Id and number of the last trial. Counting all for each new one would slow a long study down."""

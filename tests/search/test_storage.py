@@ -64,53 +64,63 @@ def backend(study: Study) -> Any:
 # --- Optuna and its schema ---------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """URL of an empty database of the kind that the test names."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/study.db"
-    server: PostgresServer = request.getfixturevalue("postgres_server")
-    return server.new_database()
-
-
-DATABASES = ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
-
-
-@pytest.mark.parametrize("database", DATABASES, indirect=True)
-def test_a_trial_in_the_tables_is_to_optuna_as_if_it_had_written_it(
-    database: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_trial_is_to_optuna_as_if_it_had_written_it(storage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import optuna
 
     trials = [candidate(0), candidate(1, None), replace(candidate(2), score=float("inf"))]
-    ours = Study.open(database, "ours", document={}, dimensions=SPACE.dimensions)
+    ours = Study.open(storage, "ours", document={}, dimensions=SPACE.dimensions)
     monkeypatch.setattr(_database, "SCHEMAS", ())
-    theirs = Study.open(database, "theirs", document={}, dimensions=SPACE.dimensions)
-    assert type(backend(theirs)) is _backends.Backend
-    for trial in trials:
-        assert ours.record(trial) == theirs.record(trial)
-    storage = optuna.storages.RDBStorage(database)
-    first, second = (
-        optuna.load_study(study_name=name, storage=storage).get_trials() for name in ("ours", "theirs")
+    monkeypatch.setattr(_backends, "KNOWN_OPTUNA", ())
+    theirs = Study.open(storage, "theirs", document={}, dimensions=SPACE.dimensions)
+    written = []
+    create = backend(theirs)._storage.create_new_trial
+    monkeypatch.setattr(
+        backend(theirs)._storage, "create_new_trial", lambda *a, **k: written.append(a) or create(*a, **k)
     )
-    assert len(first) == 3
+    for trial in trials:
+        theirs.record(trial)
+    monkeypatch.undo()
+    for trial in trials:
+        assert ours.record(trial).number == trial.index
+    assert len(written) == 3
+    optunas = optuna_storage(storage)
+    first, second = (
+        optuna.load_study(study_name=name, storage=optunas).get_trials() for name in ("ours", "theirs")
+    )
     for one, other in zip(first, second, strict=True):
-        assert one.datetime_start is not None
-        assert other.datetime_start is not None
-        assert abs((one.datetime_start - other.datetime_start).total_seconds()) < 60
-        same = {"trial_id": 0, "datetime_start": None, "datetime_complete": None}
-        for trial in (one, other):
-            trial._trial_id, trial.datetime_start, trial.datetime_complete = same.values()
+        for moment in ("datetime_start", "datetime_complete"):
+            between = getattr(one, moment) - getattr(other, moment)
+            assert abs(between.total_seconds()) < 60
+            setattr(one, moment, None)
+            setattr(other, moment, None)
+        one._trial_id = other._trial_id
         assert one == other
         assert list(one.params) == list(other.params)
-    study = optuna.load_study(study_name="ours", storage=storage)
+    study = optuna.load_study(study_name="ours", storage=optunas)
     assert study.best_trial.number == 2
     memory = optuna.storages.InMemoryStorage()
-    optuna.copy_study(from_study_name="ours", from_storage=storage, to_storage=memory)
+    optuna.copy_study(from_study_name="ours", from_storage=optunas, to_storage=memory)
     copy = optuna.load_study(study_name="ours", storage=memory)
     assert [t.params for t in copy.trials] == [t.params for t in study.trials]
     assert copy.user_attrs == study.user_attrs
-    storage.engine.dispose()
+    if not storage.startswith("journal"):
+        optunas.engine.dispose()
+
+
+def optuna_storage(url: str) -> Any:
+    from optuna.storages import JournalStorage, RDBStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    if url.startswith("journal"):
+        return JournalStorage(JournalFileBackend(url.removeprefix("journal:///")))
+    return RDBStorage(url)
+
+
+def test_the_lines_of_a_journal_say_what_optuna_s_say() -> None:
+    from optuna.storages.journal._storage import JournalOperation
+
+    assert JournalOperation.CREATE_TRIAL == _backends._CREATE_TRIAL
+    assert JournalOperation.SET_STUDY_SYSTEM_ATTR == _backends._SET_STUDY_SYSTEM_ATTR
 
 
 def test_tables_of_an_unknown_schema_are_left_to_optuna(
@@ -132,15 +142,17 @@ def test_tables_of_an_unknown_schema_are_left_to_optuna(
     assert Study.open(url, "s").digest() == expected.digest()  # the tables are the same
 
 
-def test_a_trial_that_somebody_else_added_gets_a_number_of_its_own(tmp_path: Path) -> None:
+def test_beside_a_trial_that_somebody_else_added_ours_get_numbers_of_their_own(storage: str) -> None:
     import optuna
 
-    url = f"sqlite:///{tmp_path}/study.db"
-    study = opened(url)
+    study = opened(storage)
     study.record(candidate(0))
-    optuna.load_study(study_name="s", storage=url).add_trial(optuna.trial.create_trial(value=1.0))
+    foreign = optuna_storage(storage)
+    optuna.load_study(study_name="s", storage=foreign).add_trial(optuna.trial.create_trial(value=1.0))
+    if not storage.startswith("journal"):
+        foreign.engine.dispose()
     assert study.record(candidate(1)).number == 2
-    assert [t.number for t in opened(url).trials()] == [0, 2]
+    assert [t.number for t in opened(storage).trials()] == [0, 2]
 
 
 class Interrupting(Quiet):
@@ -259,7 +271,7 @@ def test_a_trial_whose_answer_was_lost_is_not_written_twice(
     study = opened(storage)
     study.record(candidate(0))
     place, name = (
-        (backend(study)._storage, "create_new_trial")
+        (backend(study)._file, "append_logs")
         if storage.startswith("journal")
         else (backend(study), "_insert")
     )
