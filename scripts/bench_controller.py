@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import random
 import shutil
 import sqlite3
 import statistics
@@ -137,7 +138,8 @@ def bench(url: str, sizes: Sequence[int], dimensions: int, items: int) -> None:
         start = time.perf_counter()
         study = Study.open(url, "bench", document={}, dimensions=plan.space.dimensions)
         opening = time.perf_counter() - start
-        payload = "x" * (25 * items + 60 * dimensions)
+        # About what a trial writes, and no easier to compress (PostgreSQL does that).
+        payload = random.Random(0).randbytes((25 * items + 60 * dimensions) // 2).hex()
         watch = Stopwatch(size, bare_transaction(url, payload))
         filled = len(study.candidates())
         search(plan, study, executor, watch)
