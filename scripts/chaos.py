@@ -56,23 +56,24 @@ class Chaos:
     starts: int = 0
 
     def run(self, kills: int, timeout_s: float = 600.0) -> int:
-        """Kills ``kills`` times, if it lives that long, then lets it end; its exit code."""
+        """Kills ``kills`` times, if it lives that long, then lets it end; its exit code (-1: it does not)."""
         until = time.monotonic() + timeout_s
         process = self._start()
-        while sum(self.kills.values()) < kills:
-            if not self._wait_for_the_moment(process):
-                break  # it has ended by itself
-            victim = self.chance.choice(list(self.victims))
-            if victim == "worker":
-                self._kill_a_worker(process)
-            else:
-                self._kill(process, victim)
-                process = self._start()
         try:
+            while sum(self.kills.values()) < kills and self._wait_for_the_moment(process):
+                victim = self.chance.choice(list(self.victims))
+                if victim == "worker":
+                    self._kill_a_worker(process)
+                else:
+                    self._kill(process, victim)
+                    process = self._start()
             return process.wait(max(1.0, until - time.monotonic()))
         except subprocess.TimeoutExpired:
-            self._kill(process, "group")
             return -1
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
     def _start(self) -> subprocess.Popen[bytes]:
         self.starts += 1

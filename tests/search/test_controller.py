@@ -1,11 +1,7 @@
 from __future__ import annotations
 
 import math
-import os
 import random
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -48,7 +44,6 @@ from evomerge.search.study import SplitResult, Study, Trial, versions
 from evomerge.workers.jobs import Failure, Job, Outcome
 
 Fails = Callable[[Recipe], bool]
-CHAOS = Path(__file__).with_name("chaos_driver.py")
 
 
 def opened(storage: str, plan: SearchPlan, name: str = "s") -> Study:
@@ -582,37 +577,3 @@ def test_a_young_study_has_a_leaderboard_of_its_baselines(journal: str) -> None:
     assert [r.name for r in rows] == ["base", "math", "code", "uniform", "ties"]
     assert not any(r.winner for r in rows)
     assert {r.test for r in rows} == {None}
-
-
-# --- real kills --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_sigkill_at_random_moments_leaves_the_same_study(tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": ":".join(p for p in sys.path if p)}
-
-    def start(file: str, chance: int) -> subprocess.Popen[str]:
-        command = [sys.executable, str(CHAOS), f"sqlite:///{tmp_path}/{file}", str(chance)]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-
-    def finish(process: subprocess.Popen[str]) -> str:
-        out, _ = process.communicate(timeout=120)
-        assert process.returncode == 0
-        return out.split()[-1]
-
-    expected = finish(start("reference.db", 0))
-    chance = random.Random(20)
-    killed = 0
-    for n in range(1, 9):
-        process = start("killed.db", n)
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        try:
-            process.wait(timeout=chance.uniform(0.0, 0.35))
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            killed += 1
-        process.stdout.close()
-    assert killed >= 4
-    assert finish(start("killed.db", 99)) == expected
