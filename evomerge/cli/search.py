@@ -40,6 +40,13 @@ def command(
     workers: Annotated[int | None, typer.Option(min=1, help="Workers; more than one means Ray.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the search.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder.")] = None,
+    accept_drift: Annotated[
+        bool,
+        typer.Option(
+            "--accept-drift",
+            help="Go on although other versions of the libraries no longer propose what the study recorded.",
+        ),
+    ] = False,
     json_: Annotated[
         bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")
     ] = False,
@@ -58,16 +65,17 @@ def command(
     }
     loaded = Experiment.load(experiment, {k: v for k, v in overrides.items() if v is not None})
     again = shlex.join([program(), *sys.argv[1:]])
-    _Run(loaded, again, quiet=json_).run()
+    _Run(loaded, again, quiet=json_, accept_drift=accept_drift).run()
 
 
 class _Run:
     """One call of the command: opens what the search needs, shows how it goes, and closes it again."""
 
-    def __init__(self, experiment: Experiment, again: str, *, quiet: bool) -> None:
+    def __init__(self, experiment: Experiment, again: str, *, quiet: bool, accept_drift: bool) -> None:
         self.experiment = experiment
         self.again = again
         self.quiet = quiet
+        self.accept_drift = accept_drift
         self.stop_asked = False
 
     def run(self) -> None:
@@ -88,7 +96,14 @@ class _Run:
         with self._study() as study, self._executor() as executor, self._interruptible():
             self._announce(study)
             with LiveProgress(study, fitness, plan.trials, quiet=self.quiet) as progress:
-                result = search(plan, study, executor, progress, lambda: self.stop_asked)
+                result = search(
+                    plan,
+                    study,
+                    executor,
+                    progress,
+                    lambda: self.stop_asked,
+                    accept_drift=self.accept_drift,
+                )
             if result.ending is Ending.STOPPED:
                 self._say_how_to_go_on("Stopped; nothing is lost.")
                 raise typer.Exit(130)

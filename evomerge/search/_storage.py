@@ -1,83 +1,111 @@
-"""Where studies lie: SQLite, PostgreSQL or a journal file, through Optuna's storages (verified with 5.0)."""
+"""Where studies lie: SQLite, PostgreSQL or a journal file. Retries, and errors without passwords."""
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote
 
 from evomerge.errors import StudyError
+from evomerge.search._retry import lasting, root
 
 if TYPE_CHECKING:
-    from optuna.storages import BaseStorage
-    from optuna.trial import FrozenTrial
+    from evomerge.search._backends import Backend
+    from evomerge.search._rows import Row
 
 __all__ = ["Storage", "open_storage", "shown"]
 
 EXAMPLES = "Expected sqlite:///study.db, postgresql+psycopg://user@host/database or journal:///study.log."
 CONNECT_SECONDS = 10
+SILENCE_SECONDS = 30
+"""How long a database server may say nothing before its connection counts as lost."""
 LOCK_SECONDS = 60
 """How long a writer waits for another process that writes to the same SQLite file."""
 
+T = TypeVar("T")
+
 
 class Storage:
-    """The few things that a study asks of a storage. Every call is one transaction."""
+    """The few things that a study asks of a storage, each one transaction.
 
-    def __init__(self, storage: BaseStorage, url: str, secrets: Sequence[str] = ()) -> None:
+    A failure that may pass (a lock, a lost connection, a server that restarts) is waited for, and nothing is
+    written twice by that. Every other failure, and one that does not pass, is a ``StudyError`` without a
+    password. Writes need the study's lease: ``LeaseLost`` says that another driver has it.
+    """
+
+    def __init__(self, backend: Backend, url: str, secrets: Sequence[str] = ()) -> None:
         self.url = shown(url)
-        self._storage = storage
+        self._backend = backend
         self._secrets = tuple(secrets)
-        self._ids: dict[str, int] = {}
 
     def study_names(self) -> tuple[str, ...]:
         """Names of all studies, sorted."""
-        return tuple(sorted(s.study_name for s in self._storage.get_all_studies()))
+        return self._last(lambda _: self._backend.study_names())
 
     def create_study(self, name: str) -> None:
-        """An empty study; Optuna's value is the score, so it maximizes."""
-        from optuna.study import StudyDirection
-
-        self._ids[name] = self._storage.create_new_study([StudyDirection.MAXIMIZE], study_name=name)
+        """An empty study, unless it is there."""
+        self._last(lambda _: self._backend.create_study(name))
 
     def attributes(self, name: str) -> dict[str, Any]:
         """User attributes of the study."""
-        return self._storage.get_study_user_attrs(self._id(name))
+        return self._last(lambda _: self._backend.attributes(name))
 
     def set_attribute(self, name: str, key: str, value: Any) -> None:
         """Sets one user attribute of the study."""
-        self._storage.set_study_user_attr(self._id(name), key, value)
+        self._last(lambda _: self._backend.set_attribute(name, key, value))
 
-    def add_trial(self, name: str, trial: FrozenTrial) -> int:
+    def trials(self, name: str) -> list[Row]:
+        """All trials, in the order they were written."""
+        return self._last(lambda _: self._backend.trials(name))
+
+    def add_trial(self, name: str, row: Row) -> int:
         """Writes a finished trial; its number."""
-        # What Study.add_trial calls; that one does not tell the number.
-        trial_id = self._storage.create_new_trial(self._id(name), template_trial=trial)
-        return self._storage.get_trial(trial_id).number
+        return self._last(lambda again: self._backend.add_trial(name, row, again=again))
 
-    def trials(self, name: str) -> list[FrozenTrial]:
-        """All trials, by number."""
-        return self._storage.get_all_trials(self._id(name), deepcopy=False)
+    def system_attribute(self, name: str, key: str) -> str | None:
+        """A system attribute of the study, ``None`` where it is absent."""
+        return self._last(lambda _: self._backend.system_attribute(name, key))
+
+    def exchange(self, name: str, key: str, old: str | None, new: str) -> bool:
+        """Sets a system attribute to ``new``, which nobody else ever sets, if it is still ``old``."""
+
+        def attempt(again: bool) -> bool:
+            if again and self._backend.system_attribute(name, key) == new:
+                return True
+            return self._backend.exchange(name, key, old, new)
+
+        return self._last(attempt)
+
+    def hold(self, name: str, lease: str | None) -> None:
+        """From now on writes to the study need ``lease``; with ``None`` they are refused."""
+        self._last(lambda _: self._backend.hold(name, lease))
+
+    def beat(self, name: str, key: str, value: str) -> None:
+        """Sets a system attribute, with one attempt; for another thread than the one that writes."""
+        with _guarded(self.url, self._secrets):
+            self._backend.set_system_attribute(name, key, value)
+
+    def let_go(self, name: str, key: str, old: str, new: str) -> None:
+        """Sets a system attribute if it is still ``old``, with one attempt."""
+        with _guarded(self.url, self._secrets):
+            self._backend.recover()
+            self._backend.exchange(name, key, old, new)
 
     def close(self) -> None:
         """Releases connections; may be called twice."""
-        self._storage.remove_session()
-        engine = getattr(getattr(self._storage, "_backend", None), "engine", None)
-        if engine is not None:
-            engine.dispose()
+        self._backend.close()
 
-    @contextmanager
-    def guarded(self) -> Iterator[None]:
-        """Turns what the storage raises into a StudyError without a password."""
+    def _last(self, operation: Callable[[bool], T]) -> T:
+        def attempt(again: bool) -> T:
+            if again:
+                self._backend.recover()
+            return operation(again)
+
         with _guarded(self.url, self._secrets):
-            yield
-
-    def _id(self, name: str) -> int:
-        if name not in self._ids:
-            self._ids[name] = self._storage.get_study_id_from_name(name)
-        return self._ids[name]
+            return lasting(attempt, lambda e: _clean(str(root(e)), self._secrets))
 
 
 def open_storage(url: str, *, create: bool) -> Storage:
@@ -109,23 +137,9 @@ def _open_journal(url: str, path: Path, *, create: bool) -> Storage:
     with _guarded(shown(url), ()):
         _prepare_file(path, create=create)
         _quiet()
-        from optuna.storages import JournalStorage
-        from optuna.storages.journal import JournalFileBackend
+        from evomerge.search._backends import JournalBackend
 
-        if create:  # only the process that writes may: to a reader, a line in writing looks the same
-            _mend(path)
-        return Storage(JournalStorage(JournalFileBackend(str(path))), url)
-
-
-def _mend(path: Path) -> None:
-    """Cuts off a last line that a kill left unfinished: nobody was told of it, and it spoils the next."""
-    if not path.exists() or path.stat().st_size == 0:
-        return
-    with path.open("rb+") as file:
-        file.seek(-1, os.SEEK_END)
-        if file.read() != b"\n":
-            file.seek(0)
-            file.truncate(file.read().rfind(b"\n") + 1)
+        return Storage(JournalBackend(path), url)
 
 
 def _open_database(url: str, *, create: bool) -> Storage:
@@ -144,7 +158,7 @@ def _open_database(url: str, *, create: bool) -> Storage:
     if parsed.drivername == "sqlite":
         options = _sqlite_options()
     elif parsed.drivername == "postgresql+psycopg":
-        options = {"pool_pre_ping": True, "connect_args": {"connect_timeout": CONNECT_SECONDS}}
+        options = _postgres_options()
     else:
         raise StudyError("storage", f"there is no storage of the kind {parsed.drivername!r}", EXAMPLES)
     secrets = [str(parsed.password)] if parsed.password else []
@@ -153,10 +167,10 @@ def _open_database(url: str, *, create: bool) -> Storage:
         if parsed.drivername == "sqlite" and parsed.database:
             _prepare_file(Path(parsed.database), create=create)
         _quiet()
-        from optuna.storages import RDBStorage, get_storage
+        from evomerge.search._database import open_database
 
-        database = RDBStorage(parsed.render_as_string(hide_password=False), engine_kwargs=options)
-        return Storage(get_storage(database), url, secrets)
+        backend = open_database(parsed.render_as_string(hide_password=False), options)
+        return Storage(backend, url, secrets)
 
 
 def _sqlite_options() -> dict[str, Any]:
@@ -166,6 +180,11 @@ def _sqlite_options() -> dict[str, Any]:
         connection.execute("PRAGMA synchronous=FULL")
 
     return {"connect_args": {"timeout": LOCK_SECONDS}, "pool_events": [(durable, "connect")]}
+
+
+def _postgres_options() -> dict[str, Any]:
+    silence = {"keepalives_idle": SILENCE_SECONDS // 2, "tcp_user_timeout": SILENCE_SECONDS * 1000}
+    return {"pool_pre_ping": True, "connect_args": {"connect_timeout": CONNECT_SECONDS, **silence}}
 
 
 def _prepare_file(path: Path, *, create: bool) -> None:
@@ -183,6 +202,7 @@ def _quiet() -> None:
 
 @contextmanager
 def _guarded(url: str, secrets: Sequence[str]) -> Iterator[None]:
+    """Turns what a storage raises into a StudyError without a password."""
     import optuna
     from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
 
@@ -191,12 +211,14 @@ def _guarded(url: str, secrets: Sequence[str]) -> Iterator[None]:
     except (ImportError, NoSuchModuleError) as exception:
         hint = "Install it with: pip install 'evomerge[postgres]'."
         raise StudyError(url, f"the driver of this database is missing ({exception})", hint) from None
-    except (SQLAlchemyError, optuna.exceptions.OptunaError) as exception:
-        cause = exception.__cause__ if isinstance(exception, optuna.exceptions.OptunaError) else exception
-        text = str(getattr(cause, "orig", None) or cause or exception)
-        raise StudyError(url, f"the storage failed: {_clean(text, secrets)}") from None
     except OSError as exception:
         raise StudyError(url, f"the storage failed: {exception.strerror or exception}") from None
+    except Exception as exception:
+        cause = root(exception)
+        ours = isinstance(exception, SQLAlchemyError | optuna.exceptions.OptunaError)
+        if ours or type(cause).__module__.split(".")[0] in ("sqlite3", "psycopg"):
+            raise StudyError(url, f"the storage failed: {_clean(str(cause), secrets)}") from None
+        raise
 
 
 def _clean(text: str, secrets: Sequence[str]) -> str:

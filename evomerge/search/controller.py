@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Protocol
@@ -20,11 +21,12 @@ from evomerge.fitness.scores import Scores, Split
 from evomerge.recipe import Recipe, SearchSpace, Values
 from evomerge.search.baselines import Baseline
 from evomerge.search.samplers import (
+    DriftError,
     Sampler,
     SamplerSettings,
     Vector,
-    check_proposal,
     make_sampler,
+    rejoin,
     replay,
 )
 from evomerge.search.study import SplitResult, Study, Trial, versions
@@ -47,6 +49,8 @@ __all__ = [
     "search",
     "winner",
 ]
+
+_log = logging.getLogger(__name__)
 
 
 class Objective(Protocol):
@@ -183,18 +187,23 @@ def search(
     executor: Executor,
     observer: Observer | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    *,
+    accept_drift: bool = False,
 ) -> SearchResult:
     """Brings ``study`` to ``plan.trials`` candidates, validates the best and tests the winner.
 
     May be killed anywhere: the same call continues, and the finished study equals one that never was.
     ``should_stop`` is asked between two results; ``executor`` stays open (its owner closes it).
+    ``accept_drift``: where the sampler no longer proposes what the study recorded (another version of a
+    library), go on from what it was told, and note that in the study.
 
     Raises:
         StudyError: The sampler no longer proposes what the study recorded; more than half of the
-            candidates failed; the storage refused.
+            candidates failed; the storage refused; another driver has taken the study over.
         UserError: From the executor: a mistake that no other candidate would survive.
     """
     run = _Run(plan, study, executor, observer or Quiet(), should_stop)
+    run.accept_drift = accept_drift
     if study.trials():
         run.observer.on_resume(study)
     try:
@@ -292,9 +301,12 @@ class _Run:
         self.executor = executor
         self.observer = observer
         self.should_stop = should_stop
+        self.accept_drift = False
         self.evaluated = 0
         # A trial that was itself answered from the cache answers no other: the first evaluation does.
         self.finished = {t.recipe: t for t in reversed(study.trials()) if t.cached_from is None}
+        self.candidates = len(study.candidates())
+        self.failed = sum(t.failed for t in study.candidates())
         self.meter = _Meter(study)
 
     def baselines(self) -> None:
@@ -311,9 +323,7 @@ class _Run:
     def generations(self) -> Ending:
         """Searches until the budget is spent or the sampler has converged."""
         known = self.study.generations()
-        sampler = make_sampler(self.plan.sampler, self.plan.space.dimensions)
-        now = versions()
-        replay(sampler, [([t.vector for t in g], losses(g)) for g in known[:-1]], self.study.versions, now)
+        sampler = self._sampler(known)
         self._begin(Phase.SEARCH, sum(map(len, known)), self.plan.trials)
         generation, first = max(len(known) - 1, 0), sum(map(len, known[:-1]))
         while first < self.plan.trials:
@@ -321,9 +331,6 @@ class _Run:
             if not vectors:
                 return Ending.CONVERGED
             done = {t.index: t for t in known[generation]} if generation < len(known) else {}
-            for index, trial in done.items():
-                asked = vectors[index] if index < len(vectors) else ()
-                check_proposal(asked, trial.vector, trial.name, self.study.versions, now)
             allowed = vectors[: self.plan.trials - first]
             self.meter.generation, self.meter.population = generation, len(allowed)
             self._score([self._candidate(generation, i, v) for i, v in enumerate(allowed) if i not in done])
@@ -342,22 +349,47 @@ class _Run:
         scored = [t for t in self.study.baselines() if not t.failed]
         self._split(Phase.TEST, Split.TEST, [*scored, *([] if best is None else [best])])
 
+    def _sampler(self, known: Sequence[Sequence[Trial]]) -> Sampler:
+        """The sampler as it was when the last of the ``known`` generations was in hand."""
+        try:
+            return self._replayed(known)
+        except DriftError as drift:
+            now = versions()
+            recorded = ([self.study.versions] + [d.versions for d in self.study.accepted_drifts])[-1]
+            explained = _explained(drift, recorded, now)
+            if not self.accept_drift:
+                raise explained from None
+            _log.warning(
+                "%s Going on from the %d candidates told so far, which is noted in the study.",
+                explained.reason,
+                len(self.study.candidates()),
+            )
+            self.study.accept_drift(now)
+            return self._replayed(known)
+
+    def _replayed(self, known: Sequence[Sequence[Trial]]) -> Sampler:
+        accepted = max((d.generations for d in self.study.accepted_drifts), default=0)
+        sampler = make_sampler(self.plan.sampler, self.plan.space.dimensions)
+        replay(sampler, [([t.vector for t in g], losses(g)) for g in known[:-1]], accepted)
+        if known:
+            rejoin(sampler, {t.index: t.vector for t in known[-1]}, len(known) - 1, accepted)
+        return sampler
+
     def _tell(self, sampler: Sampler, vectors: Sequence[Vector], generation: int) -> None:
-        trials = self.study.generations()[generation]
+        trials = self.study.generation(generation)
         sampler.tell(vectors, losses(trials))
         self.observer.on_generation(trials, self.meter.read())
         self._refuse_mass_failure()
 
     def _refuse_mass_failure(self) -> None:
-        candidates = self.study.candidates()
-        failures = [t.failure for t in candidates if t.failure is not None]
-        if 2 * len(failures) <= len(candidates):
+        if 2 * self.failed <= self.candidates:
             return
+        failures = [t.failure for t in self.study.candidates() if t.failure is not None]
         counts = {kind: sum(f.kind == kind for f in failures) for kind in FailureKind}
         listed = ", ".join(f"{n} {kind.value}" for kind, n in counts.items() if n)
         raise StudyError(
             f"study {self.study.name!r}",
-            f"stopped: {len(failures)} of {len(candidates)} candidates failed ({listed}); "
+            f"stopped: {self.failed} of {self.candidates} candidates failed ({listed}); "
             f"the last: {failures[-1].reason}",
             "Mend the cause, or narrow the bounds that lead there, and begin a new study.",
         )
@@ -402,6 +434,8 @@ class _Run:
     def _record(self, trial: Trial) -> None:
         recorded = self.study.record(trial)
         self.finished.setdefault(recorded.recipe, recorded)
+        self.candidates += recorded.kind == "candidate"
+        self.failed += recorded.kind == "candidate" and recorded.failed
         self.meter.count(recorded)
         self.observer.on_trial(recorded, self.meter.read())
         self._stop_if_asked()
@@ -448,6 +482,28 @@ class _Run:
     def _stop_if_asked(self) -> None:
         if self.should_stop():
             raise _Stopped
+
+
+def _explained(drift: DriftError, recorded: Mapping[str, str], now: Mapping[str, str]) -> DriftError:
+    """``drift`` with the libraries that changed."""
+    changed = [
+        f"{name} {recorded.get(name, 'absent')} -> {now.get(name, 'absent')}"
+        for name in dict.fromkeys((*recorded, *now))
+        if recorded.get(name) != now.get(name)
+    ]
+    if changed:
+        why = f"; since then these versions changed: {', '.join(changed)}."
+        hint = "Install the recorded versions,"
+    else:
+        why = (
+            ", although no version of a library changed: it was altered, or written on another machine type."
+        )
+        hint = "Go on where it was written,"
+    return DriftError(
+        drift.where,
+        drift.reason + why,
+        f"{hint} begin a new study, or go on from the history as it is with --accept-drift.",
+    )
 
 
 class _Meter:

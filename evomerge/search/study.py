@@ -1,8 +1,7 @@
 """The study: the log of a search, and its only state. The door to Optuna (verified with 5.0).
 
-A finished trial is one ``create_new_trial`` with a template: one transaction in a database, one line in a
-journal. Trials that were finished once never change; what comes later (validation, test) is a user attribute
-of the study, one key each.
+A finished trial is one transaction in a database, one line in a journal. Trials that were finished once never
+change; what comes later (validation, test) is a user attribute of the study, one key each.
 """
 
 from __future__ import annotations
@@ -11,27 +10,28 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import evomerge
 from evomerge.errors import FailureKind, StudyError
 from evomerge.fitness.scores import Scores, Split
 from evomerge.recipe import Dimension, Value
+from evomerge.search._lease import Lease
+from evomerge.search._rows import MAIN, LeaseLost, Row
 from evomerge.search._storage import Storage, open_storage
 from evomerge.workers.jobs import Failure, Seconds
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
-    from optuna.trial import FrozenTrial
 
-__all__ = ["Difference", "SplitResult", "Study", "Trial", "study_names", "versions"]
+__all__ = ["AcceptedDrift", "Difference", "SplitResult", "Study", "Trial", "study_names", "versions"]
 
 FORMAT = 1
 """Of what is stored; a study of a later format is refused."""
 
 _STUDY = "evomerge"
-_TRIAL = "evomerge"
 _SCORES = "scores"
 """Item scores are one JSON text, not nested values: Optuna keeps every attribute in memory."""
 
@@ -96,10 +96,24 @@ class Difference:
         return f"{self.field}: {self.old!r} -> {self.new!r}"
 
 
+@dataclass(frozen=True)
+class AcceptedDrift:
+    """From here on the sampler went on from a history that it would not have proposed itself.
+
+    The first ``generations`` (the last of them perhaps only begun, ``candidates`` in all) are from before;
+    the others were proposed under ``versions``.
+    """
+
+    generations: int
+    candidates: int
+    versions: Mapping[str, str]
+
+
 class Study:
     """An append-only log of trials; durable when a method returns.
 
-    One process writes to a study; any number may read it, each as of the moment it opened it.
+    One process writes to a study, which holds its lease; any number may read it, each as of the moment it
+    opened it.
     """
 
     name: str
@@ -113,8 +127,10 @@ class Study:
         self.resumed = False
         self._storage = storage
         self._distributions = _distributions(dimensions)
+        self._lease: Lease | None = None
         self._head: dict[str, Any] = {}
         self._trials: dict[tuple[int, int], Trial] = {}
+        self._generations: dict[int, dict[int, Trial]] = {}
         self._splits: dict[tuple[Split, int], SplitResult] = {}
 
     @classmethod
@@ -130,12 +146,14 @@ class Study:
         """The study ``name`` in ``storage``: created with the experiment ``document``, or opened.
 
         ``storage`` is ``sqlite:///file``, ``postgresql+psycopg://...``, ``journal:///file`` or a path that
-        ends in ``.log`` (a journal). Without a document the study must exist. ``free`` are dotted names of
-        fields of the document that may change between two runs (``workers``, ``search.trials``).
+        ends in ``.log`` (a journal). Without a document the study must exist, and is only read. ``free`` are
+        dotted names of fields of the document that may change between two runs (``workers``,
+        ``search.trials``).
 
         Raises:
             StudyError: The storage cannot be reached or read; there is no such study (those that are there
-                are listed); or it belongs to another experiment (the differing fields are listed).
+                are listed); another driver is at work on it; or it belongs to another experiment (the
+                differing fields are listed).
         """
         opened = open_storage(storage, create=document is not None)
         study = cls(opened, name, dimensions)
@@ -161,6 +179,23 @@ class Study:
         """Versions of the libraries that decide, as of the study's creation."""
         return dict(self._head["versions"])
 
+    @property
+    def accepted_drifts(self) -> tuple[AcceptedDrift, ...]:
+        """Where the search went on although its sampler no longer proposed what is recorded, in order."""
+        return tuple(AcceptedDrift(**stored) for stored in self._head.get("drifts", ()))
+
+    def accept_drift(self, now: Mapping[str, str]) -> None:
+        """Notes that all candidates so far stay as they are, whatever the sampler proposes in their place.
+
+        ``now`` are the versions of the libraries that decide from here on.
+        """
+        stored = {
+            "generations": len(self.generations()),
+            "candidates": len(self.candidates()),
+            "versions": dict(now),
+        }
+        self._set_head({**self._head, "drifts": [*self._head.get("drifts", ()), stored]})
+
     def differing_fields(
         self, document: Mapping[str, Any], free: Collection[str] = ()
     ) -> tuple[Difference, ...]:
@@ -177,14 +212,15 @@ class Study:
         """Writes a finished trial in one transaction; returns it with its number.
 
         Raises:
-            StudyError: The storage refused; or this generation and index are recorded already.
+            StudyError: The storage refused; this generation and index are recorded already; or another driver
+                has taken the study over.
         """
         if trial.place in self._trials:
             raise StudyError(self._where(), f"{trial.name} is recorded already")
-        with self._storage.guarded():
-            number = self._storage.add_trial(self.name, _frozen(trial, self._distributions))
+        with self._writing():
+            number = self._storage.add_trial(self.name, _row(trial, self._distributions))
         recorded = replace(trial, number=number)
-        self._trials[trial.place] = recorded
+        self._add(recorded)
         return recorded
 
     def trials(self) -> tuple[Trial, ...]:
@@ -212,18 +248,21 @@ class Study:
         """The candidates that have finished, by (generation, index)."""
         return tuple(t for t in self.trials() if t.kind == "candidate")
 
+    def generation(self, number: int) -> tuple[Trial, ...]:
+        """The candidates of one generation that have finished, by index."""
+        found = self._generations.get(number, {})
+        return tuple(found[index] for index in sorted(found))
+
     def generations(self) -> tuple[tuple[Trial, ...], ...]:
         """The candidates by generation, each by index; only the last may be partial.
 
         Raises:
             StudyError: A trial is missing in one before the last: the study is damaged.
         """
-        grouped: dict[int, list[Trial]] = {}
-        for trial in self.candidates():
-            grouped.setdefault(trial.generation, []).append(trial)
-        generations = [tuple(g) for g in grouped.values()]
+        numbers = sorted(n for n in self._generations if n >= 0)
+        generations = [self.generation(n) for n in numbers]
         whole = [[t.index for t in g] == list(range(len(g))) for g in generations[:-1]]
-        if list(grouped) != list(range(len(grouped))) or not all(whole):
+        if numbers != list(range(len(numbers))) or not all(whole):
             raise StudyError(
                 self._where(), "the study is damaged: trials of an earlier generation are missing"
             )
@@ -238,12 +277,12 @@ class Study:
         """Writes what trial ``number`` reached on ``split``, in one transaction, once.
 
         Raises:
-            StudyError: The storage refused; or it is recorded already.
+            StudyError: The storage refused; it is recorded already; or another driver has the study.
         """
         key = f"{split.value}/{self.trial(number).number}"
         if (split, number) in self._splits:
             raise StudyError(self._where(), f"{key} is recorded already")
-        with self._storage.guarded():
+        with self._writing():
             self._storage.set_attribute(self.name, key, _split_text(result))
         self._splits[split, number] = result
 
@@ -276,7 +315,9 @@ class Study:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def close(self) -> None:
-        """Releases the connection; may be called twice."""
+        """Releases lease and connection; may be called twice."""
+        if self._lease is not None:
+            self._lease.release()
         self._storage.close()
 
     def __enter__(self) -> Study:
@@ -285,27 +326,41 @@ class Study:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _add(self, trial: Trial) -> None:
+        if trial.place not in self._trials:  # of two in one place, the first counts
+            self._trials[trial.place] = trial
+            self._generations.setdefault(trial.generation, {})[trial.index] = trial
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        if self._lease is None:
+            raise StudyError(self._where(), "was opened without its experiment, so it is only read")
+        try:
+            yield
+        except LeaseLost:
+            raise self._lease.lost() from None
+
     def _load(self, document: Mapping[str, Any] | None) -> None:
-        with self._storage.guarded():
-            names = self._storage.study_names()
-            self.resumed = self.name in names
-            if not self.resumed and document is not None:
-                self._storage.create_study(self.name)
+        names = self._storage.study_names()
+        self.resumed = self.name in names
         if not self.resumed and document is None:
             there = f"It has: {', '.join(names)}." if names else "It has no studies."
             raise StudyError(self.url, f"there is no study {self.name!r}", there)
-        with self._storage.guarded():
-            attributes = self._storage.attributes(self.name)
-            stored = self._storage.trials(self.name)
-        if _STUDY not in attributes and document is not None and not stored:
-            # new, or killed between the two transactions of its creation
-            head = {"format": FORMAT, "experiment": _plain(document), "versions": versions()}
-            with self._storage.guarded():
-                self._storage.set_attribute(self.name, _STUDY, head)
-            attributes[_STUDY] = head
-        self._read(attributes, stored)
+        if document is None:
+            self._read(self._storage.attributes(self.name))
+            return
+        if not self.resumed:
+            self._storage.create_study(self.name)
+        elif (known := self._storage.attributes(self.name)) or self._storage.trials(self.name):
+            self._checked_head(known)  # a stranger's study gets no lease
+        self._lease = Lease(self._storage, self.name)
+        attributes = self._storage.attributes(self.name)
+        if _STUDY not in attributes:  # new, or killed between the transactions of its creation
+            self._set_head({"format": FORMAT, "experiment": _plain(document), "versions": versions()})
+            attributes[_STUDY] = self._head
+        self._read(attributes)
 
-    def _read(self, attributes: Mapping[str, Any], stored: Sequence[FrozenTrial]) -> None:
+    def _checked_head(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
         head = attributes.get(_STUDY)
         if not isinstance(head, Mapping):
             raise StudyError(self._where(), "this study was not written by evomerge", "Choose another name.")
@@ -315,12 +370,13 @@ class Study:
                 f"was written by a later evomerge ({head['versions'].get('evomerge')})",
                 "Update.",
             )
-        self._head = dict(head)
-        for frozen in stored:
-            if _TRIAL in frozen.user_attrs:
-                trial = _thawed(frozen)
-                # A retry after a lost connection may write a trial twice; the first one counts.
-                self._trials.setdefault(trial.place, trial)
+        return dict(head)
+
+    def _read(self, attributes: Mapping[str, Any]) -> None:
+        self._head = self._checked_head(attributes)
+        for row in self._storage.trials(self.name):
+            if MAIN in row.attributes:
+                self._add(_trial(row))
         for key in attributes:
             split, _, number = key.partition("/")
             if number.isdecimal():
@@ -340,10 +396,12 @@ class Study:
         """Those who read the study later see the budget and the places of the models as they are now."""
         now = _plain(document)
         if now != self.document:
-            head = {**self._head, "experiment": now}
-            with self._storage.guarded():
-                self._storage.set_attribute(self.name, _STUDY, head)
-            self._head = head
+            self._set_head({**self._head, "experiment": now})
+
+    def _set_head(self, head: dict[str, Any]) -> None:
+        with self._writing():
+            self._storage.set_attribute(self.name, _STUDY, head)
+        self._head = head
 
     def _where(self) -> str:
         return f"study {self.name!r} in {self.url}"
@@ -357,8 +415,7 @@ def study_names(storage: str) -> tuple[str, ...]:
     """
     opened = open_storage(storage, create=False)
     try:
-        with opened.guarded():
-            return opened.study_names()
+        return opened.study_names()
     finally:
         opened.close()
 
@@ -389,11 +446,8 @@ def _distributions(dimensions: Sequence[Dimension]) -> dict[str, BaseDistributio
     return made
 
 
-def _frozen(trial: Trial, distributions: Mapping[str, BaseDistribution]) -> FrozenTrial:
-    from optuna.trial import TrialState, create_trial
-
-    known = {name: value for name, value in trial.values.items() if name in distributions}
-    attributes = {
+def _row(trial: Trial, distributions: Mapping[str, BaseDistribution]) -> Row:
+    main = {
         "kind": trial.kind,
         "name": trial.name,
         "generation": trial.generation,
@@ -403,23 +457,18 @@ def _frozen(trial: Trial, distributions: Mapping[str, BaseDistribution]) -> Froz
         "values": dict(trial.values),
         "failure": _failure_document(trial.failure),
         "fingerprint": trial.fingerprint,
-        "seconds": asdict(trial.seconds),
+        "seconds": {"materialize": trial.seconds.materialize, "evaluate": trial.seconds.evaluate},
         "cached_from": trial.cached_from,
         "attempts": trial.attempts,
     }
     scores = {} if trial.scores is None else {_SCORES: _text(trial.scores.document())}
-    return create_trial(
-        state=TrialState.FAIL if trial.failed else TrialState.COMPLETE,
-        value=trial.score,
-        params=known,
-        distributions={name: distributions[name] for name in known},
-        user_attrs={_TRIAL: attributes, **scores},
-    )
+    known = {n: (distributions[n], v) for n, v in trial.values.items() if n in distributions}
+    return Row(known, None if trial.failed else trial.score, {MAIN: main, **scores})
 
 
-def _thawed(frozen: FrozenTrial) -> Trial:
-    stored = frozen.user_attrs[_TRIAL]
-    scores = frozen.user_attrs.get(_SCORES)
+def _trial(row: Row) -> Trial:
+    stored = row.attributes[MAIN]
+    scores = row.attributes.get(_SCORES)
     return Trial(
         kind=stored["kind"],
         name=stored["name"],
@@ -428,14 +477,14 @@ def _thawed(frozen: FrozenTrial) -> Trial:
         recipe=stored["recipe"],
         vector=tuple(stored["vector"]),
         values=stored["values"],
-        score=frozen.value,
+        score=row.score,
         scores=None if scores is None else Scores.from_document(json.loads(scores)),
         failure=_failure_from(stored["failure"]),
         fingerprint=stored["fingerprint"],
         seconds=Seconds(**stored["seconds"]),
         cached_from=stored["cached_from"],
         attempts=stored["attempts"],
-        number=frozen.number,
+        number=row.number,
     )
 
 

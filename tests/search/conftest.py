@@ -9,6 +9,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,8 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path}/study.db"
     if request.param == "journal":
         return f"journal:///{tmp_path}/study.log"
-    return _new_database(request.getfixturevalue("postgres_server"))
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    return server.new_database()
 
 
 @pytest.fixture
@@ -33,9 +35,42 @@ def journal(tmp_path: Path) -> str:
     return f"journal:///{tmp_path}/study.log"
 
 
+@dataclass
+class PostgresServer:
+    """A server of the tests' own; it runs as another user where this one is root."""
+
+    home: Path
+    user: str | None
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"postgresql+psycopg://tester@127.0.0.1:{self.port}/postgres"
+
+    def start(self) -> None:
+        settings = f"-p {self.port} -k {self.home} -c listen_addresses=127.0.0.1 -c fsync=off"
+        self._control("-o", settings, "-l", self.home / "log", "start")
+
+    def stop(self, mode: str = "fast") -> None:
+        """``immediate`` is a crash: transactions in flight are lost, connections break without a word."""
+        self._control("-m", mode, "stop")
+
+    def new_database(self) -> str:
+        """URL of an empty database."""
+        import psycopg
+
+        name = f"test{next(_databases)}"
+        with psycopg.connect(self.url.replace("+psycopg", ""), autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        return self.url.removesuffix("postgres") + name
+
+    def _control(self, *words: object) -> None:
+        _run_as(self.user, "pg_ctl", "-D", self.home / "data", "-w", *words)
+
+
 @pytest.fixture(scope="session")
-def postgres_server() -> Iterator[str]:
-    """URL of a server's own database; the server runs as another user where this one is root."""
+def postgres_server() -> Iterator[PostgresServer]:
+    """A running PostgreSQL server."""
     pytest.importorskip("psycopg")
     for program in ("initdb", "pg_ctl"):
         if shutil.which(program) is None:
@@ -44,25 +79,14 @@ def postgres_server() -> Iterator[str]:
     home = Path(tempfile.mkdtemp(prefix="evomerge-pg-"))
     if user:
         shutil.chown(home, user)
-    data = home / "data"
-    port = _free_port()
-    settings = f"-p {port} -k {home} -c listen_addresses=127.0.0.1 -c fsync=off"
+    server = PostgresServer(home, user, _free_port())
     try:
-        _run_as(user, "initdb", "-D", data, "-U", "tester", "-A", "trust", "--no-sync", "-E", "UTF8")
-        _run_as(user, "pg_ctl", "-D", data, "-w", "-o", settings, "-l", home / "log", "start")
-        yield f"postgresql+psycopg://tester@127.0.0.1:{port}/postgres"
-        _run_as(user, "pg_ctl", "-D", data, "-w", "-m", "immediate", "stop")
+        _run_as(user, "initdb", "-D", home / "data", "-U", "tester", "-A", "trust", "--no-sync", "-E", "UTF8")
+        server.start()
+        yield server
+        server.stop("immediate")
     finally:
         shutil.rmtree(home, ignore_errors=True)
-
-
-def _new_database(server: str) -> str:
-    import psycopg
-
-    name = f"test{next(_databases)}"
-    with psycopg.connect(server.replace("+psycopg", ""), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    return server.removesuffix("postgres") + name
 
 
 def _other_user() -> str | None:

@@ -133,6 +133,16 @@ class FakeExecutor:
         return Outcome(job.key, scores, None, f"xxh:{hash_of(job.recipe)}", seconds)
 
 
+class FakeWorker:
+    """The same, for an executor with processes of its own."""
+
+    def __init__(self, seconds: float) -> None:
+        self._executor = FakeExecutor(seconds=seconds)
+
+    def run(self, job: Job) -> Outcome:
+        return next(self._executor.map([job]))
+
+
 def hash_of(recipe: Recipe) -> str:
     import hashlib
 

@@ -1,10 +1,7 @@
 from __future__ import annotations
 
-import os
+import math
 import random
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -25,7 +22,8 @@ from search_fakes import (
 
 from evomerge.errors import FailureKind, FitnessError, StudyError
 from evomerge.fitness.scores import Scores, Split
-from evomerge.recipe import Recipe
+from evomerge.recipe import Dimension, Recipe
+from evomerge.search import controller
 from evomerge.search.controller import (
     Ending,
     Observer,
@@ -41,11 +39,11 @@ from evomerge.search.controller import (
     winner,
 )
 from evomerge.search.leaderboard import leaderboard
-from evomerge.search.study import SplitResult, Study, Trial
+from evomerge.search.samplers import Sampler, SamplerSettings, make_sampler
+from evomerge.search.study import SplitResult, Study, Trial, versions
 from evomerge.workers.jobs import Failure, Job, Outcome
 
 Fails = Callable[[Recipe], bool]
-CHAOS = Path(__file__).with_name("chaos_driver.py")
 
 
 def opened(storage: str, plan: SearchPlan, name: str = "s") -> Study:
@@ -307,6 +305,95 @@ def test_a_study_that_was_altered_is_refused(journal: str) -> None:
         run(journal, replace(other, trials=3))  # also where the only generation is partial
 
 
+# --- other versions of the libraries -----------------------------------------------------------------------
+
+
+def upgrade(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on, pycma is a later one that proposes something else."""
+
+    def other(settings: SamplerSettings, dimensions: Sequence[Dimension]) -> Sampler:
+        return make_sampler(replace(settings, seed=settings.seed + 1), dimensions)
+
+    monkeypatch.setattr(controller, "make_sampler", other)
+    monkeypatch.setattr(controller, "versions", lambda: {**versions(), "cma": "99.0"})
+
+
+def drifted(
+    url: str, plan: SearchPlan, executor: FakeExecutor | None = None, *, accept: bool = True
+) -> Study:
+    study = opened(url, plan)
+    search(plan, study, executor or FakeExecutor(), accept_drift=accept)
+    return study
+
+
+@pytest.mark.parametrize("before", [8, 16, 19])  # after whole generations, and in the midst of one
+def test_a_drift_is_refused_with_the_library_that_changed_and_accepted_when_told_so(
+    storage: str, before: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan = make_plan(trials=40)
+    run(storage, replace(plan, trials=before))
+    old = opened(storage, plan).candidates()
+    upgrade(monkeypatch)
+    with pytest.raises(StudyError) as caught:
+        run(storage, plan)
+    assert f"cma {versions()['cma']} -> 99.0" in str(caught.value)
+    assert "numpy" not in str(caught.value)
+    assert "--accept-drift" in str(caught.value)
+    study = drifted(storage, plan)
+    assert f"-> 99.0. Going on from the {before} candidates told so far" in caplog.text
+    assert study.candidates()[:before] == old[:before] == old
+    assert len(study.candidates()) == 40
+    assert [len(g) for g in study.generations()] == [8] * 5
+    again = Study.open(storage, "s")
+    assert again.versions["cma"] == versions()["cma"]
+    assert [(d.generations, d.candidates, d.versions["cma"]) for d in again.accepted_drifts] == [
+        (math.ceil(before / 8), before, "99.0")
+    ]
+
+
+def test_after_an_accepted_drift_the_study_is_the_same_however_often_it_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(trials=40)
+    urls = [f"journal:///{tmp_path}/{i}.log" for i in range(12)]
+    for url in urls:
+        with pytest.raises(Killed):
+            run(url, replace(plan, trials=30), FakeExecutor(lives=16))
+    upgrade(monkeypatch)
+    expected = drifted(urls[0], plan)
+    for lives, url in enumerate(urls[1:]):
+        with pytest.raises(Killed):
+            drifted(url, plan, FakeExecutor(order=lives, lives=2 * lives))
+        # what was accepted stays accepted
+        study = drifted(url, plan, FakeExecutor(order=lives), accept=lives == 0)
+        assert study.snapshot() == expected.snapshot()
+        assert len(study.accepted_drifts) == 1
+
+
+def test_going_back_to_the_old_versions_is_another_drift(
+    journal: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(trials=40)
+    run(journal, replace(plan, trials=16))
+    with monkeypatch.context() as upgraded:
+        upgrade(upgraded)
+        drifted(journal, replace(plan, trials=24))
+    with pytest.raises(StudyError, match=rf"another g2\.\d .* cma 99\.0 -> {versions()['cma']}"):
+        run(journal, plan)
+    study = drifted(journal, plan)
+    assert [d.candidates for d in study.accepted_drifts] == [16, 24]
+
+
+def test_accepting_drift_changes_nothing_where_there_is_none(tmp_path: Path) -> None:
+    plan = make_plan(trials=20)
+    reference, _ = run(f"journal:///{tmp_path}/reference.log", plan)
+    url = f"journal:///{tmp_path}/study.log"
+    for trials in (5, 12, 20):
+        study = drifted(url, replace(plan, trials=trials))
+    assert study.snapshot()["trials"] == reference.snapshot()["trials"]
+    assert study.accepted_drifts == ()
+
+
 # --- duplicates --------------------------------------------------------------------------------------------
 
 
@@ -490,37 +577,3 @@ def test_a_young_study_has_a_leaderboard_of_its_baselines(journal: str) -> None:
     assert [r.name for r in rows] == ["base", "math", "code", "uniform", "ties"]
     assert not any(r.winner for r in rows)
     assert {r.test for r in rows} == {None}
-
-
-# --- real kills --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_sigkill_at_random_moments_leaves_the_same_study(tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": ":".join(p for p in sys.path if p)}
-
-    def start(file: str, chance: int) -> subprocess.Popen[str]:
-        command = [sys.executable, str(CHAOS), f"sqlite:///{tmp_path}/{file}", str(chance)]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-
-    def finish(process: subprocess.Popen[str]) -> str:
-        out, _ = process.communicate(timeout=120)
-        assert process.returncode == 0
-        return out.split()[-1]
-
-    expected = finish(start("reference.db", 0))
-    chance = random.Random(20)
-    killed = 0
-    for n in range(1, 9):
-        process = start("killed.db", n)
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        try:
-            process.wait(timeout=chance.uniform(0.0, 0.35))
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            killed += 1
-        process.stdout.close()
-    assert killed >= 4
-    assert finish(start("killed.db", 99)) == expected

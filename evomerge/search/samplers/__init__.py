@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
 
 from evomerge.errors import ExperimentError, StudyError, did_you_mean
 from evomerge.recipe import Dimension
 from evomerge.search.samplers._base import Sampler, SamplerSettings, Vector
 
-__all__ = ["SAMPLERS", "Sampler", "SamplerSettings", "Vector", "check_proposal", "make_sampler", "replay"]
+__all__ = [
+    "SAMPLERS",
+    "DriftError",
+    "Sampler",
+    "SamplerSettings",
+    "Vector",
+    "make_sampler",
+    "rejoin",
+    "replay",
+]
 
 SAMPLERS: tuple[str, ...] = ("cma_es", "random")
 """Names that ``make_sampler`` knows."""
@@ -38,64 +48,53 @@ def make_sampler(settings: SamplerSettings, dimensions: Sequence[Dimension]) -> 
     )
 
 
+class DriftError(StudyError):
+    """The sampler proposes something else than the study recorded, be it in one bit."""
+
+
 def replay(
-    sampler: Sampler,
-    history: Iterable[tuple[Sequence[Vector], Sequence[float]]],
-    recorded: Mapping[str, str] | None = None,
-    current: Mapping[str, str] | None = None,
+    sampler: Sampler, history: Iterable[tuple[Sequence[Vector], Sequence[float]]], accepted: int = 0
 ) -> Sampler:
     """``sampler`` itself, after it has asked for and been told each generation of ``history``.
 
-    ``recorded`` and ``current`` are versions of libraries, named in the error.
+    The first ``accepted`` generations are told as they were recorded, whatever it proposes in their place.
 
     Raises:
-        StudyError: The sampler proposes something else than was recorded, be it in one bit.
+        DriftError: It proposes something else in a later one.
     """
     for generation, (vectors, losses) in enumerate(history):
-        asked = sampler.ask()
-        if len(asked) != len(vectors):
-            raise _drift(f"generation {generation}", recorded or {}, current or {})
-        for index, vector in enumerate(vectors):
-            check_proposal(asked[index], vector, f"g{generation}.{index}", recorded, current)
-        sampler.tell(asked, losses)
+        _compare(sampler, vectors, generation, accepted)
+        sampler.tell(vectors, losses)
     return sampler
 
 
-def check_proposal(
-    asked: Vector,
-    told: Sequence[float],
-    name: str,
-    recorded: Mapping[str, str] | None = None,
-    current: Mapping[str, str] | None = None,
-) -> None:
-    """Nothing, if ``asked`` and ``told`` are equal bit for bit; ``name`` is the candidate's.
+def rejoin(sampler: Sampler, done: Mapping[int, Vector], generation: int, accepted: int = 0) -> None:
+    """Makes ``sampler`` ask for the generation of which ``done`` (by index) is recorded.
+
+    If that is one of the first ``accepted`` and it proposes something else, what is recorded stays and the
+    rest is its own; where it proposes fewer, it repeats itself.
 
     Raises:
-        StudyError: They are not; names the libraries whose versions changed.
+        DriftError: It proposes something else, and that was not accepted.
     """
-    if tuple(told) != tuple(asked):
-        raise _drift(name, recorded or {}, current or {})
+    asked = sampler.ask()
+    own = cycle(asked or done.values())
+    whole = [v for v, _ in zip(own, range(max(len(asked), max(done) + 1)), strict=False)]
+    for index, vector in done.items():
+        whole[index] = vector
+    _compare(sampler, whole, generation, accepted)
 
 
-def _drift(name: str, recorded: Mapping[str, str], current: Mapping[str, str]) -> StudyError:
-    names = dict.fromkeys((*recorded, *current))
-    changed = [
-        f"{n} {recorded.get(n, 'absent')} -> {current.get(n, 'absent')}"
-        for n in names
-        if recorded.get(n) != current.get(n)
-    ]
-    reason = f"the sampler proposes another {name} than the study recorded"
-    if changed:
-        return StudyError(
-            "study",
-            f"{reason}; since its first trial these versions changed: {', '.join(changed)}",
-            "Install the recorded versions, or begin a new study.",
-        )
-    return StudyError(
-        "study",
-        f"{reason}, although no version of a library changed",
-        "The study was altered, or written on another type of machine. Go on there, or begin a new study.",
-    )
+def _compare(sampler: Sampler, told: Sequence[Vector], generation: int, accepted: int) -> None:
+    asked = sampler.ask()
+    if list(told) == asked:
+        return
+    if generation < accepted:
+        sampler.adopt(told)
+        return
+    pairs = enumerate(zip(told, asked, strict=False))
+    first = next((i for i, (one, other) in pairs if one != other), min(len(told), len(asked)))
+    raise DriftError("study", f"the sampler proposes another g{generation}.{first} than the study recorded")
 
 
 def _check(settings: SamplerSettings, dimensions: Sequence[Dimension]) -> None:

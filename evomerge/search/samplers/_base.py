@@ -48,6 +48,10 @@ class Sampler(Protocol):
         """
         ...
 
+    def adopt(self, vectors: Sequence[Vector]) -> None:
+        """Takes ``vectors``, of any number, for the generation asked last; they are what is told next."""
+        ...
+
     def tell(self, vectors: Sequence[Vector], losses: Sequence[float]) -> None:
         """Learns from the generation asked last; ``losses`` (lower is better) in the order of ``vectors``.
 

@@ -77,12 +77,20 @@ class CmaEs:
             self._asked = [*self._injected, *asked[len(self._injected) :]]
         return list(self._asked)
 
+    def adopt(self, vectors: Sequence[Vector]) -> None:
+        """Takes ``vectors`` for the generation asked last; pycma also learns from foreign points."""
+        self._asked = list(vectors)
+        self._points = [np.array(self._inner(v)) for v in vectors]
+
     def tell(self, vectors: Sequence[Vector], losses: Sequence[float]) -> None:
         """Learns from the generation asked last; begins a new run where this one has converged."""
         check_told(self._asked, vectors, losses)
-        with self._private.installed():
-            self._strategy.tell(self._points, [float(x) for x in losses])
-            stopped = bool(self._strategy.stop())
+        stopped = False
+        # Adopted ones may come after convergence, or be too few to learn from.
+        if self._strategy is not None and len(self._points) >= max(3, self._strategy.sp.weights.mu):
+            with self._private.installed():
+                self._strategy.tell(self._points, [float(x) for x in losses])
+                stopped = bool(self._strategy.stop())
         self._asked, self._points, self._injected = [], [], ()
         if stopped:
             self._restart()

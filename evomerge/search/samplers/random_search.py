@@ -34,6 +34,10 @@ class RandomSearch:
             self._asked = [*starts, *drawn]
         return list(self._asked)
 
+    def adopt(self, vectors: Sequence[Vector]) -> None:
+        """Takes ``vectors`` for the generation asked last."""
+        self._asked = list(vectors)
+
     def tell(self, vectors: Sequence[Vector], losses: Sequence[float]) -> None:
         """Moves on to the next generation; nothing is learned."""
         check_told(self._asked, vectors, losses)

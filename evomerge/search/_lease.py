@@ -1,0 +1,224 @@
+"""One driver per study: the lease that a driver holds while it writes, and its heartbeat.
+
+A lease is a system attribute of the study; it never changes while it is held, and every write checks it in
+its own transaction. The heartbeat is another attribute, renewed by a thread. Whether a holder lives is known
+at once on its own machine (process and start time); from another one, by the heartbeat.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+import uuid
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evomerge.errors import StudyError
+from evomerge.search._rows import LEASE, LeaseLost
+
+if TYPE_CHECKING:
+    from evomerge.search._storage import Storage
+
+__all__ = ["DEAD_AFTER_S", "Holder", "Lease", "holder_of"]
+
+BEAT_S = 15.0
+"""Time between two heartbeats."""
+
+DEAD_AFTER_S = 60.0
+"""Age of a heartbeat from which a driver on another machine counts as dead."""
+
+WATCH_S = 35.0
+"""How long an old heartbeat is watched before its driver is replaced: it may only have another clock, or come
+back from an outage of the database. More than two beats."""
+
+RELEASED = ""
+
+_BEAT = "evomerge:heartbeat"
+_JOIN_S = 5.0
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lease. ``machine`` is equal where process ids mean the same; ``since`` is UTC."""
+
+    token: str
+    machine: str
+    host: str
+    pid: int
+    started: str
+    since: str
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}, since {self.since} UTC"
+
+
+class Lease:
+    """The right to write to a study, from construction to ``release``.
+
+    Raises:
+        StudyError: Another driver has it and lives.
+    """
+
+    def __init__(self, storage: Storage, study: str) -> None:
+        self._storage = storage
+        self._study = study
+        self._holder = _myself()
+        self._text = json.dumps(asdict(self._holder))
+        self._stop = threading.Event()
+        self._take()
+        storage.hold(study, self._text)
+        self._thread = threading.Thread(target=self._beat, name="evomerge-heartbeat", daemon=True)
+        self._thread.start()
+
+    def release(self) -> None:
+        """Lets the next driver in at once; may be called twice."""
+        if self._stop.is_set():
+            return
+        self._stop.set()
+        self._thread.join(timeout=_JOIN_S)
+        # A storage that is gone is not waited for: a lease of a process that has ended binds nobody.
+        with contextlib.suppress(StudyError):
+            self._storage.let_go(self._study, LEASE, self._text, RELEASED)
+
+    def lost(self) -> StudyError:
+        """What to raise when a write found that another driver has the study."""
+        other = holder_of(self._storage, self._study)
+        return StudyError(
+            f"study {self._study!r} in {self._storage.url}",
+            f"another driver took it over ({other or 'and has ended'}), so this one stops",
+            "Every trial it had finished is kept. Run one driver per study.",
+        )
+
+    def _take(self) -> None:
+        while True:
+            old = self._storage.system_attribute(self._study, LEASE)
+            other = _parsed(old)
+            if other is not None:
+                self._refuse_if_alive(other)
+            if self._storage.exchange(self._study, LEASE, old, self._text):
+                return
+
+    def _refuse_if_alive(self, other: Holder) -> None:
+        mine = self._holder
+        if other.machine == mine.machine:
+            # A second driver in this very process replaces the first, which then refuses to write.
+            if other.pid == mine.pid or _started(other.pid) != other.started:
+                return
+            raise self._taken(other, "it is running")
+        age = self._age(other)
+        if not 0 <= age <= DEAD_AFTER_S:
+            _log.warning(
+                "Study %r was held by %s; its last sign of life is %.0f s old. Watching for %.0f s.",
+                self._study,
+                other,
+                age,
+                WATCH_S,
+            )
+            if not self._moves():
+                return
+        raise self._taken(other, f"its last sign of life came {max(self._age(other), 0):.0f} s ago")
+
+    def _taken(self, other: Holder, sign: str) -> StudyError:
+        return StudyError(
+            f"study {self._study!r} in {self._storage.url}",
+            f"another driver is at work on it: {other}; {sign}",
+            "Wait for it, or end it. One that died is replaced at once on its own machine, elsewhere "
+            f"{DEAD_AFTER_S:.0f} s after its last sign of life.",
+        )
+
+    def _age(self, other: Holder) -> float:
+        """Seconds since the last sign of life, by this machine's clock."""
+        beat = _json(self._storage.system_attribute(self._study, _BEAT))
+        said = beat["at"] if beat.get("token") == other.token else other.since
+        return (datetime.now(UTC) - datetime.fromisoformat(said).replace(tzinfo=UTC)).total_seconds()
+
+    def _moves(self) -> bool:
+        """Whether lease or heartbeat change while they are watched."""
+        until = time.monotonic() + WATCH_S
+        before = self._signs()
+        while time.monotonic() < until:
+            time.sleep(min(1.0, WATCH_S))
+            if self._signs() != before:
+                return True
+        return False
+
+    def _signs(self) -> tuple[str | None, str | None]:
+        keys = LEASE, _BEAT
+        lease, beat = (self._storage.system_attribute(self._study, key) for key in keys)
+        return lease, beat
+
+    def _beat(self) -> None:
+        while not self._stop.wait(BEAT_S):
+            beat = json.dumps({"token": self._holder.token, "at": _now()})
+            try:
+                self._storage.beat(self._study, _BEAT, beat)
+            except StudyError:  # the next one may get through; a write that does not says so itself
+                continue
+            except LeaseLost:  # the next write says so
+                return
+
+
+def holder_of(storage: Storage, study: str) -> Holder | None:
+    """Who holds the study's lease, dead or alive."""
+    return _parsed(storage.system_attribute(study, LEASE))
+
+
+def _parsed(text: str | None) -> Holder | None:
+    document = _json(text)
+    return Holder(**{f.name: document[f.name] for f in fields(Holder)}) if document else None
+
+
+def _json(text: str | None) -> dict[str, Any]:
+    return json.loads(text) if text else {}
+
+
+def _myself() -> Holder:
+    pid = os.getpid()
+    return Holder(uuid.uuid4().hex, _machine(), socket.gethostname(), pid, _started(pid), _now())
+
+
+def _now() -> str:
+    return datetime.now(UTC).replace(tzinfo=None).isoformat(sep=" ", timespec="milliseconds")
+
+
+def _machine() -> str:
+    """What two processes share if their process ids name the same processes."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"  # containers share the first, not the second
+    except OSError:
+        return socket.gethostname()
+
+
+def _started(pid: int) -> str:
+    """When process ``pid`` was started, in the machine's own count; empty if there is none."""
+    if Path("/proc/self/stat").exists():
+        try:
+            # The second field, in brackets, is a name that may hold anything.
+            state, *fields = (
+                Path(f"/proc/{pid}/stat")
+                .read_text(encoding="ascii", errors="replace")
+                .rpartition(")")[2]
+                .split()
+            )
+        except OSError:
+            return ""
+        return "" if state in "ZX" else fields[18]  # a zombie has ended, only nobody has taken note
+    if sys.platform == "win32":  # where signal 0 is no question but an end
+        return "unknown"
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return ""
+    except PermissionError:
+        pass
+    return "unknown"

@@ -1,0 +1,35 @@
+"""What passes between a study and its storage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from evomerge.recipe import Value
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+__all__ = ["LEASE", "MAIN", "LeaseLost", "Row"]
+
+LEASE = "evomerge:lease"
+"""System attribute of a study: who may write to it."""
+
+MAIN = "evomerge"
+"""User attribute of every trial of ours; no two trials have equal ones."""
+
+
+class LeaseLost(Exception):  # noqa: N818 (no error of the storage)
+    """Another driver has taken the study over; nothing was written."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A finished trial as it is stored: what Optuna's tools show, and attributes that are plain JSON."""
+
+    parameters: Mapping[str, tuple[BaseDistribution, Value]]
+    score: float | None
+    """``None`` for a failed trial."""
+    attributes: Mapping[str, Any]
+    number: int = -1
