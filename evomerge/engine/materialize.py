@@ -13,6 +13,7 @@ from evomerge.engine.compute import ComputePool, merge_tensor
 from evomerge.engine.fingerprint import combined_fingerprint
 from evomerge.engine.inputs import Inputs
 from evomerge.engine.live_model import LiveModel, check_unused
+from evomerge.engine.memory import SourcesIn, memory_plan
 from evomerge.engine.plan import MergePlan, TensorPlan
 from evomerge.engine.statistics import Statistics
 from evomerge.engine.vocabulary import TokenizerFolder
@@ -27,8 +28,9 @@ class Materializer:
     """Writes recipes into a live model, in place; bit for bit what a merge to disk writes.
 
     ``compute_dtype`` is what the live model calculates in: its weights are first rounded to the output dtype
-    of the recipe, so that a bfloat16 merge can be scored in float32 where that is faster. Sources stay on
-    ``device`` (on the CPU they are mapped files, which the page cache keeps).
+    of the recipe, so that a bfloat16 merge can be scored in float32 where that is faster. Sources stay where
+    the memory plan of the first recipe has room for them: on ``device``, in pinned host memory, or in mapped
+    files, which the page cache keeps.
 
     Not safe for use from several threads; it uses ``threads`` threads of its own.
     """
@@ -50,6 +52,7 @@ class Materializer:
         self._pool = ComputePool(threads)
         self._resident: dict[tuple[str, str], Tensor] = {}
         self._live: LiveModel | None = None
+        self._sources_in: SourcesIn | None = None
         self._known: dict[str, Checkpoint] = {}
         self._plan: MergePlan | None = None
         self._tokenizer: tuple[TokenizerFolder, Any] | None = None
@@ -88,6 +91,10 @@ class Materializer:
         """
         merge_plan = self.plan(recipe)
         self._forget_changed(merge_plan)
+        if self._sources_in is None:
+            size = self.compute_dtype.itemsize if self.compute_dtype is not None else None
+            needed = memory_plan(merge_plan.checkpoints, merge_plan, str(self.device), size)
+            self._sources_in = needed.sources_in
         self._plan = merge_plan
         try:
             return self._fill(self._live_model(merge_plan, is_stack=recipe.models is None), merge_plan)
@@ -137,12 +144,17 @@ class Materializer:
 
     def _read(self, model: str, name: str) -> Tensor:
         checkpoint = self._known[model]
-        if self.device.type == "cpu" and checkpoint.mapped(name):
-            return checkpoint.read(name)
+        if self._sources_in is SourcesIn.MAPPED and checkpoint.mapped(name):
+            return checkpoint.read(name).to(self.device)
         key = (model, name)
         if key not in self._resident:
-            self._resident[key] = checkpoint.read(name).to(self.device)
-        return self._resident[key]
+            tensor = checkpoint.read(name)
+            if self._sources_in is SourcesIn.DEVICE:
+                tensor = tensor.to(self.device)
+            elif self._sources_in is SourcesIn.PINNED:
+                tensor = tensor.pin_memory()
+            self._resident[key] = tensor
+        return self._resident[key].to(self.device, non_blocking=True)
 
 
 def _main_dtype(merge_plan: MergePlan) -> torch.dtype:

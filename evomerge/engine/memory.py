@@ -1,29 +1,44 @@
-"""What a search needs in memory, told before anything is loaded."""
+"""What a search needs in memory, and where its sources are kept; told before anything is loaded."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
 
 from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.engine.plan import MergePlan
 
-__all__ = ["MemoryPlan", "memory_plan"]
+__all__ = ["MemoryPlan", "SourcesIn", "free_on", "memory_plan", "place_for_sources"]
+
+_DEVICE_SHARE = 0.85
+"""Of a device's free memory; the rest is for activations and the cache of generation."""
+_HOST_SHARE = 0.7
+"""Of the host's available memory; pinned pages cannot be swapped out."""
+
+
+class SourcesIn(StrEnum):
+    """Where the sources of a search stay between candidates, the fastest first."""
+
+    DEVICE = "device memory"
+    PINNED = "pinned host memory"
+    MAPPED = "mapped files"
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes per worker. On the CPU sources are mapped files: they take page cache, not memory."""
+    """Bytes per worker. Sources in mapped files take page cache, not memory."""
 
     sources: int
     live_model: int
     device: str
-    sources_in: str
+    sources_in: SourcesIn
 
     @property
     def resident(self) -> int:
         """What must fit on the device."""
-        return self.live_model + (self.sources if self.device != "cpu" else 0)
+        return self.live_model + (self.sources if self.sources_in is SourcesIn.DEVICE else 0)
 
 
 def memory_plan(
@@ -34,5 +49,36 @@ def memory_plan(
     live = merge_plan.bytes
     if itemsize is not None:
         live = sum(t.info.bytes // t.dtype.itemsize * itemsize for t in merge_plan.tensors)
-    where = "mapped files" if device == "cpu" else "device memory"
-    return MemoryPlan(sources, live, device, where)
+    on_device, on_host = free_on(device)
+    return MemoryPlan(sources, live, device, place_for_sources(sources, live, on_device, on_host))
+
+
+def place_for_sources(sources: int, live_model: int, on_device: int | None, on_host: int) -> SourcesIn:
+    """The fastest place that has room; ``on_device`` is None where the device is the host itself.
+
+    On a CPU sources are mapped files in any case: reading them costs nothing once they are in the page cache.
+    """
+    if on_device is None:
+        return SourcesIn.MAPPED
+    if sources + live_model <= _DEVICE_SHARE * on_device:
+        return SourcesIn.DEVICE
+    return SourcesIn.PINNED if sources <= _HOST_SHARE * on_host else SourcesIn.MAPPED
+
+
+def free_on(device: str) -> tuple[int | None, int]:
+    """Free bytes on ``device`` (None for a CPU), and bytes that the host can give."""
+    on_device = None
+    if device != "cpu":
+        import torch
+
+        on_device = int(torch.cuda.mem_get_info(torch.device(device))[0])
+    return on_device, _available()
+
+
+def _available() -> int:
+    """What Linux estimates that programs can take without swapping; 0 where that is not known."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, ValueError, StopIteration):
+        return 0
