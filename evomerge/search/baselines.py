@@ -70,7 +70,11 @@ def starts(space: SearchSpace) -> tuple[tuple[float, ...], ...]:
 
 
 def _base_of(space: SearchSpace) -> str | None:
-    return space.fill(space.decode(space.start())).base_model
+    """The base model of the merge, or where that is a stage, the first that a stage has."""
+    recipe = space.fill(space.decode(space.start()))
+    stages = {stage.name for stage in recipe.stages}
+    bases = [merge.base_model for merge in (recipe, *recipe.stages)]
+    return next((base for base in bases if base is not None and base not in stages), None)
 
 
 def _plain(space: SearchSpace, fields: Sequence[str]) -> dict[str, Any]:

@@ -152,3 +152,24 @@ def test_every_start_is_a_point_of_its_space(
         for dimension, coordinate in zip(space.dimensions, vector, strict=True):
             assert dimension.span[0] <= coordinate <= dimension.span[1]
             assert not dimension.integer or coordinate.is_integer()
+
+
+def test_stages_are_no_models_to_beat_but_their_models_are() -> None:
+    space = SearchSpace(
+        {
+            "merge_method": "slerp",
+            "base_model": "half",
+            "models": [{"model": "half"}, {"model": "c"}],
+            "parameters": {"t": {"float": [0, 1]}},
+            "stages": [
+                {
+                    "name": "half",
+                    "merge_method": "ties",
+                    "base_model": "a",
+                    "models": [{"model": "b", "parameters": {"weight": {"float": [0, 1]}}}],
+                }
+            ],
+        }
+    )
+    assert [b.name for b in baselines(space)] == ["base", "c", "b", "uniform", "ties"]
+    assert baselines(space)[0].recipe.references() == ("a",)
