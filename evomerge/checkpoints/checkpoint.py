@@ -61,8 +61,8 @@ class TensorFiles(Protocol):
         """Whether reading it costs nothing."""
         ...
 
-    def let_go(self, name: str) -> None:
-        """It is not needed for now."""
+    def let_go(self, name: str, first: int = 0, end: int | None = None) -> None:
+        """Rows ``first`` to ``end`` are not needed for now."""
         ...
 
 
@@ -102,9 +102,12 @@ class Checkpoint:
         """Whether ``read`` gives a view of a mapped file, at no cost."""
         return self.files.mapped(name)
 
-    def let_go(self, name: str) -> None:
-        """Says that the tensor is not needed for now: its pages no longer count as memory of this process."""
-        self.files.let_go(name)
+    def let_go(self, name: str, first: int = 0, end: int | None = None) -> None:
+        """Says that rows are not needed for now: their pages no longer count as memory of this process.
+
+        Rows are those of the tensor with all dimensions but the last in one; a vector is one row.
+        """
+        self.files.let_go(name, first, end)
 
     @property
     def bytes(self) -> int:
@@ -161,9 +164,9 @@ class _Files:
     def mapped(self, name: str) -> bool:
         return name not in self._loaded
 
-    def let_go(self, name: str) -> None:
+    def let_go(self, name: str, first: int = 0, end: int | None = None) -> None:
         if self.mapped(name):
-            let_go(self.read(name))
+            let_go(self.read(name), first, end)
 
     def read(self, name: str) -> Tensor:
         if name in self._loaded:

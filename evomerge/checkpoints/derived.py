@@ -27,7 +27,7 @@ class DerivedFiles:
         """Whether reading it costs nothing: what is made does cost."""
         return name not in self._made and self._base.mapped(name)
 
-    def let_go(self, name: str) -> None:
-        """It is not needed for now."""
+    def let_go(self, name: str, first: int = 0, end: int | None = None) -> None:
+        """Those rows are not needed for now."""
         if name not in self._made:
-            self._base.let_go(name)
+            self._base.let_go(name, first, end)

@@ -8,7 +8,7 @@ import sys
 
 from torch import Tensor
 
-__all__ = ["let_go", "start_writing"]
+__all__ = ["let_go", "rows_in_bytes", "start_writing"]
 
 _DONTNEED = 4  # MADV_DONTNEED; on a shared file mapping it drops the mapping of pages, never their content
 
@@ -23,16 +23,24 @@ def start_writing(descriptor: int, offset: int, size: int) -> None:
         sync(ctypes.c_int(descriptor), ctypes.c_int64(offset), ctypes.c_int64(size), ctypes.c_uint(_WRITE))
 
 
-def let_go(tensor: Tensor) -> None:
-    """Unmaps the whole pages of a tensor that lies in a mapped file; they come back when they are read again.
+def rows_in_bytes(tensor: Tensor, first: int, end: int | None) -> tuple[int, int]:
+    """Where rows ``first`` to ``end`` of a contiguous tensor begin and end, from its own beginning."""
+    size = tensor.numel() * tensor.element_size()
+    width = size if tensor.dim() < 2 else tensor.shape[-1] * tensor.element_size()
+    return min(first * width, size), size if end is None else min(end * width, size)
+
+
+def let_go(tensor: Tensor, first: int = 0, end: int | None = None) -> None:
+    """Unmaps the whole pages of rows of a tensor that lies in a mapped file; reading brings them back.
 
     Must not be called for a tensor in ordinary memory, whose content would be lost.
     """
     if not sys.platform.startswith("linux"):
         return
     page = mmap.PAGESIZE
-    start = -(-tensor.data_ptr() // page) * page
-    end = (tensor.data_ptr() + tensor.numel() * tensor.element_size()) // page * page
-    if end > start:
+    begin, stop = rows_in_bytes(tensor, first, end)
+    start = -(-(tensor.data_ptr() + begin) // page) * page
+    size = (tensor.data_ptr() + stop) // page * page - start
+    if size > 0:
         libc = ctypes.CDLL(None, use_errno=True)
-        libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), ctypes.c_int(_DONTNEED))
+        libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), ctypes.c_int(_DONTNEED))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from evomerge.checkpoints.checkpoint import DTYPES, TensorInfo
-from evomerge.checkpoints.paging import let_go, start_writing
+from evomerge.checkpoints.paging import let_go, rows_in_bytes, start_writing
 from evomerge.errors import OutputError
 
 __all__ = ["CheckpointWriter"]
@@ -45,7 +45,7 @@ class CheckpointWriter:
         self._partial = self.path.with_name(f".{self.path.name}.partial")
         self._maps: list[mmap.mmap] = []
         self._descriptors: list[int] = []
-        self._ranges: dict[str, tuple[int, int, int]] = {}
+        self._ranges: dict[str, tuple[int, int]] = {}
         self._views: dict[str, Tensor] = {}
         self._index: dict[str, str] = {}
         self._bytes = sum(info.bytes for info in tensors.values())
@@ -77,11 +77,13 @@ class CheckpointWriter:
         """The place of the tensor in its file: what is copied into it is written."""
         return self._views[name]
 
-    def let_go(self, name: str) -> None:
-        """Says that the tensor is written: its pages no longer count as memory of this process."""
+    def let_go(self, name: str, first: int = 0, end: int | None = None) -> None:
+        """Says that those rows are written: their pages no longer count as memory of this process."""
         if name in self._ranges:
-            let_go(self._views[name])
-            start_writing(*self._ranges[name])
+            view, (descriptor, offset) = self._views[name], self._ranges[name]
+            begin, stop = rows_in_bytes(view, first, end)
+            let_go(view, first, end)
+            start_writing(descriptor, offset + begin, stop - begin)
 
     def write_text(self, name: str, text: str) -> None:
         """A side file.
@@ -195,7 +197,7 @@ class CheckpointWriter:
                 mapped, dtype=info.dtype, count=(end - begin) // info.dtype.itemsize, offset=start + begin
             )
             self._views[name] = flat.view(info.shape)
-            self._ranges[name] = (descriptor, start + begin, end - begin)
+            self._ranges[name] = (descriptor, start + begin)
 
     def _close(self, *, flush: bool) -> None:
         self._views.clear()

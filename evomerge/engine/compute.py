@@ -27,6 +27,12 @@ torch on a CPU intermediate values should stay in a core's cache; a GPU wants en
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
+_RELEASE_ELEMENTS = 1 << 24
+"""Elements after which the rows behind are released: what a merge holds must not grow with its tensors."""
+
+Release = Callable[[int, int], None]
+"""(first row, end) of rows that are not needed for now."""
+
 Read = Callable[[str, str], Tensor]
 """(model reference, tensor name) -> the tensor, on the device it is computed on."""
 
@@ -38,10 +44,12 @@ def merge_tensor(
     place_RC: Tensor,
     *,
     chunk_elements: int | None = None,
+    release: Release | None = None,
 ) -> str:
     """Writes one output tensor to ``place_RC``, as rows; the digest of what it is in the output dtype.
 
-    ``place_RC`` may have another dtype (what a live model calculates in) or be on another device.
+    ``place_RC`` may have another dtype (what a live model calculates in) or be on another device. ``release``
+    is told now and then which rows a pass over the tensor has left behind.
 
     Raises:
         CandidateError: The result holds NaN or infinity.
@@ -56,7 +64,7 @@ def merge_tensor(
         return digest.hexdigest()
 
     def chunks() -> Iterator[Chunk]:
-        return _chunks(tensor, x_MRC, chunk_elements or _chunk_elements(x_MRC[0]))
+        return _chunks(tensor, x_MRC, chunk_elements or _chunk_elements(x_MRC[0]), release)
 
     scalars = _prepare(tensor, method, statistics.get(tensor, method, chunks))
     kernel = method.kernel
@@ -128,8 +136,11 @@ def _chunk_elements(x_RC: Tensor) -> int:
     return _CHUNK_ELEMENTS["compiled" if compiled() is not None else "cpu"]
 
 
-def _chunks(tensor: TensorPlan, x_MRC: Sequence[Tensor], elements: int) -> Iterator[Chunk]:
+def _chunks(
+    tensor: TensorPlan, x_MRC: Sequence[Tensor], elements: int, release: Release | None
+) -> Iterator[Chunk]:
     rows, columns = x_MRC[0].shape
+    released = 0
     step = max(1, elements // (max(1, columns) * ROW_BLOCK)) * ROW_BLOCK
     for row in range(0, rows, step):
         yield Chunk(
@@ -138,3 +149,7 @@ def _chunks(tensor: TensorPlan, x_MRC: Sequence[Tensor], elements: int) -> Itera
             has_base=tensor.has_base,
             is_vector=len(tensor.shape) < 2,
         )
+        done = min(row + step, rows)
+        if release is not None and (done - released) * columns >= _RELEASE_ELEMENTS:
+            release(released, done)
+            released = done

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,11 +114,24 @@ def _write_weights(
     def fill(tensor: TensorPlan) -> str:
         place_RC = rows_of(writer.tensor(tensor.name))
         # Statistics serve one tensor here and are dropped with it: a merge measures each tensor once.
-        digest = merge_tensor(tensor, read, Statistics(), place_RC, chunk_elements=options.chunk_elements)
-        for part in tensor.inputs:
-            checkpoints[part.model].let_go(part.tensor)
-        writer.let_go(tensor.name)
+        digest = merge_tensor(
+            tensor,
+            read,
+            Statistics(),
+            place_RC,
+            chunk_elements=options.chunk_elements,
+            release=release_of(tensor),
+        )
+        release_of(tensor)(0, None)
         return digest
+
+    def release_of(tensor: TensorPlan) -> Callable[[int, int | None], None]:
+        def release(first: int, end: int | None) -> None:
+            for part in tensor.inputs:
+                checkpoints[part.model].let_go(part.tensor, first, end)
+            writer.let_go(tensor.name, first, end)
+
+        return release
 
     try:
         digests = pool.map(fill, merge_plan.tensors)

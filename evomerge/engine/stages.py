@@ -44,7 +44,7 @@ class _StageFiles:
     def mapped(self, name: str) -> bool:  # noqa: ARG002
         return False
 
-    def let_go(self, name: str) -> None:
+    def let_go(self, name: str, first: int = 0, end: int | None = None) -> None:
         """The cache decides for itself."""
 
     def _merged(self, tensor: TensorPlan) -> Tensor:

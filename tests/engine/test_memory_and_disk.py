@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from support import ZOO, MakeModel
+from support import ROOT, ZOO, MakeModel
 from torch import Tensor
 
 from evomerge.checkpoints.checkpoint import open_checkpoint
@@ -255,3 +255,48 @@ def test_a_merge_killed_midway_leaves_nothing_and_runs_again(family: dict[str, s
         "model.safetensors",
     ]
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".out")] == []
+
+
+MERGE = """
+import re, sys
+from pathlib import Path
+from evomerge.engine.export import merge_to_disk
+from evomerge.engine.sources import open_sources
+from evomerge.recipe import parse_recipe
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text()).group(1)) * 1024
+names = [f"m{i}" for i in range(4)]
+models = [{"model": n, "parameters": {"weight": 0.25}} for n in names]
+for name, out in (("small", "a"), ("large", "b")):
+    folder = Path(sys.argv[1]) / name
+    sources = open_sources({n: str(folder / n) for n in names})
+    merge_to_disk(parse_recipe({"merge_method": "linear", "models": models}), sources, folder / out)
+    print(peak())
+"""
+
+
+def test_the_memory_of_a_merge_does_not_grow_with_its_tensors(tmp_path: Path) -> None:
+    rows = {"small": 256, "large": 40_000}  # of 4096 elements: 2 MiB and 312 MiB
+    for name, count in rows.items():
+        for i in range(4):
+            folder = tmp_path / name / f"m{i}"
+            folder.mkdir(parents=True)
+            (folder / "config.json").write_text("{}")
+            size = count * 4096 * 2
+            header = {"w": {"dtype": "BF16", "shape": [count, 4096], "data_offsets": [0, size]}}
+            text = json.dumps(header).encode()
+            with (folder / "model.safetensors").open("wb") as file:  # zeros that take no room on the disk
+                file.write(len(text).to_bytes(8, "little") + text)
+                file.truncate(8 + len(text) + size)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", MERGE, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    small, large = map(int, done.stdout.split())
+    # Four inputs and the output are 1.5 GiB; what is held at a time is some 32 MiB of each.
+    assert large - small < 400 * 2**20
