@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from evomerge.engine.plan import MergePlan, TensorPlan
 from evomerge.errors import CheckpointError
+from evomerge.tokenizers.vocabulary import quiet
 
 __all__ = ["LiveModel", "check_loads", "check_unused"]
 
@@ -78,7 +77,7 @@ class LiveModel:
         """The model that transformers makes of the tensors in ``_places``, which it shares where it can."""
         try:
             # With a seed of its own: some models draw at random what no checkpoint of theirs holds.
-            with _quiet(), torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
+            with quiet(), torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
                 torch.manual_seed(0)
                 module, report = self._class.from_pretrained(
                     None,
@@ -174,7 +173,7 @@ def _parse(config: Mapping[str, Any]) -> tuple[Any, Any]:
     import transformers
 
     try:
-        with _quiet(), tempfile.TemporaryDirectory() as folder:
+        with quiet(), tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "config.json").write_text(json.dumps(config), encoding="utf-8")
             parsed = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
         name = next(iter(parsed.architectures or []), None)
@@ -269,20 +268,3 @@ def _storage(tensor: Tensor) -> int:
 
 def _first_line(exception: BaseException) -> str:
     return next(iter(str(exception).splitlines()), type(exception).__name__)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' progress bars and its advice for people who train."""
-    from transformers.utils import logging as transformers_logging
-
-    logger = logging.getLogger("transformers")
-    level, bar = logger.level, transformers_logging.is_progress_bar_enabled()
-    logger.setLevel(logging.ERROR)
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        if bar:
-            transformers_logging.enable_progress_bar()

@@ -12,7 +12,15 @@ from typing import Any
 
 from evomerge.errors import CheckpointError
 
-__all__ = ["Vocabulary", "load_tokenizer", "read_vocabulary", "tokenizer_files", "vocabulary_of"]
+__all__ = [
+    "Vocabulary",
+    "load_tokenizer",
+    "quick_ids",
+    "quiet",
+    "read_vocabulary",
+    "tokenizer_files",
+    "vocabulary_of",
+]
 
 _FILES = (
     "tokenizer*",
@@ -58,7 +66,7 @@ def load_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        with _quiet():
+        with quiet():
             return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
     # The readers of a dozen formats raise whatever a damaged file makes them stumble over, down to the bare
     # Exception of the compiled one.
@@ -108,12 +116,17 @@ def quick_ids(folder: Path) -> dict[str, int] | None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' advice for people who train."""
+def quiet() -> Iterator[None]:
+    """Without transformers' progress bars and its advice for people who train."""
+    from transformers.utils import logging as transformers_logging
+
     logger = logging.getLogger("transformers")
-    level = logger.level
+    level, bar = logger.level, transformers_logging.is_progress_bar_enabled()
     logger.setLevel(logging.ERROR)
+    transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
         logger.setLevel(level)
+        if bar:
+            transformers_logging.enable_progress_bar()
