@@ -107,7 +107,7 @@ IMAGE, IMAGE_TEXT, BASE = "AutoModelForImageClassification", "AutoModelForImageT
 CTC, SPEECH = "AutoModelForCTC", "AutoModelForSpeechSeq2Seq"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
     """One architecture: transformers' model type, and what its configuration needs besides ``SIZES``.
 
@@ -229,6 +229,9 @@ STACKS: dict[str, tuple[tuple[int, int], ...]] = {
     "zamba2": ((0, 2), (2, 3), (2, 3)),  # adapters are numbered by the layers that have one
 }
 REFUSED = {
+    "albert": "goes beyond the 1 layers",  # all layers share one layer's weights
+    "esm": "esm.contact_head.regression.weight",  # reads the attention of every layer
+    "nllb-moe": "lacks weights of NllbMoeForConditionalGeneration",  # every other layer has experts
     "gemma3n_text": r"embed_tokens_per_layer.weight is \[64, 24\], not \[64, 32\]",  # a block for each layer
     "hrm_text": "its configuration cannot say that it has these layers",  # two stacks, one count
     "inkling2_text": "lacks weights of .*layers.3.attention_input",  # queries of layers stand outside them
@@ -242,6 +245,7 @@ PLAIN_ENCODERS = """
     modernbert mpnet mra nomic_bert nystromformer rembert roberta roberta-prelayernorm roformer squeezebert
     tapas ultrabert xlm xlm-roberta xlm-roberta-xl yoso
 """
+STACKED_ENCODERS = ("albert", "bert", "esm", "modernbert", "xlm")
 SPECIAL_ENCODERS: dict[str, Settings] = {
     "esmc": _MLA,
     "funnel": {"block_sizes": [1, 1], "block_repeats": [1, 1], "pad_token_id": None},  # as youtu
@@ -496,14 +500,25 @@ def decoders() -> list[Case]:
     return [_stacked(Case(name, "decoder", own)) for name, own in sorted(settings.items())]
 
 
+def _encoder(name: str, settings: Settings) -> Case:
+    case = Case(name, "encoder", settings, MASKED)
+    return _stacked(case) if name in STACKED_ENCODERS else case
+
+
+def _pair(name: str, settings: Settings) -> Case:
+    case = Case(name, "encoder-decoder", settings, SEQ2SEQ, "pair")
+    # Its cache has as many layers as the encoder, whatever the decoder has.
+    return case if name == "prophetnet" else _stacked(case)
+
+
 def others() -> list[Case]:
     """Encoders, encoder-decoders, vision, vision-language, audio."""
     encoders = {name: {} for name in PLAIN_ENCODERS.split()} | SPECIAL_ENCODERS
     pairs = {name: {} for name in PLAIN_PAIRS.split()} | SPECIAL_PAIRS
     small = SMALL_IMAGES.split()
     return [
-        *(Case(n, "encoder", own, MASKED) for n, own in encoders.items()),
-        *(Case(n, "encoder-decoder", own, SEQ2SEQ, "pair") for n, own in pairs.items()),
+        *(_encoder(n, own) for n, own in encoders.items()),
+        *(_pair(n, own) for n, own in pairs.items()),
         *(
             Case(n, "vision", own, IMAGE, "image" if n in small else "large image")
             for n, own in IMAGES.items()
@@ -596,20 +611,23 @@ def inputs(case: Case) -> dict[str, Any]:
     return given
 
 
-def build(case: Case, seed: int) -> Any:
-    """A model of ``case`` with random weights: none of them zero or one by its initialisation."""
+def build(case: Case) -> Any:
+    """A model of ``case``."""
     import transformers
 
     config = tiny_config(case.model_type, case.settings)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = getattr(transformers, case.auto).from_config(config)
+        torch.manual_seed(0)
+        return getattr(transformers, case.auto).from_config(config).eval()
+
+
+@torch.no_grad()
+def add_noise(model: Any, seed: int) -> None:
+    """Moves every weight at random: none stays zero or one, as initialisation made it."""
     generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:  # the others are tables that models compute for themselves
-                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.02)
-    return model.eval()
+    for parameter in model.parameters():
+        if parameter.requires_grad:  # the others are tables that models compute for themselves
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.02)
 
 
 def tiny_config(model_type: str, settings: Mapping[str, Any]) -> Any:
