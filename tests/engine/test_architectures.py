@@ -38,14 +38,17 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # tiny models make libraries 
 
 
 @pytest.fixture(autouse=True)
-def _silent() -> Iterator[None]:
+def _silent_on_one_thread() -> Iterator[None]:
     from transformers.utils import logging
 
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # tiny tensors: threads would only wait for each other
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     yield
     logging.enable_progress_bar()
     logging.set_verbosity_warning()
+    torch.set_num_threads(threads)
 
 
 def linear(first: float = 1, second: float = 1, **extra: Any) -> Recipe:
