@@ -194,6 +194,29 @@ def test_memory_holds_what_loads_from_disk_in_bfloat16(name: str, made: Made, tm
     assert_same_weights(materializer.model, load(case_of(name), tmp_path / "out"))
 
 
+def test_a_row_that_loading_sets_to_zero_is_zero_in_memory_too(tmp_path: Path) -> None:
+    case = dataclasses.replace(case_of("youtu"), settings={"num_key_value_heads": 4, "pad_token_id": 5})
+    checkpoints, _ = two_models(case, tmp_path)
+    assert checkpoints["a"].read("model.embed_tokens.weight")[5].abs().max() > 0
+    merge_to_disk(linear(), checkpoints, tmp_path / "out")
+    materializer = Materializer(checkpoints)
+    materializer.load(linear(1, 3))
+    materializer.load(linear())
+    assert_same_weights(materializer.model, load(case, tmp_path / "out"))
+
+
+def test_without_the_name_of_a_class_it_is_the_causal_language_model(tmp_path: Path) -> None:
+    two_models(case_of("llama"), tmp_path)
+    for model in "ab":
+        config = tmp_path / model / "config.json"
+        settings = json.loads(config.read_text())
+        del settings["architectures"]
+        config.write_text(json.dumps(settings))
+    materializer = Materializer(open_sources({n: str(tmp_path / n) for n in "ab"}))
+    materializer.load(linear())
+    assert type(materializer.model).__name__ == "LlamaForCausalLM"
+
+
 def test_experts_are_written_in_place(made: Made) -> None:
     """The model keeps its memory from one candidate to the next: nothing is loaded again."""
     checkpoints, _ = made(case_of("qwen3_moe"))
