@@ -49,9 +49,10 @@ def merge_tensor(
     method = get_method(tensor.method)
     x_MRC = [_rows(read(i.model, i.tensor)) for i in tensor.inputs]
     digest = TensorDigest()
-    if not tensor.dtype.is_floating_point:
-        write(0, x_MRC[0])
-        digest.update(x_MRC[0])
+    if not tensor.dtype.is_floating_point or _is_shared_limit(tensor, x_MRC):
+        same_RC = x_MRC[0].to(tensor.dtype)
+        write(0, same_RC)
+        digest.update(same_RC)
         return digest.hexdigest()
 
     def chunks() -> Iterator[Chunk]:
@@ -109,6 +110,11 @@ def _prepare(tensor: TensorPlan, method: MergeMethod, statistic: Any) -> Any:
         return method.prepare(statistic, **arguments)
     except ValueError as exception:
         raise RecipeError("parameters", f"{method.name}: {exception} (tensor {tensor.name})") from None
+
+
+def _is_shared_limit(tensor: TensorPlan, x_MRC: Sequence[Tensor]) -> bool:
+    """Whether it is a single number at which all models are infinite: a setting (do not clip), no weight."""
+    return tensor.shape == () and all(bool(x.isinf()) and torch.equal(x, x_MRC[0]) for x in x_MRC)
 
 
 def _rows(tensor: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ knows nothing of this: it is only how the tests get their models.
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -126,12 +127,9 @@ class Case:
 
     @property
     def name(self) -> str:
-        """``llama``, or ``bart-Seq2SeqLM`` where several Auto classes load the type."""
-        return (
-            self.model_type
-            if self.auto == CAUSAL
-            else f"{self.model_type}-{self.auto[9:].removeprefix('For')}"
-        )
+        """``llama``, or ``bart-Seq2SeqLM`` where it is no causal language model."""
+        head = self.auto.removeprefix("AutoModel").removeprefix("For") or "Model"
+        return self.model_type if self.auto == CAUSAL else f"{self.model_type}-{head}"
 
 
 # --------------------------------------------------------------------- decoders
@@ -217,6 +215,7 @@ SPECIAL_DECODERS: dict[str, Settings] = {
         "split_ngram_parts": 2,
     },
     "reformer": {**_LSH, "is_decoder": True},
+    "roc_bert": {"pronunciation_vocab_size": 16, "shape_vocab_size": 16},
     "xlstm": {"hidden_size": 128, "num_heads": 2},
     "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
     "youtu": {**_MLA, "pad_token_id": None},  # loading sets the row of a padding token to zero
@@ -364,6 +363,7 @@ IMAGE_TEXTS: dict[str, Settings] = {
         "eoi_token_index": 62,
         "mm_tokens_per_image": 4,
     },
+    "gemma4": {"vision_config": _SHALLOW, "text_config": _NO_PER_LAYER_INPUT},
     "git": {"vision_config": _SHALLOW},
     "glm4v": {
         **_TOKENS,
@@ -439,6 +439,7 @@ IMAGE_TEXTS: dict[str, Settings] = {
     "qwen2_5_vl": {**_TOKENS, "vision_config": _QWEN_VISION, "text_config": _MROPE},
     "qwen2_vl": {**_TOKENS, "vision_config": _QWEN_VISION, "text_config": _MROPE},
     "qwen3_5": {**_TOKENS, "vision_config": _QWEN3_VISION, "text_config": _HYBRID},
+    "qwen3_5_moe": {**_TOKENS, "vision_config": _QWEN3_VISION, "text_config": _HYBRID},
     "qwen3_vl": {**_TOKENS, "vision_config": _QWEN3_VISION},
     "qwen3_vl_moe": {**_TOKENS, "vision_config": _QWEN3_VISION},
     "smolvlm": {"vision_config": _SHALLOW, "text_config": _LLAMA, "image_token_id": 60, "scale_factor": 1},
@@ -523,6 +524,7 @@ def others() -> list[Case]:
             Case(n, "vision", own, IMAGE, "image" if n in small else "large image")
             for n, own in IMAGES.items()
         ),
+        Case("imagegpt", "vision", {}, IMAGE),
         Case("vivit", "vision", {"num_frames": 2, "tubelet_size": [2, 8, 8]}, BASE, "video"),
         Case("videomae", "vision", {"num_frames": 2, "tubelet_size": 2}, BASE, "video"),
         *(_vision_language(n, own) for n, own in IMAGE_TEXTS.items()),
@@ -645,3 +647,16 @@ def _tiny(config_class: Any, settings: Mapping[str, Any]) -> Any:
         model_type = own.pop("model_type", None)
         nested[name] = tiny_config(model_type, own) if model_type is not None else _tiny(part, own)
     return config_class(**{k: v for k, v in SIZES.items() if k in names} | dict(settings) | nested)
+
+
+def table() -> str:
+    """The table of docs/architectures.md."""
+    rows = [
+        f"| {c.name} | {c.kind} | yes | {'refused' if c.refused else 'yes' if c.stack else '-'} | yes |"
+        for c in [*decoders(), *others()]
+    ]
+    return "\n".join(["| architecture | kind | linear | stack | in memory |", "|---|---|---|---|---|", *rows])
+
+
+if __name__ == "__main__":
+    sys.stdout.write(table() + "\n")

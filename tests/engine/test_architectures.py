@@ -14,6 +14,7 @@ import pytest
 import torch
 from architectures import Case
 from safetensors.torch import load_file, save_file
+from support import ROOT
 from torch import Tensor, nn
 
 from evomerge.checkpoints.checkpoint import Checkpoint, open_checkpoint
@@ -334,3 +335,8 @@ def test_a_stack_of_a_model_that_transformers_does_not_know_is_written_with_a_wa
     checkpoints = open_sources({n: str(tmp_path / n) for n in "ab"})
     result = merge_to_disk(stack(((0, 2), (1, 3))), checkpoints, tmp_path / "out")
     assert any("whether transformers can load" in warning for warning in result.warnings)
+
+
+def test_the_documentation_lists_what_is_tested() -> None:
+    """``python tests/engine/architectures.py`` prints the table."""
+    assert architectures.table() in (ROOT / "docs" / "architectures.md").read_text(encoding="utf-8")
