@@ -58,9 +58,10 @@ def merge_tensor(
     method = get_method(tensor.method)
     x_MRC = [rows_of(read(i.model, i.tensor)) for i in tensor.inputs]
     digest = TensorDigest()
-    if not tensor.dtype.is_floating_point:
-        place_RC.copy_(x_MRC[0])
-        digest.update(x_MRC[0])
+    if not tensor.dtype.is_floating_point or _is_shared_limit(tensor, x_MRC):
+        same_RC = x_MRC[0].to(tensor.dtype)
+        place_RC.copy_(same_RC)
+        digest.update(same_RC)
         return digest.hexdigest()
 
     def chunks() -> Iterator[Chunk]:
@@ -134,6 +135,11 @@ def _chunk_elements(x_RC: Tensor) -> int:
     if x_RC.device.type != "cpu":
         return _CHUNK_ELEMENTS["other"]
     return _CHUNK_ELEMENTS["compiled" if compiled() is not None else "cpu"]
+
+
+def _is_shared_limit(tensor: TensorPlan, x_MRC: Sequence[Tensor]) -> bool:
+    """Whether it is a single number at which all models are infinite: a setting (do not clip), no weight."""
+    return tensor.shape == () and all(bool(x.isinf()) and torch.equal(x, x_MRC[0]) for x in x_MRC)
 
 
 def _chunks(

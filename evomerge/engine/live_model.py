@@ -51,7 +51,9 @@ class LiveModel:
         for number, place in enumerate(self._places.values()):
             _mark(place, number)
         self.module = self._load(plan.donor)
-        self._loads_again = self._find_parts()
+        # Some models set a row of what they load to zero, each time.
+        altered = not all(_is_marked(place, number) for number, place in enumerate(self._places.values()))
+        self._loads_again = self._find_parts() or altered
 
     def fits(self, plan: MergePlan, dtype: torch.dtype) -> bool:
         """Whether this model has room for the weights of ``plan`` and calculates in ``dtype``."""
@@ -169,7 +171,10 @@ def check_unused(unused: Sequence[str], plan: MergePlan) -> None:
 
 
 def _parse(config: Mapping[str, Any]) -> tuple[Any, Any]:
-    """The configuration as transformers reads it from an exported folder, and the class that it names."""
+    """The configuration as transformers reads it from an exported folder, and the class that it names.
+
+    Without a name it is the causal language model of that type.
+    """
     import transformers
 
     try:
@@ -177,7 +182,10 @@ def _parse(config: Mapping[str, Any]) -> tuple[Any, Any]:
             (Path(folder) / "config.json").write_text(json.dumps(config), encoding="utf-8")
             parsed = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
         name = next(iter(parsed.architectures or []), None)
-        model_class = getattr(transformers, name, None) if name else None
+        if name is None:
+            with _quiet(), torch.device("meta"):
+                return parsed, type(transformers.AutoModelForCausalLM.from_config(parsed))
+        model_class = getattr(transformers, name, None)
         if model_class is None:
             raise ValueError(f"transformers has no class {name!r}")
     except Exception as exception:  # noqa: BLE001 (each configuration has checks of its own)
@@ -202,11 +210,22 @@ def _mark(place: Tensor, number: int) -> None:
 
     Without marks transformers would tie weights that are equal only as long as they are empty.
     """
-    generator = torch.Generator().manual_seed(number)
-    marks = torch.randint(0, _high(place) + 1, (min(place.numel(), _MARKS),), generator=generator)
-    marks = marks.to(place.device, place.dtype)
+    marks = _marks(place, number)
     for part in place.view(-1).split(_MARKS):
         part.copy_(marks[: part.numel()])
+
+
+def _is_marked(place: Tensor, number: int) -> bool:
+    if place.device.type == "meta":
+        return True
+    marks = _marks(place, number)
+    return all(torch.equal(part, marks[: part.numel()]) for part in place.view(-1).split(_MARKS))
+
+
+def _marks(place: Tensor, number: int) -> Tensor:
+    generator = torch.Generator().manual_seed(number)
+    marks = torch.randint(0, _high(place) + 1, (min(place.numel(), _MARKS),), generator=generator)
+    return marks.to(place.device, place.dtype)
 
 
 def _high(place: Tensor) -> int:

@@ -7,6 +7,7 @@ knows nothing of this: it is only how the tests get their models.
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -107,7 +108,7 @@ IMAGE, IMAGE_TEXT, BASE = "AutoModelForImageClassification", "AutoModelForImageT
 CTC, SPEECH = "AutoModelForCTC", "AutoModelForSpeechSeq2Seq"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
     """One architecture: transformers' model type, and what its configuration needs besides ``SIZES``.
 
@@ -126,12 +127,9 @@ class Case:
 
     @property
     def name(self) -> str:
-        """``llama``, or ``bart-Seq2SeqLM`` where several Auto classes load the type."""
-        return (
-            self.model_type
-            if self.auto == CAUSAL
-            else f"{self.model_type}-{self.auto[9:].removeprefix('For')}"
-        )
+        """``llama``, or ``bart-Seq2SeqLM`` where it is no causal language model."""
+        head = self.auto.removeprefix("AutoModel").removeprefix("For") or "Model"
+        return self.model_type if self.auto == CAUSAL else f"{self.model_type}-{head}"
 
 
 # --------------------------------------------------------------------- decoders
@@ -217,6 +215,7 @@ SPECIAL_DECODERS: dict[str, Settings] = {
         "split_ngram_parts": 2,
     },
     "reformer": {**_LSH, "is_decoder": True},
+    "roc_bert": {"pronunciation_vocab_size": 16, "shape_vocab_size": 16},
     "xlstm": {"hidden_size": 128, "num_heads": 2},
     "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
     "youtu": {**_MLA, "pad_token_id": None},  # loading sets the row of a padding token to zero
@@ -229,6 +228,9 @@ STACKS: dict[str, tuple[tuple[int, int], ...]] = {
     "zamba2": ((0, 2), (2, 3), (2, 3)),  # adapters are numbered by the layers that have one
 }
 REFUSED = {
+    "albert": "goes beyond the 1 layers",  # all layers share one layer's weights
+    "esm": "esm.contact_head.regression.weight",  # reads the attention of every layer
+    "nllb-moe": "lacks weights of NllbMoeForConditionalGeneration",  # every other layer has experts
     "gemma3n_text": r"embed_tokens_per_layer.weight is \[64, 24\], not \[64, 32\]",  # a block for each layer
     "hrm_text": "its configuration cannot say that it has these layers",  # two stacks, one count
     "inkling2_text": "lacks weights of .*layers.3.attention_input",  # queries of layers stand outside them
@@ -242,6 +244,7 @@ PLAIN_ENCODERS = """
     modernbert mpnet mra nomic_bert nystromformer rembert roberta roberta-prelayernorm roformer squeezebert
     tapas ultrabert xlm xlm-roberta xlm-roberta-xl yoso
 """
+STACKED_ENCODERS = ("albert", "bert", "esm", "modernbert", "xlm")
 SPECIAL_ENCODERS: dict[str, Settings] = {
     "esmc": _MLA,
     "funnel": {"block_sizes": [1, 1], "block_repeats": [1, 1], "pad_token_id": None},  # as youtu
@@ -360,6 +363,7 @@ IMAGE_TEXTS: dict[str, Settings] = {
         "eoi_token_index": 62,
         "mm_tokens_per_image": 4,
     },
+    "gemma4": {"vision_config": _SHALLOW, "text_config": _NO_PER_LAYER_INPUT},
     "git": {"vision_config": _SHALLOW},
     "glm4v": {
         **_TOKENS,
@@ -435,6 +439,7 @@ IMAGE_TEXTS: dict[str, Settings] = {
     "qwen2_5_vl": {**_TOKENS, "vision_config": _QWEN_VISION, "text_config": _MROPE},
     "qwen2_vl": {**_TOKENS, "vision_config": _QWEN_VISION, "text_config": _MROPE},
     "qwen3_5": {**_TOKENS, "vision_config": _QWEN3_VISION, "text_config": _HYBRID},
+    "qwen3_5_moe": {**_TOKENS, "vision_config": _QWEN3_VISION, "text_config": _HYBRID},
     "qwen3_vl": {**_TOKENS, "vision_config": _QWEN3_VISION},
     "qwen3_vl_moe": {**_TOKENS, "vision_config": _QWEN3_VISION},
     "smolvlm": {"vision_config": _SHALLOW, "text_config": _LLAMA, "image_token_id": 60, "scale_factor": 1},
@@ -496,18 +501,30 @@ def decoders() -> list[Case]:
     return [_stacked(Case(name, "decoder", own)) for name, own in sorted(settings.items())]
 
 
+def _encoder(name: str, settings: Settings) -> Case:
+    case = Case(name, "encoder", settings, MASKED)
+    return _stacked(case) if name in STACKED_ENCODERS else case
+
+
+def _pair(name: str, settings: Settings) -> Case:
+    case = Case(name, "encoder-decoder", settings, SEQ2SEQ, "pair")
+    # Its cache has as many layers as the encoder, whatever the decoder has.
+    return case if name == "prophetnet" else _stacked(case)
+
+
 def others() -> list[Case]:
     """Encoders, encoder-decoders, vision, vision-language, audio."""
     encoders = {name: {} for name in PLAIN_ENCODERS.split()} | SPECIAL_ENCODERS
     pairs = {name: {} for name in PLAIN_PAIRS.split()} | SPECIAL_PAIRS
     small = SMALL_IMAGES.split()
     return [
-        *(Case(n, "encoder", own, MASKED) for n, own in encoders.items()),
-        *(Case(n, "encoder-decoder", own, SEQ2SEQ, "pair") for n, own in pairs.items()),
+        *(_encoder(n, own) for n, own in encoders.items()),
+        *(_pair(n, own) for n, own in pairs.items()),
         *(
             Case(n, "vision", own, IMAGE, "image" if n in small else "large image")
             for n, own in IMAGES.items()
         ),
+        Case("imagegpt", "vision", {}, IMAGE),
         Case("vivit", "vision", {"num_frames": 2, "tubelet_size": [2, 8, 8]}, BASE, "video"),
         Case("videomae", "vision", {"num_frames": 2, "tubelet_size": 2}, BASE, "video"),
         *(_vision_language(n, own) for n, own in IMAGE_TEXTS.items()),
@@ -596,20 +613,23 @@ def inputs(case: Case) -> dict[str, Any]:
     return given
 
 
-def build(case: Case, seed: int) -> Any:
-    """A model of ``case`` with random weights: none of them zero or one by its initialisation."""
+def build(case: Case) -> Any:
+    """A model of ``case``."""
     import transformers
 
     config = tiny_config(case.model_type, case.settings)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = getattr(transformers, case.auto).from_config(config)
+        torch.manual_seed(0)
+        return getattr(transformers, case.auto).from_config(config).eval()
+
+
+@torch.no_grad()
+def add_noise(model: Any, seed: int) -> None:
+    """Moves every weight at random: none stays zero or one, as initialisation made it."""
     generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:  # the others are tables that models compute for themselves
-                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.02)
-    return model.eval()
+    for parameter in model.parameters():
+        if parameter.requires_grad:  # the others are tables that models compute for themselves
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.02)
 
 
 def tiny_config(model_type: str, settings: Mapping[str, Any]) -> Any:
@@ -627,3 +647,16 @@ def _tiny(config_class: Any, settings: Mapping[str, Any]) -> Any:
         model_type = own.pop("model_type", None)
         nested[name] = tiny_config(model_type, own) if model_type is not None else _tiny(part, own)
     return config_class(**{k: v for k, v in SIZES.items() if k in names} | dict(settings) | nested)
+
+
+def table() -> str:
+    """The table of docs/architectures.md."""
+    rows = [
+        f"| {c.name} | {c.kind} | yes | {'refused' if c.refused else 'yes' if c.stack else '-'} | yes |"
+        for c in [*decoders(), *others()]
+    ]
+    return "\n".join(["| architecture | kind | linear | stack | in memory |", "|---|---|---|---|---|", *rows])
+
+
+if __name__ == "__main__":
+    sys.stdout.write(table() + "\n")
