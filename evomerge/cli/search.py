@@ -53,6 +53,7 @@ def command(
 ) -> None:
     """Search for the best merge; goes on where an earlier run of the same study ended."""
     from evomerge.search.experiment import Experiment
+    from evomerge.search.study import shown
 
     overrides: dict[str, Any] = {
         "search.trials": trials,
@@ -64,7 +65,7 @@ def command(
         "workers.backend": None if workers is None else ("ray" if workers > 1 else "inline"),
     }
     loaded = Experiment.load(experiment, {k: v for k, v in overrides.items() if v is not None})
-    again = shlex.join([program(), *sys.argv[1:]])
+    again = shlex.join([program(), *(shown(word) for word in sys.argv[1:])])  # without a password
     _Run(loaded, again, quiet=json_, accept_drift=accept_drift).run()
 
 

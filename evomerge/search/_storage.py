@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from evomerge.errors import StudyError
 from evomerge.search._retry import lasting, root
@@ -224,5 +224,6 @@ def _guarded(url: str, secrets: Sequence[str]) -> Iterator[None]:
 def _clean(text: str, secrets: Sequence[str]) -> str:
     """On one line, without a password in any spelling."""
     for secret in secrets:
-        text = text.replace(secret, "***").replace(unquote(secret), "***")
+        for spelling in (secret, unquote(secret), quote(secret, safe=""), quote(secret)):
+            text = text.replace(spelling, "***")
     return " ".join(text.split())

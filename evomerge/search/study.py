@@ -20,13 +20,13 @@ from evomerge.fitness.scores import Scores, Split
 from evomerge.recipe import Dimension, Value
 from evomerge.search._lease import Lease
 from evomerge.search._rows import MAIN, LeaseLost, Row
-from evomerge.search._storage import Storage, open_storage
+from evomerge.search._storage import Storage, open_storage, shown
 from evomerge.workers.jobs import Failure, Seconds
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-__all__ = ["AcceptedDrift", "Difference", "SplitResult", "Study", "Trial", "study_names", "versions"]
+__all__ = ["AcceptedDrift", "Difference", "SplitResult", "Study", "Trial", "shown", "study_names", "versions"]
 
 FORMAT = 1
 """Of what is stored; a study of a later format is refused."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PostgresServer
+from postgres_support import PostgresServer
 from search_fakes import MIXED, FakeExecutor, fake_scores, make_plan
 
 from evomerge.errors import FailureKind, StudyError
