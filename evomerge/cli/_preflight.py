@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from evomerge.fitness import TaskInfo
     from evomerge.search.experiment import Experiment
 
-__all__ = ["Preflight", "preflight"]
+__all__ = ["Preflight", "preflight", "without_effect"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,21 @@ def preflight(experiment: Experiment) -> Preflight:
     except UserError as exception:
         raise exception.within(str(experiment.path)) from None
     return Preflight(checkpoints, first, tasks)
+
+
+def without_effect(experiment: Experiment) -> tuple[str, ...]:
+    """One sentence for each setting of the workers that does nothing here."""
+    workers = experiment.spec.workers
+    if workers.backend != "inline":
+        return ()
+    found = []
+    if workers.timeout is not None:
+        found.append(
+            "workers.timeout needs the backend ray: inline, nothing can end a candidate that takes too long"
+        )
+    if workers.address is not None:
+        found.append("workers.address needs the backend ray: inline, everything runs in this process")
+    return tuple(found)
 
 
 def _opened(experiment: Experiment) -> dict[str, Checkpoint]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from evomerge.cli._console import console, plain_table, print_json, warn
-from evomerge.cli._preflight import Preflight, preflight
+from evomerge.cli._preflight import Preflight, preflight, without_effect
 
 if TYPE_CHECKING:
     from evomerge.engine.memory import MemoryPlan
@@ -34,6 +34,7 @@ def command(
     memory = memory_plan(checked.checkpoints, checked.plan, resolve_device(workers.device), size)
     warnings = list(dict.fromkeys(checked.plan.warnings))
     warnings += [f"models.{name} is not used by the recipe" for name in loaded.unused]
+    warnings += without_effect(loaded)
     if json_:
         print_json(_document(loaded, checked, memory, warnings))
         return

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from evomerge.cli._console import console, leaderboard_table, print_json, program, short, tell
-from evomerge.cli._preflight import preflight
+from evomerge.cli._console import console, leaderboard_table, print_json, program, short, tell, warn
+from evomerge.cli._preflight import preflight, without_effect
 from evomerge.cli._progress import LiveProgress
 from evomerge.cli._studies import write_run_file
 
@@ -94,6 +94,8 @@ class _Run:
             trials=experiment.spec.search.trials,
             top_k=experiment.spec.search.top_k,
         )
+        for warning in without_effect(experiment):
+            warn(warning)
         with self._study() as study, self._executor() as executor, self._interruptible():
             self._announce(study)
             with LiveProgress(study, fitness, plan.trials, quiet=self.quiet) as progress:

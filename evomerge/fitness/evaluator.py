@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,7 @@ class Evaluator:
     def score(self, model: nn.Module, tokenizer: Any, split: Split) -> Scores:
         """The scores of ``model`` (a transformers model, put into eval mode) on the items of ``split``.
 
-        Out of memory, a task is tried once more with half the batch.
+        Out of memory, a task is tried again with half the batch, and so on down to single sequences.
 
         Raises:
             FitnessError: as ``describe``; also a task that does not fit the model or tokenizer.
@@ -70,21 +71,42 @@ class Evaluator:
         return self._padded[1]
 
     def _score(self, task: EvalTask, model: nn.Module, tokenizer: Any, split: Split) -> TaskScore:
-        import torch
-
         from evomerge.fitness.lm_eval_model import LiveModel
 
-        sizes = dict.fromkeys((self.spec.batch_size, max(1, self.spec.batch_size // 2)))
-        for batch_size in sizes:
-            try:
-                return task.score(LiveModel(model, tokenizer, batch_size, self.spec.trust_remote_code), split)
-            except torch.OutOfMemoryError:
-                pass  # leave the handler first: the exception holds the tensors of the failed pass
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-        tried = " and ".join(str(size) for size in sizes)
+        batch_size, tried = self.spec.batch_size, list[str]()
+        while batch_size:
+            live = LiveModel(model, tokenizer, batch_size, self.spec.trust_remote_code)
+            scored = _unless_out_of_memory(partial(task.score, live, split))
+            if scored is not None:
+                return scored
+            tried.append(str(batch_size))
+            batch_size //= 2
         raise CandidateError(
             FailureKind.OUT_OF_MEMORY,
-            f"task {task.info.task!r} does not fit into memory with a batch of {tried}; "
-            "a smaller fitness.batch_size may help",
+            f"task {task.info.task!r} does not fit into memory, even with a batch of {tried[-1]} "
+            f"(tried: {', '.join(tried)})",
         )
+
+
+def _unless_out_of_memory(score: Callable[[], TaskScore]) -> TaskScore | None:
+    """What ``score`` returns, or ``None`` (and memory as free as it gets) where memory ran out."""
+    import torch
+
+    try:
+        return score()
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+    # Out of the handler: the exception held the tensors of the failed pass.
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return None
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    import torch
+
+    # Seen with torch 2.13: the allocator for CPUs, cuBLAS and cuDNN raise a plain RuntimeError.
+    told = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return known or any(text in str(error) for text in told)

@@ -177,24 +177,27 @@ class RayExecutor:
                 self._dismiss(slot)
 
     def _step(self, queue: deque[_Task]) -> list[Outcome]:
-        """Waits for one answer, or for somebody's time to be up; the jobs that this finished."""
-        slot = self._answered()
+        """Waits for an answer, or for somebody's time to be up; the jobs that this finished.
+
+        Who is free gets its next job before the caller sees an outcome: the caller writes each to a disk.
+        """
+        answered = self._answered()
         # Only when no answer is waiting: a driver that was busy elsewhere must not call its workers late.
-        finished = [self._advance(slot, queue)] if slot else self._give_up_overdue()
+        advanced = [self._advance(slot, queue) for slot in answered] or self._give_up_overdue()
         for idle in [s for s in self._slots if s.state is _State.IDLE]:
             if queue:
                 idle.task = queue.popleft()
                 idle.begin(_State.RUNNING, idle.actor.run.remote(idle.task.job))
-        return [outcome for outcome in finished if outcome]
+        return [outcome for outcome in advanced if outcome]
 
-    def _answered(self) -> _Slot | None:
+    def _answered(self) -> list[_Slot]:
         busy = [slot for slot in self._slots if slot.call is not None]
         until = min((self._deadline(slot) for slot in busy), default=math.inf)
         timeout = None if until == math.inf else max(0.0, until - time.monotonic())
         # Not `ray.wait`: what a signal handler raises while that waits is lost (SystemExit loses its code).
         calls = [slot.call for slot in busy if slot.call is not None]
         done, _ = futures.wait(calls, timeout, return_when=futures.FIRST_COMPLETED)
-        return next((slot for slot in busy if slot.call in done), None)
+        return [slot for slot in busy if slot.call in done]
 
     def _deadline(self, slot: _Slot) -> float:
         if slot.state is _State.STARTING:

@@ -204,6 +204,14 @@ def test_check_tells_models_that_nothing_uses(cli: Cli, write: Write) -> None:
     assert "models.sort is not used by the recipe" in done.stderr
 
 
+def test_check_tells_settings_of_workers_that_do_nothing_inline(cli: Cli, write: Write) -> None:
+    workers = {"timeout": 60, "address": "auto"}
+    warnings = json.loads(cli("check", write(changed("workers", workers)), "--json").stdout)["warnings"]
+    assert [warning.split(" needs")[0] for warning in warnings] == ["workers.timeout", "workers.address"]
+    ray = changed("workers", {"backend": "ray", **workers})
+    assert json.loads(cli("check", write(ray), "--json").stdout)["warnings"] == []
+
+
 def test_check_as_json_lists_dimensions_tasks_and_memory(cli: Cli, write: Write) -> None:
     document = json.loads(cli("check", write(EXPERIMENT), "--json").stdout)
     assert [d["name"] for d in document["dimensions"]] == ["add.weight", "reverse.weight", "sort.weight"]

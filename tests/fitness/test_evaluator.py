@@ -20,37 +20,70 @@ def evaluator(tasks_dir: Path, **settings: Any) -> Evaluator:
 
 
 class Hungry(torch.nn.Module):
-    """Raises what a full GPU raises when a batch has more rows than ``rows``."""
+    """Raises what a full memory raises when a batch has more rows than ``rows``."""
 
-    def __init__(self, model: Any, rows: int) -> None:
+    def __init__(self, model: Any, rows: int, error: Exception | None = None) -> None:
         super().__init__()
         self.batches: list[int] = []
         self.rows = rows
+        self.error = error or torch.OutOfMemoryError("CUDA out of memory")
         model.model.register_forward_pre_hook(self._weigh, with_kwargs=True)
 
     def _weigh(self, _: Any, args: Any, kwargs: Any) -> None:
         batch = kwargs.get("input_ids", args[0] if args else None)
         self.batches.append(len(batch))
         if len(batch) > self.rows:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise self.error
 
 
+def allocation_error() -> Exception:
+    """What torch itself raises when a CPU has no such memory."""
+    try:
+        torch.empty(2**60, dtype=torch.uint8)
+    except RuntimeError as error:
+        return RuntimeError(str(error))
+    raise AssertionError("this machine has an exbibyte")
+
+
+@pytest.mark.parametrize("error", [None, MemoryError(), allocation_error()], ids=["cuda", "python", "cpu"])
 def test_out_of_memory_is_tried_again_with_half_the_batch(
-    tasks_dir: Path, model: Any, tokenizer: Any
+    tasks_dir: Path, model: Any, tokenizer: Any, error: Exception | None
 ) -> None:
     expected = evaluator(tasks_dir).score(model, tokenizer, Split.SEARCH)
-    hungry = Hungry(model, rows=4)
+    hungry = Hungry(model, 3, error)
     assert evaluator(tasks_dir).score(model, tokenizer, Split.SEARCH) == expected
+    assert hungry.batches[:3] == [8, 4, 2]
+    assert set(hungry.batches[2:-1]) == {2}
+
+
+def test_the_next_candidate_starts_with_the_whole_batch_again(
+    tasks_dir: Path, model: Any, tokenizer: Any
+) -> None:
+    ours = evaluator(tasks_dir)
+    hungry = Hungry(model, rows=4)
+    ours.score(model, tokenizer, Split.SEARCH)
+    hungry.batches.clear()
+    ours.score(model, tokenizer, Split.SEARCH)
     assert hungry.batches[:2] == [8, 4]
-    assert set(hungry.batches[1:-1]) == {4}
 
 
-def test_out_of_memory_twice_fails_the_candidate(tasks_dir: Path, model: Any, tokenizer: Any) -> None:
-    hungry = Hungry(model, rows=3)
-    with pytest.raises(CandidateError, match=r"t_choice.*8 and 4.*batch_size") as caught:
+def test_a_sequence_that_does_not_fit_alone_fails_the_candidate(
+    tasks_dir: Path, model: Any, tokenizer: Any
+) -> None:
+    hungry = Hungry(model, rows=0)
+    with pytest.raises(CandidateError, match=r"t_choice.* batch of 1 \(tried: 8, 4, 2, 1\)") as caught:
         evaluator(tasks_dir).score(model, tokenizer, Split.SEARCH)
     assert caught.value.kind is FailureKind.OUT_OF_MEMORY
-    assert hungry.batches == [8, 4]
+    assert hungry.batches == [8, 4, 2, 1]
+
+
+def test_another_error_of_the_model_is_a_bug_and_no_lack_of_memory(
+    tasks_dir: Path, model: Any, tokenizer: Any
+) -> None:
+    hungry = Hungry(model, 0, RuntimeError("shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="multiplied"):
+        evaluator(tasks_dir).score(model, tokenizer, Split.SEARCH)
+    assert hungry.batches == [8]
 
 
 def test_a_model_in_training_mode_is_scored_in_eval_mode(tasks_dir: Path, model: Any, tokenizer: Any) -> None:
