@@ -175,7 +175,9 @@ def test_the_template_that_most_models_have_is_taken_over(models: Models) -> Non
     assert load_tokenizer(models.folder / "out").chat_template == "talk"
 
 
-def test_a_stored_head_that_may_be_tied_goes_with_one_that_is_not_stored(models: Models, tmp_path: Path) -> None:
+def test_a_stored_head_that_may_be_tied_goes_with_one_that_is_not_stored(
+    models: Models, tmp_path: Path
+) -> None:
     tied = models.add("tied", bpe(["a+b"]))
     config = json.loads((tied / "config.json").read_text()) | {"tie_word_embeddings": True}
     tensors = load_file(tied / "model.safetensors")
