@@ -113,10 +113,15 @@ class CandidateError(EvomergeError):
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``Did you mean 'weight'?``, or the list of what is known, or nothing when nothing is."""
     names = list(dict.fromkeys(known))
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    # Comparing takes time that grows with the square of the length, and no slip is that long.
+    short = [n for n in names if len(n) <= _LONGEST] if len(name) <= _LONGEST else []
+    near = difflib.get_close_matches(name, short, n=3, cutoff=0.6)
     if near:
         return f"Did you mean {' or '.join(repr(n) for n in near)}?"
     if not names:
         return ""
     shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
     return f"Known: {shown}."
+
+
+_LONGEST = 200

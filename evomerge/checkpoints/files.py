@@ -10,7 +10,39 @@ import xxhash
 
 from evomerge.errors import CheckpointError
 
-__all__ = ["identity", "read_json", "weight_files"]
+__all__ = ["find_file", "find_folder", "identity", "local_path", "read_json", "weight_files"]
+
+MAX_JSON_BYTES = 2**28
+MAX_JSON_DEPTH = 100
+"""Levels: a deeper document could not be copied or written, and no configuration is."""
+
+
+def local_path(text: str) -> Path:
+    """``text`` as a path, with the home folder in place of ``~``.
+
+    Raises:
+        CheckpointError: It names the home folder of nobody.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise CheckpointError(text, "nobody has such a home folder") from None
+
+
+def find_folder(path: Path) -> bool:
+    """Whether there is such a folder; a name that no file system takes is none."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # too long, or below a folder that may not be read
+        return False
+
+
+def find_file(path: Path) -> bool:
+    """Whether there is such a file; a name that no file system takes is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def weight_files(path: Path) -> list[Path]:
@@ -21,7 +53,7 @@ def weight_files(path: Path) -> list[Path]:
             return _indexed_files(index)
         if (path / f"{stem}.{suffix}").is_file():
             return [path / f"{stem}.{suffix}"]
-    loose = sorted(p for p in path.glob("*.safetensors") if not p.name.startswith("adapter_"))
+    loose = sorted(p for p in path.glob("*.safetensors") if p.is_file() and not p.name.startswith("adapter_"))
     if not loose:
         hint = (
             "It holds a LoRA adapter: name it as base_model+adapter."
@@ -41,9 +73,9 @@ def _indexed_files(index: Path) -> list[Path]:
     files = []
     for name in sorted(set(weight_map.values())):
         file = index.parent / name
-        if Path(name).name != name:
+        if Path(name).name != name or name == "..":
             raise CheckpointError(str(index), f"names the file {name!r}, which lies outside the model folder")
-        if not file.is_file():
+        if not find_file(file):
             raise CheckpointError(
                 str(index), f"names the file {name!r}, which is missing", "Download it again."
             )
@@ -58,6 +90,8 @@ def read_json(path: Path, hint: str = "") -> dict[str, Any]:
         CheckpointError: It cannot be read, or holds something else.
     """
     try:
+        if path.stat().st_size > MAX_JSON_BYTES or not path.is_file():  # a pipe would be waited for
+            raise CheckpointError(str(path), "is no file, or too large for one of JSON")
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(str(path), "there is no such file", hint) from None
@@ -65,7 +99,17 @@ def read_json(path: Path, hint: str = "") -> dict[str, Any]:
         raise CheckpointError(str(path), f"is no readable JSON ({exception})") from None
     if not isinstance(document, dict):
         raise CheckpointError(str(path), "is no JSON mapping")
+    if _is_deep(document):
+        raise CheckpointError(str(path), f"is nested more than {MAX_JSON_DEPTH} levels deep")
     return document
+
+
+def _is_deep(document: Any) -> bool:
+    level = [document]
+    for _ in range(MAX_JSON_DEPTH):
+        inner = [v.values() if isinstance(v, dict) else v for v in level if isinstance(v, dict | list)]
+        level = [value for values in inner for value in values]
+    return bool(level)
 
 
 def identity(path: Path) -> str:

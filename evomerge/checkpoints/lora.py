@@ -78,7 +78,7 @@ def adapted(base: Checkpoint, folder: Path) -> Checkpoint:
             change.whole = tensor
         else:
             change.factors[part] = tensor
-            change.scale = _scale(config, name)
+            change.scale = _scale(folder, config, name)
             change.transposed = bool(config.get("fan_in_fan_out", False))
     if strangers:
         shown = ", ".join(strangers[:_LISTED])
@@ -113,7 +113,7 @@ def _adapter_tensors(folder: Path) -> dict[str, Tensor]:
         raise CheckpointError(str(file), "there is no such file", "Save the adapter as safetensors.")
     try:
         tensors: dict[str, Tensor] = load_file(file)
-    except (SafetensorError, OSError, ValueError) as exception:
+    except (SafetensorError, OSError, RuntimeError, TypeError, ValueError, OverflowError) as exception:
         raise CheckpointError(str(file), f"is no readable safetensors file ({exception})") from None
     return tensors
 
@@ -134,25 +134,51 @@ def _in_base(name: str, base: Checkpoint) -> str:
     return next((n for n in (name.removeprefix("model."), f"model.{name}") if n in base.tensors), name)
 
 
-def _scale(config: Mapping[str, Any], name: str) -> float:
+def _scale(folder: Path, config: Mapping[str, Any], name: str) -> float:
     module = name.removesuffix(".weight")
-    rank = _pattern(config.get("rank_pattern"), module, config.get("r", 8))
-    alpha = _pattern(config.get("alpha_pattern"), module, config.get("lora_alpha", 8))
-    return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else float(rank))
+    rank = _setting(folder, config, ("r", "rank_pattern"), module)
+    alpha = _setting(folder, config, ("lora_alpha", "alpha_pattern"), module)
+    if rank <= 0:
+        raise CheckpointError(str(folder), f"r is {rank:g} for {name}, which is no rank")
+    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
-def _pattern(patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:
-    for pattern, value in (patterns or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
-            return value
-    return default
+def _setting(folder: Path, config: Mapping[str, Any], keys: tuple[str, str], module: str) -> float:
+    """The rank or alpha of a module: that of the first pattern that fits it, or the one of all modules."""
+    general, by_pattern = keys
+    patterns = config.get(by_pattern) or {}
+    if not isinstance(patterns, Mapping):
+        raise CheckpointError(str(folder), f"{by_pattern} is no mapping of modules to numbers")
+    fitting = (value for pattern, value in patterns.items() if _fits(folder, pattern, module))
+    value = next(fitting, config.get(general, 8))
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST:
+        raise CheckpointError(
+            str(folder), f"{general} is {value!r:.80} for {module}, which is no such number"
+        )
+    return float(value)
+
+
+def _fits(folder: Path, pattern: str, module: str) -> bool:
+    # Python tries every way to divide a text among repeated parts: a stranger's pattern could take for ever.
+    repeated = re.findall(r"[*+?{]", pattern)
+    if len(pattern) > _LONGEST or len(repeated) > _REPEATED or re.search(r"\)[*+?{]", pattern):
+        raise CheckpointError(str(folder), f"the pattern {pattern!r:.80} is too complicated")
+    try:
+        return re.match(rf"(.*\.)?({pattern})$", module) is not None
+    except (re.error, RecursionError, OverflowError) as exception:
+        raise CheckpointError(str(folder), f"the pattern {pattern!r:.80} is none ({exception})") from None
+
+
+_LARGEST = 1e30
+_LONGEST = 500
+_REPEATED = 3
 
 
 def _check_shapes(folder: Path, changes: Mapping[str, _Change], tensors: Mapping[str, TensorInfo]) -> None:
     wrong = []
     for name, change in changes.items():
         want = tensors[name].shape
-        if not change.factors and change.whole is not None:
+        if change.whole is not None and (not change.factors or tuple(change.whole.shape) != want):
             found = tuple(change.whole.shape)
         elif len(change.factors) != 2 or any(f.dim() != 2 for f in change.factors.values()):
             raise CheckpointError(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from evomerge.checkpoints.files import find_file, find_folder, local_path
 from evomerge.errors import CheckpointError, did_you_mean
 
 __all__ = ["Reference", "locate", "parse_reference"]
@@ -27,11 +28,11 @@ class Reference:
 
     def recipe_file(self, folders: Sequence[Path] = (Path(),)) -> Path | None:
         """The recipe that stands in for a model, if the reference is one: a YAML file."""
-        path = Path(self.model).expanduser()
+        path = local_path(self.model)
         if path.suffix not in (".yml", ".yaml"):
             return None
         files = [path] if path.is_absolute() else [folder / path for folder in folders]
-        return next((file.resolve() for file in files if file.is_file()), None)
+        return next((file.resolve() for file in files if find_file(file)), None)
 
     def __str__(self) -> str:
         text = f"{self.model}@{self.revision}" if self.revision else self.model
@@ -48,7 +49,7 @@ def parse_reference(text: str) -> Reference:
     """
     if not text.strip():
         raise CheckpointError("model", "a model reference is empty")
-    if Path(text).expanduser().is_dir():
+    if find_folder(local_path(text)):
         return Reference(text)
     parts = text.split("+")
     if len(parts) > 2 or not all(parts):
@@ -57,7 +58,10 @@ def parse_reference(text: str) -> Reference:
         _revision(parts[0]),
         _revision(parts[1]) if parts[1:] else (None, None),
     )
-    return Reference(model or "", revision, lora, lora_revision)
+    for name, named in ((model, revision), (lora, lora_revision)):
+        if name == "" or (named is not None and not _is_revision(named)):
+            raise CheckpointError(text, "a model reference is 'model', 'model@revision' or 'model+lora'")
+    return Reference(model, revision, lora, lora_revision)
 
 
 def locate(model: str, revision: str | None = None, folders: Sequence[Path] = (Path(),)) -> Path:
@@ -69,10 +73,10 @@ def locate(model: str, revision: str | None = None, folders: Sequence[Path] = (P
     Raises:
         CheckpointError: There is no such folder and no such hub model.
     """
-    path = Path(model).expanduser()
+    path = local_path(model)
     candidates = [path] if path.is_absolute() else [folder / path for folder in folders]
     for candidate in candidates:
-        if candidate.is_dir():
+        if find_folder(candidate):
             return candidate.resolve()
     if path.is_absolute() or model.startswith((".", "~")) or not _HUB_ID.fullmatch(model):
         raise CheckpointError(model, "there is no such model folder", _near(candidates))
@@ -84,10 +88,18 @@ def _revision(text: str) -> tuple[str, str | None]:
     return (model, revision) if at else (text, None)
 
 
+def _is_revision(text: str) -> bool:
+    """Whether it can be a branch, a tag or a commit: in a cache it is part of a path."""
+    return re.fullmatch(r"\w[\w./-]*", text) is not None and ".." not in text
+
+
 def _near(candidates: Sequence[Path]) -> str:
     for candidate in candidates:
-        if candidate.parent.is_dir():
-            names = sorted(p.name for p in candidate.parent.iterdir() if (p / "config.json").is_file())
+        if find_folder(candidate.parent):
+            try:
+                names = sorted(p.name for p in candidate.parent.iterdir() if find_file(p / "config.json"))
+            except OSError:  # it may not be listed
+                names = []
             if names:
                 return did_you_mean(candidate.name, names)
     looked = ", ".join(str(c) for c in candidates)

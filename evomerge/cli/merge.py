@@ -81,7 +81,7 @@ def command(
 
 def _bytes(text: str) -> int:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
-    if match is None or match.group(2).upper() not in _UNITS or float(match.group(1)) <= 0:
+    if match is None or match.group(2).upper() not in _UNITS or not 0 < float(match.group(1)) < 1e30:
         hint = (
             did_you_mean(match.group(2).upper(), _UNITS)
             if match and match.group(2)

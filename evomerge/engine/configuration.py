@@ -18,6 +18,8 @@ _BESIDE = re.compile(r"vision|visual|image|audio|speech|encoder|qformer|resample
 _NOT_BY_LAYER = re.compile(r"token|architectures|multiplier|label|language")
 _INDICES = re.compile(r"layer|idx|indices")
 _FIRST = re.compile(r"first_k|num_dense_layers")
+_INDEX = re.compile(r"[0-9]{1,6}")
+_LONGEST_RUN = 100_000
 _LAST = re.compile(r"layer.*(end|last)|(end|last).*layer")
 
 
@@ -123,13 +125,15 @@ def _at(config: Mapping[str, Any], path: Sequence[str], key: str, default: Any) 
 def _by_layer(key: str, value: Any, depth: int, origins: Sequence[tuple[Any, int]]) -> Any:
     """``value`` for the layers ``origins`` (each its model's own value, and its index), if it is by layer."""
     if isinstance(value, str) and len(value) == depth and "pattern" in key:
-        return "".join(own[min(index, len(own) - 1)] for own, index in origins)
+        return "".join((own or value)[min(index, len(own or value) - 1)] for own, index in origins)
     if isinstance(value, int) and value == depth - 1 and _LAST.search(key):
         return len(origins) - 1
     if isinstance(value, int) and not isinstance(value, bool) and _FIRST.search(key):
         early = [index < own for own, index in origins]
         return sum(early) if early == sorted(early, reverse=True) else value
-    if isinstance(value, dict) and _is_indices([int(k) for k in value if k.isdigit()], depth, len(value)):
+    if isinstance(value, dict) and _is_indices(
+        [int(k) for k in value if _INDEX.fullmatch(k)], depth, len(value)
+    ):
         return {str(i): own[str(index)] for i, (own, index) in enumerate(origins) if str(index) in own}
     if isinstance(value, list):
         return _list_by_layer(key, value, depth, origins)
@@ -137,12 +141,14 @@ def _by_layer(key: str, value: Any, depth: int, origins: Sequence[tuple[Any, int
 
 
 def _list_by_layer(key: str, value: list[Any], depth: int, origins: Sequence[tuple[Any, int]]) -> list[Any]:
-    if _is_runs(value) and len(_unrolled(value)) == depth:
-        return [[[_unrolled(own)[index]], 1] for own, index in origins]
+    if _is_runs(value) and _unrolled_length(value) == depth:
+        if all(_is_runs(own) and index < _unrolled_length(own) <= _LONGEST_RUN for own, index in origins):
+            return [[[_unrolled(own)[index]], 1] for own, index in origins]
+        return value
     if _INDICES.search(key) and _is_indices(value, depth, len(value)):
         return [i for i, (own, index) in enumerate(origins) if index in own]
     if len(value) == depth:
-        return [own[min(index, len(own) - 1)] for own, index in origins]
+        return [(own or value)[min(index, len(own or value) - 1)] for own, index in origins]
     return value
 
 
@@ -158,6 +164,10 @@ def _is_runs(value: Sequence[Any]) -> bool:
         isinstance(v, list) and len(v) == 2 and isinstance(v[0], list) and isinstance(v[1], int)
         for v in value
     )
+
+
+def _unrolled_length(runs: Sequence[Any]) -> int:
+    return sum(len(kinds) * max(0, times) for kinds, times in runs)
 
 
 def _unrolled(runs: Sequence[Any]) -> list[Any]:

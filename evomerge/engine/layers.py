@@ -11,7 +11,7 @@ from evomerge.engine.configuration import layer_count
 
 __all__ = ["Place", "Stacks", "comes_before_layers", "find_stacks"]
 
-_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)")
+_NUMBER = re.compile(r"(?<![^.])(?:0|[1-9][0-9]{0,5})(?=\.)")
 _BESIDE = re.compile(r"vision|visual|image|audio|speech|encoder|qformer|resampler|perceiver|codec|mtp|depth")
 """Parts beside the stack that recipes slice: towers of other modalities, encoders, drafting heads."""
 _AFTER = (

@@ -73,13 +73,11 @@ class Parameter:
             raise ValueError(f"expected {' or '.join(('true', 'false', *self.words))}, got {value!r}")
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"expected a number, got {value!r}")
+        if not abs(value) <= _LARGEST:
+            raise ValueError(f"expected a number, got {value!r:.80}")
         if self.kind is int and value != int(value):
             raise ValueError(f"expected a whole number, got {value!r}")
-        if (
-            value != value
-            or (self.low is not None and value < self.low)
-            or (self.high is not None and value > self.high)
-        ):
+        if (self.low is not None and value < self.low) or (self.high is not None and value > self.high):
             raise ValueError(f"{value!r} is not {self.bounds}")
         return self.kind(value)
 
@@ -113,6 +111,8 @@ class MergeMethod:
     context: frozenset[str] = frozenset()
 
 
+_LARGEST = 1e300
+"""Of any parameter: no infinity, and no whole number that is too large for a float."""
 _METHODS: dict[str, MergeMethod] = {}
 _CONTEXT = ("has_base", "key")
 """Arguments of ``prepare`` that the engine gives and no recipe sets: whether the first input is the base,

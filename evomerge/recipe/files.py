@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,13 +17,68 @@ __all__ = ["dump_recipe", "load_recipe", "parse", "parse_recipe", "read_recipe",
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
-MAX_YAML_BYTES = 4 * 2**20
+MAX_YAML_BYTES = 2**20
 MAX_YAML_NODES = 200_000
 """Nodes after aliases are expanded: a document that grows beyond this is an attack or a mistake."""
+MAX_YAML_DEPTH = 50
+MAX_NUMBER_LENGTH = 400
+"""Letters of a number: reading a longer one takes time that grows with the square of its length."""
+MAX_LISTED = 20
+"""Wrong fields that one message names."""
+
+_TAG = "tag:yaml.org,2002:"
+_TAGS = ("null", "bool", "int", "float", "str", "seq", "map")
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice, which plain YAML lets the last one win."""
+class _PlainLoader(yaml.SafeLoader):
+    """Safe YAML of plain values: no dates, sets or bytes, and no key given twice, of which the last would win."""
+
+    yaml_constructors = {  # noqa: RUF012 (as PyYAML has it)
+        None: yaml.SafeLoader.yaml_constructors[None],
+        **{_TAG + tag: yaml.SafeLoader.yaml_constructors[_TAG + tag] for tag in _TAGS},
+    }
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != f"{_TAG}timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._merged = 0
+
+    def construct_scalar(self, node: Any) -> Any:
+        value = super().construct_scalar(node)
+        if isinstance(value, str) and _UNFIT.search(value):
+            raise yaml.constructor.ConstructorError(
+                None, None, "a text may hold no null character and no half of a character", node.start_mark
+            )
+        if node.tag in (f"{_TAG}int", f"{_TAG}float") and len(str(value)) > MAX_NUMBER_LENGTH:
+            raise yaml.constructor.ConstructorError(None, None, "a number is too long", node.start_mark)
+        return value
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Merges ``<<`` into ``node``; unlike PyYAML's, each key once, so that merges of merges do not explode."""
+        own = [(key, value) for key, value in node.value if key.tag != f"{_TAG}merge"]
+        merged: dict[tuple[str, str], Any] = {}
+        for key, value in node.value:
+            if key.tag != f"{_TAG}merge":
+                continue
+            for part in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                if not isinstance(part, yaml.MappingNode):
+                    raise yaml.constructor.ConstructorError(
+                        None, None, "only mappings can be merged by <<", key.start_mark
+                    )
+                self.flatten_mapping(part)
+                self._merged += 1 + len(part.value)
+                if self._merged > MAX_YAML_NODES:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"merges (<<) of more than {MAX_YAML_NODES} values", key.start_mark
+                    )
+                for pair in part.value:
+                    merged.setdefault((pair[0].tag, str(pair[0].value)), pair)
+        for key, _ in own:
+            merged.pop((key.tag, str(key.value)), None)
+        node.value = [*merged.values(), *own]
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -93,13 +149,13 @@ def _text(path: Path, error: type[UserError]) -> str:
     except FileNotFoundError:
         near = did_you_mean(path.name, (p.name for p in sorted(path.parent.glob("*.y*ml"))))
         raise error(str(path), "there is no such file", near) from None
-    except (OSError, UnicodeDecodeError) as exception:
+    except (OSError, ValueError) as exception:  # a name with a null character is a ValueError
         raise error(str(path), f"cannot be read ({exception})") from None
 
 
 def _documents(text: str, where: str, error: type[UserError]) -> list[dict[str, Any]]:
     try:
-        documents = list(yaml.load_all(text, Loader=_UniqueKeyLoader))
+        documents = list(yaml.load_all(text, Loader=_PlainLoader))
     except yaml.YAMLError as exception:
         mark = getattr(exception, "problem_mark", None)
         place = f"line {mark.line + 1}: " if mark is not None else ""
@@ -107,17 +163,21 @@ def _documents(text: str, where: str, error: type[UserError]) -> list[dict[str, 
         raise error(where, f"{place}not valid YAML ({problem})") from None
     except (
         ValueError,
-        RecursionError,
+        LookupError,
         OverflowError,
-    ) as exception:  # bad dates, endless nesting, huge numbers
+        RecursionError,
+    ) as exception:  # !!int x, !!bool x, [[[[...
         raise error(where, f"not valid YAML ({type(exception).__name__})") from None
     # An empty document is what a stray '---' leaves behind.
     documents = [d for d in documents if d is not None] if len(documents) > 1 else documents
     for document in documents or [None]:
         if not isinstance(document, dict):
             raise error(where, f"expected a mapping of fields at the top, got {type(document).__name__}")
-    if _count_nodes(documents) > MAX_YAML_NODES:
+    nodes, depth = _extent(documents)
+    if nodes > MAX_YAML_NODES:
         raise error(where, f"expands to more than {MAX_YAML_NODES} values", "Remove the repeated aliases.")
+    if depth > MAX_YAML_DEPTH:
+        raise error(where, f"is nested more than {MAX_YAML_DEPTH} levels deep, which no recipe is")
     return documents
 
 
@@ -135,7 +195,10 @@ def parse(model: type[_Model], document: Mapping[str, Any], error: type[UserErro
         if len(lines) == 1:
             place, reason, hint = lines[0]
             raise error(place, reason, hint) from None
-        listed = "".join(f"\n  - {place}: {reason}. {hint}".rstrip() for place, reason, hint in lines)
+        shown = lines[:MAX_LISTED]
+        listed = "".join(f"\n  - {place}: {reason}. {hint}".rstrip() for place, reason, hint in shown)
+        if len(lines) > len(shown):
+            listed += f"\n  - and {len(lines) - len(shown)} more"
         raise error("", f"{len(lines)} fields are wrong:{listed}") from None
 
 
@@ -182,27 +245,34 @@ def dump_recipe(recipe: Recipe, path: Path | None = None, comments: Iterable[str
     return text
 
 
-def _count_nodes(document: Any) -> int:
-    """Values in ``document`` with every alias counted as often as it is used, up to the limit."""
-    count, stack = 0, [document]
-    while stack and count <= MAX_YAML_NODES:
-        node = stack.pop()
-        count += 1
-        if isinstance(node, dict):
-            stack.extend(node.values())
-        elif isinstance(node, list):
-            stack.extend(node)
-    return count
+_UNFIT = re.compile("[\0\ud800-\udfff]")
+"""What no file name, no database and no JSON of ours can hold."""
+
+
+def _extent(documents: list[dict[str, Any]]) -> tuple[int, int]:
+    """Values in ``documents`` with every alias counted as often as it is used, and the depth of the nesting;
+    both only up to their limits, as an alias may stand within what it means."""
+    level: list[Any]
+    count, depth, level = 0, 0, documents
+    while level and count <= MAX_YAML_NODES and depth <= MAX_YAML_DEPTH:
+        below: list[Any] = []
+        for node in level:
+            count += 1
+            if isinstance(node, dict):
+                below.extend(node.values())
+            elif isinstance(node, list):
+                below.extend(node)
+            if len(below) > MAX_YAML_NODES:
+                return len(below), depth
+        level, depth = below, depth + 1
+    return count, depth
 
 
 def _innermost(problems: list[Any]) -> list[Any]:
     """Without the errors whose place encloses another's: pydantic reports a container for its children."""
     places = [tuple(p["loc"]) for p in problems]
-    return [
-        p
-        for p, place in zip(problems, places, strict=True)
-        if not any(o != place and o[: len(place)] == place for o in places)
-    ]
+    enclosing = {place[:length] for place in places for length in range(len(place))}
+    return [p for p, place in zip(problems, places, strict=True) if place not in enclosing]
 
 
 def _describe(problem: Any, model: type[BaseModel]) -> tuple[str, str, str]:

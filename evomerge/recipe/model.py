@@ -127,7 +127,7 @@ class TokenizerSpec(_Frozen):
 
     source: ModelReference = "union"
     tokens: dict[str, TokenRule] = Field(default_factory=dict)
-    pad_to_multiple_of: Annotated[StrictInt, Field(ge=1)] | None = None
+    pad_to_multiple_of: Annotated[StrictInt, Field(ge=1, le=2**16)] | None = None
 
     def references(self) -> tuple[str, ...]:
         """The models named, in the order of the document."""
@@ -158,7 +158,7 @@ class Recipe(_Frozen):
     tokenizer: TokenizerSpec | None = None
     chat_template: Annotated[str, Field(min_length=1)] | None = None
     name: str | None = None
-    stages: tuple[Recipe, ...] = ()
+    stages: tuple[Recipe, ...] = Field(default=(), max_length=100)
 
     @model_validator(mode="after")
     def _one_form(self) -> Self:

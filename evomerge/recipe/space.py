@@ -28,6 +28,11 @@ Value = bool | int | float | str
 Values = dict[str, Value]
 """One value per dimension, by its name."""
 
+MAX_DIMENSIONS = 5000
+"""A search in more would not get anywhere, and checking the space alone would take minutes."""
+_LARGEST = {"int": 2**53, "float": 1e300}
+"""Bounds of bounds: coordinates are floats, and the difference of two bounds must be one, too."""
+
 _KINDS: tuple[Kind, ...] = ("float", "int", "choice")
 _OPTIONS = ("init", "log", "points", "name")
 Path = tuple[str | int, ...]
@@ -117,6 +122,8 @@ class SearchSpace:
     def __init__(self, document: Mapping[str, Any]) -> None:
         self.document: dict[str, Any] = copy.deepcopy(dict(document))
         found = list(_find_holes(self.document))
+        if any(not path for path, _ in found):
+            raise RecipeError("", "a hole may not stand for the whole recipe")
         labels = _labels(self.document, [path for path, _ in found])
         dimensions: dict[str, Dimension] = {}
         holes = []
@@ -130,6 +137,8 @@ class SearchSpace:
                         f"two holes are named {dimension.name!r} but have different bounds or kinds",
                     )
             holes.append(hole)
+            if len(dimensions) > MAX_DIMENSIONS:
+                raise RecipeError("", f"has more than {MAX_DIMENSIONS} dimensions, too many to search")
         self.holes: tuple[Hole, ...] = tuple(holes)
         self.dimensions: tuple[Dimension, ...] = tuple(dimensions.values())
         self._check()
@@ -272,7 +281,9 @@ def _number(where: str, kind: Kind, bounds: Any, name: str, init: Any, *, log: b
     if (
         not isinstance(bounds, list)
         or len(bounds) != 2
-        or any(isinstance(b, bool) or not isinstance(b, valid) or not math.isfinite(b) for b in bounds)
+        or any(
+            isinstance(b, bool) or not isinstance(b, valid) or not abs(b) <= _LARGEST[kind] for b in bounds
+        )
     ):
         what = "whole numbers" if kind == "int" else "numbers"
         raise RecipeError(f"{where}.{kind}", f"expected two {what} [low, high], got {bounds!r}")

@@ -124,7 +124,7 @@ def shown(url: str) -> str:
     """``url`` without a password, fit for messages."""
     hidden = re.sub(r"(?i)([?&][^=&]*password[^=&]*=)[^&]*", r"\1***", url)
     # Greedy up to the last @: an unescaped @ or / may be part of the password.
-    return re.sub(r"(://[^:/@]*):.*@", r"\1:***@", hidden)
+    return re.sub(r"(?s)(://[^:]*):.*@", r"\1:***@", hidden)
 
 
 def _journal_path(url: str) -> Path | None:

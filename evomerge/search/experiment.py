@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from evomerge.checkpoints.files import find_file, find_folder, local_path
 from evomerge.checkpoints.references import Reference, locate, parse_reference
 from evomerge.errors import CheckpointError, ExperimentError, RecipeError, UserError, did_you_mean
 from evomerge.fitness.spec import FitnessSpec
@@ -40,7 +41,7 @@ FREE_FIELDS = ("search.trials", "search.top_k", "models")
 ``sources``, so that a folder may move."""
 
 _Positive = Annotated[StrictInt, Field(ge=1)]
-_Seconds = Annotated[StrictInt | StrictFloat, Field(gt=0)]
+_Seconds = Annotated[StrictInt | StrictFloat, Field(gt=0, le=10**9)]
 
 
 class _Frozen(BaseModel):
@@ -91,7 +92,7 @@ class WorkersSpec(_Frozen):
         "Weights are rounded to the dtype of the merge first, whatever this is.",
     )
     threads: _Positive = Field(default=1, description="CPU threads of a worker.")
-    gpus_per_worker: Annotated[float, Field(ge=0)] = Field(
+    gpus_per_worker: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         default=0.0, description="GPUs that Ray sets aside for a worker; 0.5 = two workers share one."
     )
     timeout: _Seconds | None = Field(
@@ -266,6 +267,7 @@ class Experiment:
         return recipe.with_references(self.references)
 
 
+_MOST_REPEATED = 10_000
 _HOLE_HINT = "Replace a value by a hole, for instance weight: {float: [0, 1]}."
 
 
@@ -283,7 +285,7 @@ def _space_document(spec: ExperimentSpec, path: Path) -> dict[str, Any]:
     folders = (path.parent, Path(), data_folder("search_spaces"))
     for folder in folders:
         for candidate in (folder / name, folder / f"{name}.yml"):
-            if candidate.is_file():
+            if find_file(candidate):
                 return read_recipe(candidate)
     known = sorted(p.stem for p in data_folder("search_spaces").glob("*.yml"))
     raise ExperimentError("space", f"there is no file {name!r}", did_you_mean(Path(name).stem, known))
@@ -301,18 +303,23 @@ def _expanded(document: Mapping[str, Any], models: Mapping[str, str]) -> dict[st
     """The document with each entry ``model: "*"`` repeated for every named model but the base."""
     base = document.get("base_model")
     others = [name for name in models if name != base]
+    made = 0
 
     def visit(node: Any) -> Any:
         if isinstance(node, Mapping):
             return {key: visit(value) for key, value in node.items()}
         if isinstance(node, list):
-            return [made for entry in node for made in repeat(entry)]
+            return [one for entry in node for one in repeat(entry)]
         return node
 
     def repeat(entry: Any) -> Sequence[Any]:
         if isinstance(entry, Mapping) and entry.get("model") == "*":
             if not others:
                 raise ExperimentError("models", "the recipe says model: '*', but no models are named here")
+            nonlocal made
+            made += len(others)
+            if made > _MOST_REPEATED:
+                raise ExperimentError("recipe", f"model: '*' makes more than {_MOST_REPEATED} entries")
             return [{**visit(entry), "model": name} for name in others]
         return [visit(entry)]
 
@@ -346,8 +353,8 @@ def _absolute(reference: Reference, folders: Sequence[Path]) -> str:
 
 
 def _place(model: str, folders: Sequence[Path]) -> str:
-    path = Path(model).expanduser()
-    local = path.is_absolute() or any((folder / path).is_dir() for folder in folders)
+    path = local_path(model)
+    local = path.is_absolute() or any(find_folder(folder / path) for folder in folders)
     if local or model.startswith((".", "~")) or len(path.parts) > 2:  # no hub id looks like that
         return str(locate(model, None, folders))
     return model
@@ -369,10 +376,8 @@ def _include_paths(fitness: FitnessSpec, path: Path) -> tuple[str, ...] | None:
         return None
     found = []
     for text in given:
-        folders = [
-            folder / Path(text).expanduser() for folder in (path.parent, Path(), data_folder("fitness"))
-        ]
-        place = next((f for f in folders if f.is_dir()), None)
+        folders = [folder / local_path(text) for folder in (path.parent, Path(), data_folder("fitness"))]
+        place = next((f for f in folders if find_folder(f)), None)
         if place is None:
             raise ExperimentError(
                 "fitness.include_path", f"there is no folder {text!r}", f"Looked in {folders[0]}."

@@ -81,7 +81,7 @@ def chat_template(setting: str) -> str:
         ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"]).parse(
             setting.replace("{% generation %}", "").replace("{% endgeneration %}", "")
         )
-    except TemplateSyntaxError as exception:
+    except (TemplateSyntaxError, ValueError, OverflowError, RecursionError) as exception:
         raise RecipeError("chat_template", f"is no Jinja template ({exception})") from None
     return setting
 
@@ -99,12 +99,12 @@ def read_chat_template(folder: Path) -> str | None:
         if own.is_file():
             return own.read_text(encoding="utf-8")
         config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     template = config.get("chat_template") if isinstance(config, dict) else None
     if isinstance(template, list):  # several, by name: the default one
-        named = {e.get("name"): e.get("template") for e in template if isinstance(e, dict)}
-        template = named.get("default")
+        named = (e.get("template") for e in template if isinstance(e, dict) and e.get("name") == "default")
+        template = next(named, None)
     return template if isinstance(template, str) else None
 
 
@@ -120,8 +120,8 @@ def write_chat_template(folder: Path, template: str) -> None:
             file.unlink()
         if config.is_file():
             document = json.loads(config.read_text(encoding="utf-8"))
-            if document.pop("chat_template", None) is not None:
+            if isinstance(document, dict) and document.pop("chat_template", None) is not None:
                 config.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
-    except (OSError, ValueError) as exception:
+    except (OSError, ValueError, RecursionError) as exception:
         raise CheckpointError(str(folder), f"its chat template cannot be replaced ({exception})") from None

@@ -33,6 +33,8 @@ _FILES = (
     "spiece.model",
     "chat_template*",
 )
+_LARGEST_ID = 2**23
+"""Some thirty times the largest vocabulary there is; maps between rows take memory for each."""
 _SPECIAL = ("bos", "eos", "pad", "unk", "sep", "cls", "mask")
 
 
@@ -70,7 +72,9 @@ def load_tokenizer(folder: Path) -> Any:
             return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
     # The readers of a dozen formats raise whatever a damaged file makes them stumble over, down to the bare
     # Exception of the compiled one.
-    except Exception as exception:  # noqa: BLE001
+    except BaseException as exception:
+        if not isinstance(exception, Exception) and type(exception).__name__ != "PanicException":
+            raise  # Ctrl-C is; a panic of the compiled reader is no Exception either
         first = str(exception).splitlines()[0] if str(exception) else type(exception).__name__
         raise CheckpointError(
             str(folder),
@@ -80,8 +84,16 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def vocabulary_of(tokenizer: Any) -> Vocabulary:
-    """The vocabulary of a loaded tokenizer."""
+    """The vocabulary of a loaded tokenizer.
+
+    Raises:
+        CheckpointError: A token has an id that no embedding has room for.
+    """
     ids = {str(token): int(i) for token, i in tokenizer.get_vocab().items()}
+    if max(ids.values(), default=0) > _LARGEST_ID:
+        raise CheckpointError(
+            str(tokenizer.name_or_path), f"its tokenizer has ids beyond {_LARGEST_ID}, which no embedding has"
+        )
     added = frozenset(str(t.content) for t in tokenizer.added_tokens_decoder.values())
     special = {f"{role}_token_id": getattr(tokenizer, f"{role}_token_id", None) for role in _SPECIAL}
     return Vocabulary(ids, added & ids.keys(), {k: int(v) for k, v in special.items() if v is not None})

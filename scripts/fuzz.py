@@ -1,0 +1,196 @@
+"""Fuzzes everything that reads what strangers write, with the strategies of tests/fuzz, for as long as you like.
+
+    python scripts/fuzz.py --examples 100000 --seed 1           all targets, by their shares
+    python scripts/fuzz.py --examples 5000 --target space       one of them
+    python scripts/fuzz.py --target recipe_file --atheris 60    one of them led by coverage, for so many seconds
+
+An input must give a result or one UserError: no other exception, no hang, no write outside its folder, no
+program, no connection, nothing unpickled. Prints counts for each target, and each failure with its input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "fuzz")]
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+BATCH = 2000
+"""Inputs from one seed: hypothesis remembers all of a run, and grows slow."""
+STUCK_S = 120
+"""Wall time after which an input is stuck in compiled code, where the guard cannot stop it."""
+
+
+@dataclass
+class Count:
+    """What happened to the inputs of one target."""
+
+    passed: int = 0
+    refused: int = 0
+    seconds: float = 0.0
+    failures: list[str] = field(default_factory=list)
+    inputs: set[int] = field(default_factory=set)
+
+
+def main() -> None:
+    """Runs what is asked for; exit code 1 if an input broke something."""
+    from fuzz_targets import TARGETS
+
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--examples", type=int, default=10_000, help="inputs of all targets together")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--target", choices=[t.name for t in TARGETS], action="append")
+    parser.add_argument(
+        "--atheris", type=int, metavar="SECONDS", help="lets atheris find the inputs, for one target"
+    )
+    options = parser.parse_args()
+    targets = [t for t in TARGETS if options.target is None or t.name in options.target]
+    shares = sum(t.weight for t in targets)
+    with tempfile.TemporaryDirectory(prefix="evomerge-fuzz-") as folder:
+        os.chdir(folder)
+        run = _Run(Path(folder))
+        if options.atheris is not None:
+            run.atheris(targets[0], options.atheris)
+        for target in targets:
+            run.hypothesis(target, round(options.examples * target.weight / shares), options.seed)
+        sys.exit(run.summary())
+
+
+class _Run:
+    def __init__(self, folder: Path) -> None:
+        from fuzz_targets import Workshop
+
+        self.folder = folder
+        self.shop = Workshop(folder / "shop")
+        self.counts: dict[str, Count] = {}
+        self.broken = ""
+        self.cause: BaseException | None = None
+
+    def check(self, target: Any, count: Count) -> Callable[[Any], None]:
+        """Runs one input, and remembers the last one that broke something."""
+        from fuzz_guard import Broken, guarded
+
+        def check(example: Any) -> None:
+            text = repr(example)
+            # A crash of compiled code takes the process with it: what it was at lies here.
+            (self.folder / "last").write_text(
+                f"{target.name}: {text}", encoding="utf-8", errors="backslashreplace"
+            )
+            os.chdir(self.shop.empty())
+            count.inputs.add(hash(text))
+            faulthandler.dump_traceback_later(STUCK_S, exit=True)
+            try:
+                passed = guarded(lambda: target.run(example, self.shop), self.shop.folder)
+            except Broken as exception:
+                self.broken = f"{exception}\n    input: {text[:3000]}"
+                self.cause = exception.__cause__
+                raise
+            finally:
+                faulthandler.cancel_dump_traceback_later()
+            count.passed += passed
+            count.refused += not passed
+
+        return check
+
+    def hypothesis(self, target: Any, examples: int, first_seed: int) -> None:
+        """Batches of inputs, each from its own seed; what breaks is shrunk."""
+        import traceback
+
+        from fuzz_guard import Broken
+        from hypothesis import HealthCheck, Phase, given, seed, settings
+        from hypothesis.errors import Flaky
+
+        count = self.counts.setdefault(target.name, Count())
+        began, done, number = time.monotonic(), 0, 0
+        while done < examples:
+            size = min(BATCH, examples - done)
+            check = settings(
+                max_examples=size,
+                database=None,
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
+                phases=[Phase.generate, Phase.shrink],
+                report_multiple_bugs=False,
+                print_blob=False,
+            )(given(target.inputs())(self.check(target, count)))
+            try:
+                seed(first_seed * 1_000_003 + number)(check)()
+            except (Broken, Flaky):
+                frames = traceback.extract_tb(self.cause.__traceback__)[-6:] if self.cause is not None else []
+                where = "".join(f"\n      {f.filename}:{f.lineno} {f.name}" for f in frames)
+                failure = f"seed {first_seed}, batch {number}: {self.broken}{where}"
+                count.failures.append(failure)
+                print(f"  {target.name}: {failure}", flush=True)
+            done += size
+            number += 1
+        count.seconds += time.monotonic() - began
+        line = f"{target.name:16} {count.passed + count.refused:8} inputs"
+        print(f"{line}, {count.seconds:.0f} s, {len(count.failures)} failures", flush=True)
+
+    def atheris(self, target: Any, seconds: int) -> None:
+        """Lets atheris look for inputs that reach new code; does not return."""
+        import atheris
+        from hypothesis import HealthCheck, given, settings
+
+        count = self.counts.setdefault(target.name, Count())
+        check = settings(database=None, deadline=None, suppress_health_check=list(HealthCheck))(
+            given(target.inputs())(self.check(target, count))
+        )
+        for module in [
+            m
+            for name, m in sys.modules.items()
+            if name.startswith(
+                (
+                    "evomerge.recipe",
+                    "evomerge.search.exp",
+                    "evomerge.checkpoints",
+                    "evomerge.engine",
+                    "evomerge.tokenizers",
+                    "yaml.",
+                )
+            )
+        ]:
+            for name, thing in list(vars(module).items()):
+                if (
+                    getattr(thing, "__module__", None) == module.__name__
+                    and callable(thing)
+                    and not isinstance(thing, type)
+                ):
+                    setattr(module, name, atheris.instrument_func(thing))
+        atheris.Setup(
+            [sys.argv[0], f"-max_total_time={seconds}", "-max_len=8000"], check.hypothesis.fuzz_one_input
+        )
+        atheris.Fuzz()
+
+    def summary(self) -> int:
+        """Prints the table; the exit code."""
+        print(
+            f"\n{'target':16} {'inputs':>8} {'different':>9} {'passed':>8} {'refused':>8} {'broken':>6} {'s':>6}"
+        )
+        for name, c in self.counts.items():
+            total = c.passed + c.refused
+            print(
+                f"{name:16} {total:8} {len(c.inputs):9} {c.passed:8} {c.refused:8} {len(c.failures):6} {c.seconds:6.0f}"
+            )
+        total = sum(c.passed + c.refused for c in self.counts.values())
+        broken = sum(len(c.failures) for c in self.counts.values())
+        print(f"{'all':16} {total:8} {sum(len(c.inputs) for c in self.counts.values()):9} {broken} broken")
+        return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    main()
