@@ -183,7 +183,7 @@ def _parse(config: Mapping[str, Any]) -> tuple[Any, Any]:
             parsed = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
         name = next(iter(parsed.architectures or []), None)
         if name is None:
-            with _quiet(), torch.device("meta"):
+            with quiet(), torch.device("meta"):
                 return parsed, type(transformers.AutoModelForCausalLM.from_config(parsed))
         model_class = getattr(transformers, name, None)
         if model_class is None:

@@ -251,7 +251,8 @@ _UNFIT = re.compile("[\0\ud800-\udfff]")
 
 def _extent(documents: list[dict[str, Any]]) -> tuple[int, int]:
     """Values in ``documents`` with every alias counted as often as it is used, and the depth of the nesting;
-    both only up to their limits, as an alias may stand within what it means."""
+    both only up to their limits, as an alias may stand within what it means.
+    """
     level: list[Any]
     count, depth, level = 0, 0, documents
     while level and count <= MAX_YAML_NODES and depth <= MAX_YAML_DEPTH:

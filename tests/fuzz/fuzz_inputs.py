@@ -210,7 +210,7 @@ def as_yaml(document: Any) -> str:
 class _Dumper(yaml.SafeDumper):
     """Safe, and spells huge numbers as YAML readers know them."""
 
-    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
+    def ignore_aliases(self, data: Any) -> bool:
         return True
 
 

@@ -41,7 +41,7 @@ from tokenizer_support import bpe
 from evomerge.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from evomerge.checkpoints.files import identity, weight_files
 from evomerge.checkpoints.lora import adapted
-from evomerge.checkpoints.references import Reference, locate, parse_reference
+from evomerge.checkpoints.references import locate, parse_reference
 from evomerge.engine.inputs import Inputs
 from evomerge.engine.sources import open_sources
 from evomerge.errors import StudyError
@@ -136,7 +136,7 @@ def _recipe_file(text: str, shop: Workshop) -> None:
     load_recipe(path).key()
 
 
-def _space(document: Any, shop: Workshop) -> None:  # noqa: ARG001
+def _space(document: Any, shop: Workshop) -> None:
     space = SearchSpace(document)
     space.references()
     for share in (0.0, 0.37, 1.0):
