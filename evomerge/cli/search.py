@@ -65,7 +65,9 @@ def command(
         "workers.backend": None if workers is None else ("ray" if workers > 1 else "inline"),
     }
     loaded = Experiment.load(experiment, {k: v for k, v in overrides.items() if v is not None})
-    again = shlex.join([program(), *(shown(word) for word in sys.argv[1:])])  # without a password
+    # Without a password, and without what was said once and for all.
+    words = [shown(word) for word in sys.argv[1:] if word != "--accept-drift"]
+    again = shlex.join([program(), *words])
     _Run(loaded, again, quiet=json_, accept_drift=accept_drift).run()
 
 

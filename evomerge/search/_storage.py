@@ -43,31 +43,31 @@ class Storage:
 
     def study_names(self) -> tuple[str, ...]:
         """Names of all studies, sorted."""
-        return self._last(lambda _: self._backend.study_names())
+        return self._lasting(lambda _: self._backend.study_names())
 
     def create_study(self, name: str) -> None:
         """An empty study, unless it is there."""
-        self._last(lambda _: self._backend.create_study(name))
+        self._lasting(lambda _: self._backend.create_study(name))
 
     def attributes(self, name: str) -> dict[str, Any]:
         """User attributes of the study."""
-        return self._last(lambda _: self._backend.attributes(name))
+        return self._lasting(lambda _: self._backend.attributes(name))
 
     def set_attribute(self, name: str, key: str, value: Any) -> None:
         """Sets one user attribute of the study."""
-        self._last(lambda _: self._backend.set_attribute(name, key, value))
+        self._lasting(lambda _: self._backend.set_attribute(name, key, value))
 
     def trials(self, name: str) -> list[Row]:
         """All trials, in the order they were written."""
-        return self._last(lambda _: self._backend.trials(name))
+        return self._lasting(lambda _: self._backend.trials(name))
 
     def add_trial(self, name: str, row: Row) -> int:
         """Writes a finished trial; its number."""
-        return self._last(lambda again: self._backend.add_trial(name, row, again=again))
+        return self._lasting(lambda again: self._backend.add_trial(name, row, again=again))
 
     def system_attribute(self, name: str, key: str) -> str | None:
         """A system attribute of the study, ``None`` where it is absent."""
-        return self._last(lambda _: self._backend.system_attribute(name, key))
+        return self._lasting(lambda _: self._backend.system_attribute(name, key))
 
     def exchange(self, name: str, key: str, old: str | None, new: str) -> bool:
         """Sets a system attribute to ``new``, which nobody else ever sets, if it is still ``old``."""
@@ -77,11 +77,11 @@ class Storage:
                 return True
             return self._backend.exchange(name, key, old, new)
 
-        return self._last(attempt)
+        return self._lasting(attempt)
 
     def hold(self, name: str, lease: str | None) -> None:
         """From now on writes to the study need ``lease``; with ``None`` they are refused."""
-        self._last(lambda _: self._backend.hold(name, lease))
+        self._lasting(lambda _: self._backend.hold(name, lease))
 
     def beat(self, name: str, key: str, value: str) -> None:
         """Sets a system attribute, with one attempt; for another thread than the one that writes."""
@@ -98,7 +98,7 @@ class Storage:
         """Releases connections; may be called twice."""
         self._backend.close()
 
-    def _last(self, operation: Callable[[bool], T]) -> T:
+    def _lasting(self, operation: Callable[[bool], T]) -> T:
         def attempt(again: bool) -> T:
             if again:
                 self._backend.recover()

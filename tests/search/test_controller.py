@@ -328,23 +328,23 @@ def drifted(
 
 @pytest.mark.parametrize("before", [8, 16, 19])  # after whole generations, and in the midst of one
 def test_a_drift_is_refused_with_the_library_that_changed_and_accepted_when_told_so(
-    storage: str, before: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    journal: str, before: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     plan = make_plan(trials=40)
-    run(storage, replace(plan, trials=before))
-    old = opened(storage, plan).candidates()
+    run(journal, replace(plan, trials=before))
+    old = opened(journal, plan).candidates()
     upgrade(monkeypatch)
     with pytest.raises(StudyError) as caught:
-        run(storage, plan)
+        run(journal, plan)
     assert f"cma {versions()['cma']} -> 99.0" in str(caught.value)
     assert "numpy" not in str(caught.value)
     assert "--accept-drift" in str(caught.value)
-    study = drifted(storage, plan)
+    study = drifted(journal, plan)
     assert f"-> 99.0. Going on from the {before} candidates told so far" in caplog.text
     assert study.candidates()[:before] == old[:before] == old
     assert len(study.candidates()) == 40
     assert [len(g) for g in study.generations()] == [8] * 5
-    again = Study.open(storage, "s")
+    again = Study.open(journal, "s")
     assert again.versions["cma"] == versions()["cma"]
     assert [(d.generations, d.candidates, d.versions["cma"]) for d in again.accepted_drifts] == [
         (math.ceil(before / 8), before, "99.0")

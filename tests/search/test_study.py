@@ -106,7 +106,7 @@ def test_several_studies_live_in_one_storage(storage: str) -> None:
     assert Study.open(storage, "first").trials() == first.trials()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     numbers=st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=5, max_size=5),
     score=st.floats(-1e300, 1e300),
