@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from evomerge.search.leaderboard import Row
 
 __all__ = [
+    "command_line",
     "console",
     "interval",
     "leaderboard_table",
@@ -57,6 +59,11 @@ def program() -> str:
     if called.name != "evomerge" or (found is not None and Path(found).absolute() == called.absolute()):
         return "evomerge"
     return short(called)
+
+
+def command_line() -> str:
+    """The command that this process runs, to be copied and run again."""
+    return shlex.join([program(), *sys.argv[1:]])
 
 
 def short(path: Path) -> str:
