@@ -26,7 +26,7 @@ from evomerge.fitness.scores import ItemScore, Scores, Split, TaskScore
 from evomerge.recipe import Recipe, SearchSpace, Source
 from evomerge.search.baselines import starts
 from evomerge.search.controller import Phase, Progress, Quiet, SearchPlan, search
-from evomerge.search.samplers import SamplerSettings
+from evomerge.search.samplers import SamplerSettings, make_sampler
 from evomerge.search.study import Study, Trial
 from evomerge.workers.jobs import Job, Outcome, Seconds
 from evomerge.workers.ray_executor import RayExecutor
@@ -36,18 +36,20 @@ CPUS = 0.01
 
 
 class Sleeper:
-    """Scores from the recipe alone, after ``seconds``; its process id stands in for a fingerprint."""
+    """Scores from the recipe alone, within ``seconds``; its process id stands in for a fingerprint."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
 
     def run(self, job: Job) -> Outcome:
-        time.sleep(self._seconds)
+        until = time.monotonic() + self._seconds
         total = sum(float(w) for s in job.recipe.models or () for w in s.parameters.values())
         right = round((0.5 + 0.4 * math.sin(total)) * ITEMS)
         items = tuple(ItemScore(f"{i:016x}", float(i < right)) for i in range(ITEMS))
         task = TaskScore("t", "acc", right / ITEMS, True, "mean", items)  # noqa: FBT003
-        return Outcome(job.key, Scores(job.split, (task,)), None, str(os.getpid()), Seconds())
+        outcome = Outcome(job.key, Scores(job.split, (task,)), None, str(os.getpid()), Seconds())
+        time.sleep(max(0.0, until - time.monotonic()))
+        return outcome
 
 
 class FirstTask:
@@ -108,6 +110,7 @@ def bench(workers: int, all_rounds: Sequence[int], generations: int, seconds: fl
 
 def run(plan: SearchPlan, url: str, executor: RayExecutor) -> float:
     """Seconds that the generations took."""
+    make_sampler(plan.sampler, plan.space.dimensions)  # imports pycma, some seconds once in a process
     watch = Stopwatch()
     with Study.open(url, "bench", document={}, dimensions=plan.space.dimensions) as study:
         search(plan, study, executor, watch)

@@ -124,15 +124,22 @@ class CheckpointWriter:
             for file in sorted(self._partial.iterdir()):
                 _sync(file)
             _sync(self._partial)
-            old = self.path.with_name(f".{self.path.name}.replaced")
-            shutil.rmtree(old, ignore_errors=True)
+            self._take_the_name()
+            _sync(self.path.parent)
+        except OSError as exception:
+            raise self._failed(exception) from None
+
+    def _take_the_name(self) -> None:
+        old = self.path.with_name(f".{self.path.name}.replaced")
+        shutil.rmtree(old, ignore_errors=True)
+        try:
             if self.path.exists():
                 self.path.rename(old)
             self._partial.rename(self.path)
-            _sync(self.path.parent)
-            shutil.rmtree(old, ignore_errors=True)
-        except OSError as exception:
-            raise self._failed(exception) from None
+        finally:  # also where Ctrl-C came between the two
+            if old.exists() and not self.path.exists():
+                old.rename(self.path)
+        shutil.rmtree(old, ignore_errors=True)
 
     def abandon(self) -> None:
         """Removes what was written and not committed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from evomerge.search.leaderboard import Row
 
 __all__ = [
+    "command_line",
     "console",
     "interval",
     "leaderboard_table",
@@ -57,6 +59,16 @@ def program() -> str:
     if called.name != "evomerge" or (found is not None and Path(found).absolute() == called.absolute()):
         return "evomerge"
     return short(called)
+
+
+def command_line() -> str:
+    """The command that this process runs, to be copied and run again.
+
+    Without passwords, and without what was said once and for all.
+    """
+    from evomerge.search.study import shown
+
+    return shlex.join([program(), *(shown(word) for word in sys.argv[1:] if word != "--accept-drift")])
 
 
 def short(path: Path) -> str:

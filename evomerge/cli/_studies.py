@@ -56,12 +56,14 @@ def write_run_file(folder: Path, experiment: Experiment) -> None:
 
     A storage elsewhere is not named: its URL may hold a password.
     """
+    from evomerge.recipe import write_whole
+
     document = {
         "study": experiment.name,
         "storage": "study.db" if experiment.spec.storage is None else None,
         "experiment": str(experiment.path.resolve()),
     }
-    (folder / RUN_FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    write_whole(folder / RUN_FILE, json.dumps(document, indent=2) + "\n")
 
 
 def open_study(text: str, storage: str | None) -> OpenedStudy:

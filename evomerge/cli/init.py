@@ -22,6 +22,7 @@ def command(
     ] = None,
 ) -> None:
     """Copy a ready-made search space, to be edited."""
+    from evomerge.recipe import write_whole
     from evomerge.search.experiment import data_folder
 
     ready = {p.stem: p for p in sorted(data_folder("search_spaces").glob("*.yml"))}
@@ -35,8 +36,5 @@ def command(
     target = output or Path(f"{name}.yml")
     if target.exists():
         raise OutputError(str(target), "exists already", "Name another file with -o.")
-    try:
-        target.write_text(ready[name].read_text(encoding="utf-8"), encoding="utf-8")
-    except OSError as exception:
-        raise OutputError(str(target), f"cannot be written ({exception.strerror})") from None
+    write_whole(target, ready[name].read_text(encoding="utf-8"))
     console.print(f"Wrote {target}")

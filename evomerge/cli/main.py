@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import Annotated
@@ -13,6 +14,8 @@ from evomerge.cli import check, evaluate, export, init, merge, methods, search, 
 from evomerge.errors import CandidateError, UserError
 
 __all__ = ["app", "main"]
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 app = typer.Typer(
     name="evomerge",
@@ -62,6 +65,13 @@ def main() -> None:
         sys.exit(2)
     except CandidateError as exception:
         print(f"Error: the model cannot be scored: {exception.reason}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)
+    except OSError as exception:
+        if exception.errno not in _DISK:
+            raise
+        # Every place that writes says more itself; this is for the rest: temporary files, standard output.
+        place = f"{exception.filename}: " if exception.filename else ""
+        print(f"Error: {place}cannot be written ({exception.strerror})", file=sys.stderr)  # noqa: T201
         sys.exit(2)
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)  # noqa: T201

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from evomerge.cli._console import console, print_json, warn
+from evomerge.cli._signals import stoppable
 from evomerge.errors import RecipeError, did_you_mean
 
 __all__ = ["command"]
@@ -57,7 +58,8 @@ def command(
         truncate_embeddings=truncate_embeddings,
         expected_fingerprint=expected.group(1) if expected else None,
     )
-    result = merge_to_disk(loaded, checkpoints, out_dir, options)
+    with stoppable("Stopped; no half-written model is left."):
+        result = merge_to_disk(loaded, checkpoints, out_dir, options)
     for warning in result.warnings:
         warn(warning)
     if json_:

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from evomerge.cli._console import console, leaderboard_table, print_json, program, short, tell, warn
+from evomerge.cli._console import (
+    command_line,
+    console,
+    leaderboard_table,
+    print_json,
+    program,
+    short,
+    tell,
+    warn,
+)
 from evomerge.cli._preflight import preflight, without_effect
 from evomerge.cli._progress import LiveProgress
+from evomerge.cli._signals import STOPPED, handling, name_of
 from evomerge.cli._studies import write_run_file
 
 if TYPE_CHECKING:
@@ -53,8 +61,6 @@ def command(
 ) -> None:
     """Search for the best merge; goes on where an earlier run of the same study ended."""
     from evomerge.search.experiment import Experiment
-    from evomerge.search.study import shown
-
     overrides: dict[str, Any] = {
         "search.trials": trials,
         "name": study,
@@ -65,20 +71,17 @@ def command(
         "workers.backend": None if workers is None else ("ray" if workers > 1 else "inline"),
     }
     loaded = Experiment.load(experiment, {k: v for k, v in overrides.items() if v is not None})
-    # Without a password, and without what was said once and for all.
-    words = [shown(word) for word in sys.argv[1:] if word != "--accept-drift"]
-    again = shlex.join([program(), *words])
-    _Run(loaded, again, quiet=json_, accept_drift=accept_drift).run()
+    _Run(loaded, quiet=json_, accept_drift=accept_drift).run()
 
 
 class _Run:
     """One call of the command: opens what the search needs, shows how it goes, and closes it again."""
 
-    def __init__(self, experiment: Experiment, again: str, *, quiet: bool, accept_drift: bool) -> None:
+    def __init__(self, experiment: Experiment, *, quiet: bool, accept_drift: bool) -> None:
         self.experiment = experiment
-        self.again = again
         self.quiet = quiet
         self.accept_drift = accept_drift
+        self.searching = False
         self.stop_asked = False
 
     def run(self) -> None:
@@ -98,8 +101,9 @@ class _Run:
         )
         for warning in without_effect(experiment):
             warn(warning)
-        with self._study() as study, self._executor() as executor, self._interruptible():
+        with self._interruptible(), self._study() as study, self._executor() as executor:
             self._announce(study)
+            self.searching = True
             with LiveProgress(study, fitness, plan.trials, quiet=self.quiet) as progress:
                 result = search(
                     plan,
@@ -109,9 +113,10 @@ class _Run:
                     lambda: self.stop_asked,
                     accept_drift=self.accept_drift,
                 )
+            self.searching = False
             if result.ending is Ending.STOPPED:
                 self._say_how_to_go_on("Stopped; nothing is lost.")
-                raise typer.Exit(130)
+                raise typer.Exit(STOPPED)
             rows = leaderboard(study, fitness, plan.top_k)
             if self.quiet:
                 from evomerge.report.tables import study_document
@@ -127,13 +132,18 @@ class _Run:
     @contextlib.contextmanager
     def _study(self) -> Iterator[Study]:
         from evomerge.engine.sources import identities
+        from evomerge.errors import OutputError
         from evomerge.search.experiment import FREE_FIELDS
         from evomerge.search.study import Study
 
         experiment = self.experiment
         sources = identities(preflight(experiment).checkpoints)
-        with self._writing():
+        try:
             experiment.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as exception:
+            raise OutputError(
+                str(experiment.folder), f"the run's folder cannot be written ({exception.strerror})"
+            ) from None
         with Study.open(
             experiment.storage,
             experiment.name,
@@ -141,20 +151,9 @@ class _Run:
             dimensions=experiment.space.dimensions,
             free=FREE_FIELDS,
         ) as study:
-            with self._writing():  # not before: what is there may point to another study
-                write_run_file(experiment.folder, experiment)
+            # Not before: what is there may point to another study.
+            write_run_file(experiment.folder, experiment)
             yield study
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        from evomerge.errors import OutputError
-
-        try:
-            yield
-        except OSError as exception:
-            raise OutputError(
-                str(self.experiment.folder), f"the run's folder cannot be written ({exception.strerror})"
-            ) from None
 
     @contextlib.contextmanager
     def _executor(self) -> Iterator[Executor]:
@@ -193,26 +192,26 @@ class _Run:
 
     @contextlib.contextmanager
     def _interruptible(self) -> Iterator[None]:
-        """The first Ctrl-C (or SIGTERM) ends the search after the result in hand, the second at once."""
+        """The first Ctrl-C (or SIGTERM) ends the search after the result in hand, the second at once.
+
+        Where no result is in hand (models are being opened, say), the first ends it at once as well.
+        """
 
         def ask(number: int, _: object) -> None:
-            if self.stop_asked:
+            if self.stop_asked or not self.searching:
                 raise KeyboardInterrupt
             self.stop_asked = True
-            name = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
             self._say(
-                f"\n{name}: finishing the candidate in hand; once more leaves at once and loses only that."
+                f"\n{name_of(number)}: finishing the candidate in hand; "
+                "once more leaves at once and loses only that."
             )
 
-        before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        except KeyboardInterrupt:
-            self._say_how_to_go_on("Stopped; every finished trial is kept.")
-            raise typer.Exit(130) from None
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        with handling(ask):
+            try:
+                yield
+            except KeyboardInterrupt:
+                self._say_how_to_go_on("Stopped; every finished trial is kept.")
+                raise typer.Exit(STOPPED) from None
 
     def _announce(self, study: Study) -> None:
         experiment = self.experiment
@@ -239,4 +238,4 @@ class _Run:
 
     def _say_how_to_go_on(self, text: str) -> None:
         """Also where standard output is a document."""
-        (tell if self.quiet else console.print)(f"\n{text} Go on with:\n  {self.again}")
+        (tell if self.quiet else console.print)(f"\n{text} Go on with:\n  {command_line()}")

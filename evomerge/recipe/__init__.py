@@ -8,6 +8,7 @@ from evomerge.recipe.files import (
     parse_yaml,
     read_recipe,
     read_yaml,
+    write_whole,
 )
 from evomerge.recipe.model import Module, Recipe, Slice, Source, TokenizerSpec, TokenRule, TokenSource
 from evomerge.recipe.space import Dimension, SearchSpace, Value, Values
@@ -37,4 +38,5 @@ __all__ = [
     "parse_yaml",
     "read_recipe",
     "read_yaml",
+    "write_whole",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from evomerge.errors import OutputError, RecipeError, UserError, did_you_mean
 from evomerge.recipe.model import Recipe
 
-__all__ = ["dump_recipe", "load_recipe", "parse", "parse_recipe", "read_recipe", "read_yaml"]
+__all__ = ["dump_recipe", "load_recipe", "parse", "parse_recipe", "read_recipe", "read_yaml", "write_whole"]
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -228,20 +229,14 @@ def dump_recipe(recipe: Recipe, path: Path | None = None, comments: Iterable[str
     """The YAML of ``recipe`` with ``comments`` on top; written to ``path`` if one is given.
 
     Raises:
-        OutputError: ``path`` cannot be written.
+        OutputError: ``path`` cannot be written; then it is as it was.
     """
     head = "".join(f"# {line}\n" for line in comments)
     documents = [stage.document() for stage in recipe.stages]
     documents.append({k: v for k, v in recipe.document().items() if k != "stages"})
     text = head + yaml.safe_dump_all(documents, sort_keys=False, allow_unicode=True)
     if path is not None:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(path.name + ".partial")
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(path)
-        except OSError as exception:
-            raise OutputError(str(path), f"cannot be written ({exception.strerror})") from None
+        write_whole(path, text)
     return text
 
 
@@ -267,6 +262,27 @@ def _extent(documents: list[dict[str, Any]]) -> tuple[int, int]:
                 return len(below), depth
         level, depth = below, depth + 1
     return count, depth
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file that appears whole or not at all; folders above it are made.
+
+    Raises:
+        OutputError: It cannot be written; then what was there before is unchanged.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with partial.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as exception:
+        raise OutputError(str(path), f"cannot be written ({exception.strerror})") from None
 
 
 def _innermost(problems: list[Any]) -> list[Any]:

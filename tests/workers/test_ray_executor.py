@@ -365,9 +365,10 @@ def script(tmp_path: Path) -> Path:
 
 def start_driver(script: Path, *keys: str) -> subprocess.Popen[str]:
     root = str(Path(evomerge.__file__).parents[1])
+    own = {name: value for name, value in os.environ.items() if name != "RAY_USAGE_STATS_ENABLED"}
     return subprocess.Popen(
         [sys.executable, str(script), *keys],
-        env={**os.environ, "PYTHONPATH": root},
+        env={**own, "PYTHONPATH": root},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -396,6 +397,25 @@ def assert_session_ends(leader: int, within: float, but_for: tuple[str, ...] = (
     assert not left
 
 
+def assert_no_telemetry_and_no_dashboard(leader: int) -> None:
+    servers = 0
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes().decode()
+            if os.getsid(int(process.name)) != leader or "ray" not in command:
+                continue
+            settings = (process / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if "/gcs_server" in command or "/raylet\0" in command or "dashboard.py" in command:
+            servers += 1
+            assert b"RAY_USAGE_STATS_ENABLED=0" in settings
+        if "dashboard.py" in command:  # it would send the telemetry, and does nothing else (2.60)
+            assert "--disable-frontend" in command
+            assert "--modules-to-load=UsageStatsHead" in command
+    assert servers >= 2
+
+
 @pytest.mark.slow
 def test_after_close_no_process_is_left_and_stdout_is_the_programs_own(script: Path) -> None:
     driver = start_driver(script, "a", "die", "b")
@@ -412,6 +432,7 @@ def test_a_driver_that_is_stopped_in_mid_job_takes_all_processes_along(script: P
         assert driver.stdout is not None
         assert driver.stdout.readline() == '"a"\n', driver.communicate(timeout=60)[1]
         assert len(session(driver.pid)) > 3
+    assert_no_telemetry_and_no_dashboard(drivers[0].pid)
     interrupted, terminated, killed = drivers
     os.killpg(interrupted.pid, signal.SIGINT)  # a terminal sends it to the whole group
     terminated.terminate()
