@@ -27,8 +27,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-BATCH = 2000
-"""Inputs from one seed: hypothesis remembers all of a run, and grows slow."""
+ROUND = 5000
+"""Inputs of all targets in one round, from one seed: hypothesis remembers all of a run, and grows slow."""
 STUCK_S = 120
 """Wall time after which an input is stuck in compiled code, where the guard cannot stop it."""
 
@@ -65,8 +65,12 @@ def main() -> None:
         run = _Run(Path(folder))
         if options.atheris is not None:
             run.atheris(targets[0], options.atheris)
-        for target in targets:
-            run.hypothesis(target, round(options.examples * target.weight / shares), options.seed)
+        rounds = max(1, round(options.examples / ROUND))
+        for number in range(rounds):
+            for target in targets:
+                share = options.examples * target.weight / shares / rounds
+                run.hypothesis(target, max(1, round(share)), options.seed * 1_000_003 + number)
+            run.summary()
         sys.exit(run.summary())
 
 
@@ -82,7 +86,7 @@ class _Run:
 
     def check(self, target: Any, count: Count) -> Callable[[Any], None]:
         """Runs one input, and remembers the last one that broke something."""
-        from fuzz_guard import Broken, guarded
+        from fuzz_guard import BrokenError, guarded
 
         def check(example: Any) -> None:
             text = repr(example)
@@ -95,7 +99,7 @@ class _Run:
             faulthandler.dump_traceback_later(STUCK_S, exit=True)
             try:
                 passed = guarded(lambda: target.run(example, self.shop), self.shop.folder)
-            except Broken as exception:
+            except BrokenError as exception:
                 self.broken = f"{exception}\n    input: {text[:3000]}"
                 self.cause = exception.__cause__
                 raise
@@ -106,40 +110,34 @@ class _Run:
 
         return check
 
-    def hypothesis(self, target: Any, examples: int, first_seed: int) -> None:
-        """Batches of inputs, each from its own seed; what breaks is shrunk."""
+    def hypothesis(self, target: Any, examples: int, number: int) -> None:
+        """Inputs from the seed ``number``; what breaks is shrunk."""
         import traceback
 
-        from fuzz_guard import Broken
+        from fuzz_guard import BrokenError
         from hypothesis import HealthCheck, Phase, given, seed, settings
         from hypothesis.errors import Flaky
 
         count = self.counts.setdefault(target.name, Count())
-        began, done, number = time.monotonic(), 0, 0
-        while done < examples:
-            size = min(BATCH, examples - done)
-            check = settings(
-                max_examples=size,
-                database=None,
-                deadline=None,
-                suppress_health_check=list(HealthCheck),
-                phases=[Phase.generate, Phase.shrink],
-                report_multiple_bugs=False,
-                print_blob=False,
-            )(given(target.inputs())(self.check(target, count)))
-            try:
-                seed(first_seed * 1_000_003 + number)(check)()
-            except (Broken, Flaky):
-                frames = traceback.extract_tb(self.cause.__traceback__)[-6:] if self.cause is not None else []
-                where = "".join(f"\n      {f.filename}:{f.lineno} {f.name}" for f in frames)
-                failure = f"seed {first_seed}, batch {number}: {self.broken}{where}"
-                count.failures.append(failure)
-                print(f"  {target.name}: {failure}", flush=True)
-            done += size
-            number += 1
+        began = time.monotonic()
+        check = settings(
+            max_examples=examples,
+            database=None,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            phases=[Phase.generate, Phase.shrink],
+            report_multiple_bugs=False,
+            print_blob=False,
+        )(given(target.inputs())(self.check(target, count)))
+        try:
+            seed(number)(check)()
+        except (BrokenError, Flaky):
+            frames = traceback.extract_tb(self.cause.__traceback__)[-6:] if self.cause is not None else []
+            where = "".join(f"\n      {f.filename}:{f.lineno} {f.name}" for f in frames)
+            failure = f"seed {number}: {self.broken}{where}"
+            count.failures.append(failure)
+            print(f"  {target.name}: {failure}", flush=True)
         count.seconds += time.monotonic() - began
-        line = f"{target.name:16} {count.passed + count.refused:8} inputs"
-        print(f"{line}, {count.seconds:.0f} s, {len(count.failures)} failures", flush=True)
 
     def atheris(self, target: Any, seconds: int) -> None:
         """Lets atheris look for inputs that reach new code; does not return."""
@@ -188,7 +186,8 @@ class _Run:
             )
         total = sum(c.passed + c.refused for c in self.counts.values())
         broken = sum(len(c.failures) for c in self.counts.values())
-        print(f"{'all':16} {total:8} {sum(len(c.inputs) for c in self.counts.values()):9} {broken} broken")
+        different = sum(len(c.inputs) for c in self.counts.values())
+        print(f"{'all':16} {total:8} {different:9} {broken} broken", flush=True)
         return 1 if broken else 0
 
 

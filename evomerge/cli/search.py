@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from evomerge.cli._console import console, leaderboard_table, print_json, program, short, tell
-from evomerge.cli._preflight import preflight
+from evomerge.cli._preflight import announce, preflight
 from evomerge.cli._progress import LiveProgress
 from evomerge.cli._studies import write_run_file
 
@@ -64,6 +64,7 @@ def command(
         "workers.backend": None if workers is None else ("ray" if workers > 1 else "inline"),
     }
     loaded = Experiment.load(experiment, {k: v for k, v in overrides.items() if v is not None})
+    announce(loaded.fitness)
     again = shlex.join([program(), *sys.argv[1:]])
     _Run(loaded, again, quiet=json_, accept_drift=accept_drift).run()
 

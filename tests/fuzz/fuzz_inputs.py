@@ -17,6 +17,11 @@ LORA_NAMES = (
     "lm_head",
 )
 
+WORDS = (
+    "base", "one", "two", "low", "mid", "linear", "ties", "dare_ties", "slerp", "passthrough", "sce", "model_stock", "karcher", "della",
+    "breadcrumbs", "nuslerp", "multislerp", "arcee_fusion", "task_arithmetic", "float32", "bfloat16", "mlp", "norm", "a", "b", "union",
+)  # fmt: skip
+NUMBERS = (0, 1, 2, 3, 4, 0.5, 0.25, 1.0, 1.5, -1, True, False)
 ODD_NUMBERS = (
     0, -1, 1, 2, 3, 5, 255, 2**31, 2**53 + 1, 2**63, 2**64, 10**20, 10**400, -(10**400), 0.0, -0.0, 0.5, 1.5, -3.25,
     1e-320, 1e308, -1e308, 1.7976931348623157e308, float("inf"), float("-inf"), float("nan"), True, False, None,
@@ -93,8 +98,12 @@ def damaged(draw: st.DrawFn, documents: st.SearchStrategy[Any], most: int = 3, o
         node = document
         for step in above:
             node = node[step]
-        how = draw(st.sampled_from(("set", "set", "set", "remove", "copy", "key")))
-        if how == "set":
+        how = draw(st.sampled_from(("like", "like", "like", "set", "set", "remove", "copy", "key")))
+        if how == "like" and isinstance(node[last], str):
+            node[last] = draw(st.sampled_from(WORDS))
+        elif how == "like" and isinstance(node[last], int | float):
+            node[last] = draw(st.sampled_from(NUMBERS))
+        elif how in ("like", "set"):
             node[last] = copy.deepcopy(draw(odd))  # what is drawn may be shared
         elif how == "remove":
             del node[last]
@@ -207,7 +216,7 @@ def as_yaml(document: Any) -> str:
     return yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
     """Safe, and spells huge numbers as YAML readers know them."""
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002

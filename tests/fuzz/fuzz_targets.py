@@ -473,7 +473,7 @@ def _urls(draw: st.DrawFn) -> str:
         return f"{kind}:///BOX/{draw(odd)}"
     if form == "query":
         return f"{kind}://{host}{port}/db?{draw(st.sampled_from(('password', 'sslpassword', 'PASSWORD')))}={SECRET}"
-    return f"{kind}://{user.replace(':', '')}:{draw(odd)}{SECRET}{draw(odd)}@{host}{port}/{draw(odd)}"
+    return f"{kind}://{user.replace(':', '').replace('/', '')}:{draw(odd)}{SECRET}{draw(odd)}@{host}{port}/{draw(odd)}"
 
 
 TARGETS = (

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fuzz_guard import Broken, guarded
+from fuzz_guard import guarded
 from fuzz_targets import TARGETS, Target, Workshop
 from hypothesis import HealthCheck, Phase, given, settings
 
-from evomerge.errors import UserError
 
 
 @pytest.fixture(scope="module")
