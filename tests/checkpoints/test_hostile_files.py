@@ -30,7 +30,16 @@ def test_a_reference_with_a_part_missing_or_a_revision_that_is_a_path_is_refused
 
 
 @pytest.mark.parametrize(
-    "text", ["~nobody-of-this-name/x", "a" * 300, "a/" * 3000, "x\0y", "org/../../etc", "../" * 50 + "etc/nowhere", "/root/x/y"]
+    "text",
+    [
+        "~nobody-of-this-name/x",
+        "a" * 300,
+        "a/" * 3000,
+        "x\0y",
+        "org/../../etc",
+        "../" * 50 + "etc/nowhere",
+        "/root/x/y",
+    ],
 )
 def test_a_reference_that_no_file_system_takes_is_one_message(text: str, tmp_path: Path) -> None:
     with pytest.raises(UserError):
@@ -39,7 +48,9 @@ def test_a_reference_that_no_file_system_takes_is_one_message(text: str, tmp_pat
         parse_reference(text + ".yml").recipe_file((tmp_path,)) or locate(text + ".yml", folders=(tmp_path,))
 
 
-def test_a_reference_out_of_the_folder_reads_a_model_and_nothing_else(make_model: MakeModel, tmp_path: Path) -> None:
+def test_a_reference_out_of_the_folder_reads_a_model_and_nothing_else(
+    make_model: MakeModel, tmp_path: Path
+) -> None:
     """A recipe may say ``../base``, as its author has it beside the recipe; what is there must be a model."""
     make_model("base", 1)
     (tmp_path / "recipes").mkdir()
@@ -58,7 +69,8 @@ def index(folder: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["../b/a.safetensors", "/etc/passwd", "..", ".", "", "x\0y", "a" * 300, "b/../a.safetensors", "\ud800"]
+    "name",
+    ["../b/a.safetensors", "/etc/passwd", "..", ".", "", "x\0y", "a" * 300, "b/../a.safetensors", "\ud800"],
 )
 def test_a_shard_lies_beside_its_index(name: str, make_model: MakeModel) -> None:
     folder, other = make_model("m", 1), make_model("b", 2)
@@ -189,7 +201,10 @@ def test_the_settings_of_an_adapter_are_looked_at(
     adapter.mkdir()
     rows, columns = load_file(folder / "model.safetensors")["lm_head.weight"].shape
     factors = {"A": torch.ones(2, columns), "B": torch.ones(rows, 2)}
-    save_file({f"base_model.model.lm_head.lora_{k}.weight": v for k, v in factors.items()}, adapter / "adapter_model.safetensors")
+    save_file(
+        {f"base_model.model.lm_head.lora_{k}.weight": v for k, v in factors.items()},
+        adapter / "adapter_model.safetensors",
+    )
     config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, **settings}
     (adapter / "adapter_config.json").write_text(json.dumps(config))
     began = time.process_time()

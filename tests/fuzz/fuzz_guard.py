@@ -87,7 +87,7 @@ def guarded(run: Callable[[], object], folder: Path) -> bool:
     Raises:
         BrokenError: It did anything else.
     """
-    own = os.path.join(os.path.realpath(tempfile.gettempdir()), "evomerge-tokenizer-")
+    own = str(Path(tempfile.gettempdir()).resolve() / "evomerge-tokenizer-")
     try:
         with _limits(), _watched((os.path.realpath(folder) + os.sep, own)):
             run()

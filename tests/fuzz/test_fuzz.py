@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 from fuzz_guard import guarded
 from fuzz_targets import TARGETS, Target, Workshop
 from hypothesis import HealthCheck, Phase, given, settings
-
 
 
 @pytest.fixture(scope="module")

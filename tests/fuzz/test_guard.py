@@ -45,7 +45,7 @@ def refuse_silently() -> None:
 @pytest.mark.parametrize(
     ("run", "message"),
     [
-        (lambda: [][0], "IndexError"),
+        (lambda: {}["x"], "KeyError"),
         (refuse_silently, "the message is empty"),
         (spin, "CPU time"),
         (fill, "MemoryError"),

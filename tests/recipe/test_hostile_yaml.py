@@ -15,8 +15,7 @@ from evomerge.recipe.files import parse_yaml
 
 def aliases(start: str, line: str, width: int = 10, depth: int = 12) -> str:
     lines = [f"a0: &a0 {start}"]
-    for i in range(1, depth):
-        lines.append(f"a{i}: &a{i} " + line.format(", ".join([f"*a{i - 1}"] * width)))
+    lines += [f"a{i}: &a{i} " + line.format(", ".join([f"*a{i - 1}"] * width)) for i in range(1, depth)]
     return "\n".join(lines)
 
 
@@ -24,7 +23,10 @@ def aliases(start: str, line: str, width: int = 10, depth: int = 12) -> str:
     ("text", "message"),
     [
         (aliases("[1, 2]", "[{}]"), "expands to more than"),
-        (f"a: &a {{{', '.join(f'k{i}: 1' for i in range(3000))}}}\nb: {{<<: [{', '.join(['*a'] * 80)}]}}", "merges"),
+        (
+            f"a: &a {{{', '.join(f'k{i}: 1' for i in range(3000))}}}\nb: {{<<: [{', '.join(['*a'] * 80)}]}}",
+            "merges",
+        ),
         ("a: &a {<<: *a}", "not valid YAML"),
         ("a: &a [*a]", "nested more than"),
         ("a: &a {b: *a, c: *a}", "more than"),
@@ -85,7 +87,7 @@ def test_a_name_with_a_null_character_is_no_file() -> None:
 
 def test_many_wrong_fields_are_told_quickly_and_briefly() -> None:
     began = time.process_time()
-    with pytest.raises(RecipeError, match="and .* more") as caught:
+    with pytest.raises(RecipeError, match=r"and \d+ more") as caught:
         parse_recipe({"merge_method": "linear", "models": [{"model": i} for i in range(20_000)]})
     assert time.process_time() - began < 10
     assert len(str(caught.value).splitlines()) < 30
@@ -105,7 +107,11 @@ def test_more_stages_than_anyone_needs_are_refused() -> None:
 
 
 def test_a_vocabulary_cannot_be_padded_beyond_memory() -> None:
-    recipe = {"merge_method": "linear", "models": [{"model": "m"}], "tokenizer": {"pad_to_multiple_of": 10**12}}
+    recipe = {
+        "merge_method": "linear",
+        "models": [{"model": "m"}],
+        "tokenizer": {"pad_to_multiple_of": 10**12},
+    }
     with pytest.raises(RecipeError, match="pad_to_multiple_of"):
         parse_recipe(recipe)
 
@@ -131,7 +137,9 @@ def test_a_hole_is_no_recipe() -> None:
 
 
 def test_a_space_of_too_many_dimensions_is_refused() -> None:
-    models = [{"model": f"m{i}", "parameters": {"weight": {"float": [0, 1], "points": 1000}}} for i in range(6)]
+    models = [
+        {"model": f"m{i}", "parameters": {"weight": {"float": [0, 1], "points": 1000}}} for i in range(6)
+    ]
     with pytest.raises(RecipeError, match="more than 5000 dimensions"):
         SearchSpace({"merge_method": "linear", "models": models})
 
