@@ -1,11 +1,12 @@
-"""Fuzzes everything that reads what strangers write, with the strategies of tests/fuzz, for as long as you like.
+"""Fuzzes everything that reads what strangers write, with the strategies of tests/fuzz.
 
     python scripts/fuzz.py --examples 100000 --seed 1           all targets, by their shares
     python scripts/fuzz.py --examples 5000 --target space       one of them
-    python scripts/fuzz.py --target recipe_file --atheris 60    one of them led by coverage, for so many seconds
+    python scripts/fuzz.py --target recipe_file --atheris 60    one of them led by coverage, for 60 seconds
 
 An input must give a result or one UserError: no other exception, no hang, no write outside its folder, no
-program, no connection, nothing unpickled. Prints counts for each target, and each failure with its input.
+program, no connection, nothing unpickled. Prints counts for each target after each round, and each failure
+with its input. atheris is no dependency of the project: install it where you use it.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-BATCH = 2000
-"""Inputs from one seed: hypothesis remembers all of a run, and grows slow."""
-STUCK_S = 120
-"""Wall time after which an input is stuck in compiled code, where the guard cannot stop it."""
+ROUND = 4000
+"""Inputs of all targets in one round, from one seed: hypothesis remembers all of a run, and grows slow."""
+REARM, STUCK_S = 50, 600
+"""Wall time of so many inputs after which one is stuck in compiled code, where the guard cannot stop it."""
 
 
 @dataclass
@@ -46,6 +47,11 @@ class Count:
 
 def main() -> None:
     """Runs what is asked for; exit code 1 if an input broke something."""
+    if "--atheris" in sys.argv:
+        import atheris
+
+        with atheris.instrument_imports(include=["evomerge", "yaml"]):
+            import fuzz_targets  # noqa: F401
     from fuzz_targets import TARGETS
 
     parser = argparse.ArgumentParser(
@@ -65,8 +71,12 @@ def main() -> None:
         run = _Run(Path(folder))
         if options.atheris is not None:
             run.atheris(targets[0], options.atheris)
-        for target in targets:
-            run.hypothesis(target, round(options.examples * target.weight / shares), options.seed)
+        rounds = max(1, round(options.examples / ROUND))
+        for number in range(rounds):
+            for target in targets:
+                share = options.examples * target.weight / shares / rounds
+                run.hypothesis(target, max(1, round(share)), options.seed * 1_000_003 + number)
+            run.summary()
         sys.exit(run.summary())
 
 
@@ -82,7 +92,7 @@ class _Run:
 
     def check(self, target: Any, count: Count) -> Callable[[Any], None]:
         """Runs one input, and remembers the last one that broke something."""
-        from fuzz_guard import Broken, guarded
+        from fuzz_guard import BrokenError, guarded
 
         def check(example: Any) -> None:
             text = repr(example)
@@ -92,54 +102,48 @@ class _Run:
             )
             os.chdir(self.shop.empty())
             count.inputs.add(hash(text))
-            faulthandler.dump_traceback_later(STUCK_S, exit=True)
+            if len(count.inputs) % REARM == 0:  # a thread of its own: dear, if it is done for each input
+                faulthandler.dump_traceback_later(STUCK_S, exit=True)
             try:
                 passed = guarded(lambda: target.run(example, self.shop), self.shop.folder)
-            except Broken as exception:
+            except BrokenError as exception:
                 self.broken = f"{exception}\n    input: {text[:3000]}"
                 self.cause = exception.__cause__
                 raise
-            finally:
-                faulthandler.cancel_dump_traceback_later()
             count.passed += passed
             count.refused += not passed
 
         return check
 
-    def hypothesis(self, target: Any, examples: int, first_seed: int) -> None:
-        """Batches of inputs, each from its own seed; what breaks is shrunk."""
+    def hypothesis(self, target: Any, examples: int, number: int) -> None:
+        """Inputs from the seed ``number``; what breaks is shrunk."""
         import traceback
 
-        from fuzz_guard import Broken
+        from fuzz_guard import BrokenError
         from hypothesis import HealthCheck, Phase, given, seed, settings
         from hypothesis.errors import Flaky
 
         count = self.counts.setdefault(target.name, Count())
-        began, done, number = time.monotonic(), 0, 0
-        while done < examples:
-            size = min(BATCH, examples - done)
-            check = settings(
-                max_examples=size,
-                database=None,
-                deadline=None,
-                suppress_health_check=list(HealthCheck),
-                phases=[Phase.generate, Phase.shrink],
-                report_multiple_bugs=False,
-                print_blob=False,
-            )(given(target.inputs())(self.check(target, count)))
-            try:
-                seed(first_seed * 1_000_003 + number)(check)()
-            except (Broken, Flaky):
-                frames = traceback.extract_tb(self.cause.__traceback__)[-6:] if self.cause is not None else []
-                where = "".join(f"\n      {f.filename}:{f.lineno} {f.name}" for f in frames)
-                failure = f"seed {first_seed}, batch {number}: {self.broken}{where}"
-                count.failures.append(failure)
-                print(f"  {target.name}: {failure}", flush=True)
-            done += size
-            number += 1
+        began = time.monotonic()
+        check = settings(
+            max_examples=examples,
+            database=None,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            phases=[Phase.generate, Phase.shrink],
+            report_multiple_bugs=False,
+            print_blob=False,
+        )(given(target.inputs())(self.check(target, count)))
+        try:
+            seed(number)(check)()
+        except (BrokenError, Flaky):
+            frames = traceback.extract_tb(self.cause.__traceback__)[-6:] if self.cause is not None else []
+            where = "".join(f"\n      {f.filename}:{f.lineno} {f.name}" for f in frames)
+            failure = f"seed {number}: {self.broken}{where}"
+            count.failures.append(failure)
+            print(f"  {target.name}: {failure}", flush=True)
+        faulthandler.cancel_dump_traceback_later()
         count.seconds += time.monotonic() - began
-        line = f"{target.name:16} {count.passed + count.refused:8} inputs"
-        print(f"{line}, {count.seconds:.0f} s, {len(count.failures)} failures", flush=True)
 
     def atheris(self, target: Any, seconds: int) -> None:
         """Lets atheris look for inputs that reach new code; does not return."""
@@ -150,27 +154,6 @@ class _Run:
         check = settings(database=None, deadline=None, suppress_health_check=list(HealthCheck))(
             given(target.inputs())(self.check(target, count))
         )
-        for module in [
-            m
-            for name, m in sys.modules.items()
-            if name.startswith(
-                (
-                    "evomerge.recipe",
-                    "evomerge.search.exp",
-                    "evomerge.checkpoints",
-                    "evomerge.engine",
-                    "evomerge.tokenizers",
-                    "yaml.",
-                )
-            )
-        ]:
-            for name, thing in list(vars(module).items()):
-                if (
-                    getattr(thing, "__module__", None) == module.__name__
-                    and callable(thing)
-                    and not isinstance(thing, type)
-                ):
-                    setattr(module, name, atheris.instrument_func(thing))
         atheris.Setup(
             [sys.argv[0], f"-max_total_time={seconds}", "-max_len=8000"], check.hypothesis.fuzz_one_input
         )
@@ -178,17 +161,22 @@ class _Run:
 
     def summary(self) -> int:
         """Prints the table; the exit code."""
-        print(
-            f"\n{'target':16} {'inputs':>8} {'different':>9} {'passed':>8} {'refused':>8} {'broken':>6} {'s':>6}"
-        )
+        names = ("inputs", "different", "passed", "refused", "broken", "s")
+        print("\n" + "target".ljust(16) + "".join(name.rjust(10) for name in names))
         for name, c in self.counts.items():
-            total = c.passed + c.refused
-            print(
-                f"{name:16} {total:8} {len(c.inputs):9} {c.passed:8} {c.refused:8} {len(c.failures):6} {c.seconds:6.0f}"
+            numbers = (
+                c.passed + c.refused,
+                len(c.inputs),
+                c.passed,
+                c.refused,
+                len(c.failures),
+                round(c.seconds),
             )
+            print(name.ljust(16) + "".join(str(n).rjust(10) for n in numbers))
         total = sum(c.passed + c.refused for c in self.counts.values())
         broken = sum(len(c.failures) for c in self.counts.values())
-        print(f"{'all':16} {total:8} {sum(len(c.inputs) for c in self.counts.values()):9} {broken} broken")
+        different = sum(len(c.inputs) for c in self.counts.values())
+        print(f"{'all':16}{total:10}{different:10}{broken:10} broken", flush=True)
         return 1 if broken else 0
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from evomerge.cli._console import warn
 from evomerge.errors import CheckpointError, UserError
 
 if TYPE_CHECKING:
     from evomerge.checkpoints.checkpoint import Checkpoint
     from evomerge.engine.plan import MergePlan
     from evomerge.fitness import TaskInfo
+    from evomerge.fitness.spec import FitnessSpec
     from evomerge.search.experiment import Experiment
 
-__all__ = ["Preflight", "preflight", "without_effect"]
+__all__ = ["Preflight", "announce", "preflight", "without_effect"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,15 @@ class Preflight:
     checkpoints: dict[str, Checkpoint]
     plan: MergePlan
     tasks: tuple[TaskInfo, ...]
+
+
+def announce(fitness: FitnessSpec) -> None:
+    """Says so if code of strangers may run; before anything of theirs is opened."""
+    if fitness.trust_remote_code:
+        warn(
+            "fitness.trust_remote_code is on: Python code that comes with a model or a dataset may run, "
+            "with all that you may do on this machine."
+        )
 
 
 def preflight(experiment: Experiment) -> Preflight:

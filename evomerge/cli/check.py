@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from evomerge.cli._console import console, plain_table, print_json, warn
-from evomerge.cli._preflight import Preflight, preflight, without_effect
+from evomerge.cli._preflight import Preflight, announce, preflight, without_effect
 
 if TYPE_CHECKING:
     from evomerge.engine.memory import MemoryPlan
@@ -28,6 +28,7 @@ def command(
     from evomerge.search.experiment import Experiment
 
     loaded = Experiment.load(experiment)
+    announce(loaded.fitness)
     checked = preflight(loaded)
     workers = loaded.spec.workers
     size = {dtype_name(d): d.itemsize for d in DTYPES.values()}.get(workers.dtype or "")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from evomerge.cli._console import console, interval, number, plain_table, print_json
+from evomerge.cli._preflight import announce
 from evomerge.errors import ExperimentError, did_you_mean
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def command(
     if dtype is not None and dtype not in _DTYPES:
         raise ExperimentError("--dtype", f"{dtype!r} is no dtype of models", did_you_mean(dtype, _DTYPES))
     spec, own_dtype = _fitness(fitness)
+    announce(spec)
     from evomerge.engine.device import resolve_device
     from evomerge.errors import CandidateError
     from evomerge.fitness.objectives import Fitness

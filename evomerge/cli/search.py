@@ -20,7 +20,7 @@ from evomerge.cli._console import (
     tell,
     warn,
 )
-from evomerge.cli._preflight import preflight, without_effect
+from evomerge.cli._preflight import announce, preflight, without_effect
 from evomerge.cli._progress import LiveProgress
 from evomerge.cli._signals import STOPPED, handling, name_of
 from evomerge.cli._studies import write_run_file
@@ -61,6 +61,7 @@ def command(
 ) -> None:
     """Search for the best merge; goes on where an earlier run of the same study ended."""
     from evomerge.search.experiment import Experiment
+
     overrides: dict[str, Any] = {
         "search.trials": trials,
         "name": study,
@@ -71,6 +72,7 @@ def command(
         "workers.backend": None if workers is None else ("ray" if workers > 1 else "inline"),
     }
     loaded = Experiment.load(experiment, {k: v for k, v in overrides.items() if v is not None})
+    announce(loaded.fitness)
     _Run(loaded, quiet=json_, accept_drift=accept_drift).run()
 
 

@@ -38,7 +38,7 @@ class Inputs:
         pool, keys = dict(self.checkpoints), dict.fromkeys(self.checkpoints, "")
         for stage in _in_order(recipe):
             name = str(stage.name)
-            inputs = {model: keys[model] for model in stage.inputs() if keys[model]}
+            inputs = {model: keys[model] for model in stage.inputs() if keys.get(model)}
             keys[name] = json.dumps([stage.key(), inputs])
             known, checkpoint = self._stages.get(name, ("", None))
             if checkpoint is None or known != keys[name]:

@@ -32,7 +32,7 @@ _TAGS = ("null", "bool", "int", "float", "str", "seq", "map")
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Safe YAML of plain values: no dates, sets or bytes, and no key given twice, of which the last would win."""
+    """Safe YAML of plain values: no dates, sets or bytes, and no key given twice (the last would win)."""
 
     yaml_constructors = {  # noqa: RUF012 (as PyYAML has it)
         None: yaml.SafeLoader.yaml_constructors[None],
@@ -58,7 +58,7 @@ class _PlainLoader(yaml.SafeLoader):
         return value
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Merges ``<<`` into ``node``; unlike PyYAML's, each key once, so that merges of merges do not explode."""
+        """Merges ``<<`` into ``node``; unlike PyYAML's, each key once: merges of merges do not explode."""
         own = [(key, value) for key, value in node.value if key.tag != f"{_TAG}merge"]
         merged: dict[tuple[str, str], Any] = {}
         for key, value in node.value:

@@ -84,8 +84,8 @@ class Slice(_Frozen):
 class Module(_Frozen):
     """One module of a model with several (``text_decoder``, ``vision_tower``), merged by its own slices."""
 
-    slices: tuple[Slice, ...] | None = None
-    models: tuple[Source, ...] | None = None
+    slices: tuple[Slice, ...] | None = Field(default=None, min_length=1)
+    models: tuple[Source, ...] | None = Field(default=None, min_length=1)
     parameters: Settings = Field(default_factory=dict)
 
     @model_validator(mode="after")

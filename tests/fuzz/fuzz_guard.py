@@ -35,7 +35,7 @@ _CHANGES = {
 _NEVER = ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "socket.connect", "pickle.find_class")
 
 
-class Broken(AssertionError):
+class BrokenError(AssertionError):
     """An input did what no input may do."""
 
 
@@ -85,28 +85,28 @@ def guarded(run: Callable[[], object], folder: Path) -> bool:
     Files may be written below ``folder``, and temporary ones of evomerge's own.
 
     Raises:
-        Broken: It did anything else.
+        BrokenError: It did anything else.
     """
-    own = os.path.join(os.path.realpath(tempfile.gettempdir()), "evomerge-tokenizer-")
+    own = str(Path(tempfile.gettempdir()).resolve() / "evomerge-tokenizer-")
     try:
         with _limits(), _watched((os.path.realpath(folder) + os.sep, own)):
             run()
     except UserError as exception:
         if not str(exception).strip() or not exception.reason.strip():
-            raise Broken("the message is empty") from exception
+            raise BrokenError("the message is empty") from exception
         if _watch.seen:
-            raise Broken("; ".join(_watch.seen)) from exception
+            raise BrokenError("; ".join(_watch.seen)) from exception
         return False
     except _Hang as exception:
-        raise Broken(f"took more than {SECONDS:g} s of CPU time") from exception
-    except Broken:
+        raise BrokenError(f"took more than {SECONDS:g} s of CPU time") from exception
+    except BrokenError:
         raise
     except BaseException as exception:
         if isinstance(exception, KeyboardInterrupt):
             raise
-        raise Broken(f"{type(exception).__name__}: {exception}") from exception
+        raise BrokenError(f"{type(exception).__name__}: {exception}") from exception
     if _watch.seen:
-        raise Broken("; ".join(_watch.seen))
+        raise BrokenError("; ".join(_watch.seen))
     return True
 
 

@@ -17,25 +17,46 @@ LORA_NAMES = (
     "lm_head",
 )
 
+WORDS = (
+    "base", "one", "two", "low", "mid", "linear", "ties", "dare_ties", "slerp", "passthrough", "sce",
+    "model_stock", "karcher", "della",
+    "breadcrumbs", "nuslerp", "multislerp", "arcee_fusion", "task_arithmetic", "float32", "bfloat16",
+    "mlp", "norm", "a", "b", "union",
+)  # fmt: skip
+NUMBERS = (0, 1, 2, 3, 4, 0.5, 0.25, 1.0, 1.5, -1, True, False)
 ODD_NUMBERS = (
-    0, -1, 1, 2, 3, 5, 255, 2**31, 2**53 + 1, 2**63, 2**64, 10**20, 10**400, -(10**400), 0.0, -0.0, 0.5, 1.5, -3.25,
-    1e-320, 1e308, -1e308, 1.7976931348623157e308, float("inf"), float("-inf"), float("nan"), True, False, None,
+    0, -1, 1, 2, 3, 5, 255, 2**31, 2**53 + 1, 2**63, 2**64, 10**20, 10**400, -(10**400), 0.0, -0.0, 0.5,
+    1.5, -3.25,
+    1e-320, 1e308, -1e308, 1.7976931348623157e308, float("inf"), float("-inf"), float("nan"), True,
+    False, None,
 )  # fmt: skip
 ODD_TEXTS = (
-    "", " ", "\n", "*", ".", "..", "/", "~", "~nobody/x", "../../etc/passwd", "/etc/passwd", "a" * 300, "x\0y", "\ud800",
-    "é", "٣", "²", "a+b", "+", "a+b+c", "a@b", "@", "a@../../x", "org/model", "org/../model", "-", "--help", "union", "base",
-    "auto", "ties", "linear", "slerp", "passthrough", "dare_ties", "karcher", "float32", "bfloat16", "float64", "int8", "q_proj",
-    "mlp", "model.layers", "{{", "{% for x in y %}", "{% endfor %}", "{{ x }}", "{{ 1e999 ** 9 }}", "null", "1", "1e400", "x.yml",
-    "base/../base", "file:///etc/passwd", "https://127.0.0.1:1/x", "$HOME", "%s%n", "a" * 5000, "one", "two", "text_decoder",
-    "default", "vision_tower", "model", "lm_head", "</s>", "a", "b", "<x>", "(a+)+$", "(", "[", ".*", "layers.(0|1)",
+    "", " ", "\n", "*", ".", "..", "/", "~", "~nobody/x", "../../etc/passwd", "/etc/passwd", "a" * 300,
+    "x\0y", "\ud800",
+    "é", "٣", "²", "a+b", "+", "a+b+c", "a@b", "@", "a@../../x", "org/model", "org/../model", "-",
+    "--help", "union", "base",
+    "auto", "ties", "linear", "slerp", "passthrough", "dare_ties", "karcher", "float32", "bfloat16",
+    "float64", "int8", "q_proj",
+    "mlp", "model.layers", "{{", "{% for x in y %}", "{% endfor %}", "{{ x }}", "{{ 1e999 ** 9 }}",
+    "null", "1", "1e400", "x.yml",
+    "base/../base", "file:///etc/passwd", "https://127.0.0.1:1/x", "$HOME", "%s%n", "a" * 5000, "one",
+    "two", "text_decoder",
+    "default", "vision_tower", "model", "lm_head", "</s>", "a", "b", "<x>", "(a+)+$", "(", "[", ".*",
+    "layers.(0|1)",
 )  # fmt: skip
 ODD_KEYS = (
-    "model", "models", "slices", "modules", "sources", "layer_range", "parameters", "weight", "density", "lambda", "t", "name",
-    "base_model", "merge_method", "dtype", "out_dtype", "tokenizer", "tokenizer_source", "chat_template", "stages", "filter",
-    "value", "float", "int", "choice", "init", "log", "points", "kind", "token", "token_id", "force", "source", "tokens", "path",
-    "lora", "revision", "pad_to_multiple_of", "normalize", "select_topk", "gamma", "epsilon", "nonsense", "0", "", "*", "x\0y",
-    "trials", "population", "sigma", "seed", "restarts", "sampler", "tasks", "task", "metric", "splits", "search", "include_path",
-    "trust_remote_code", "batch_size", "count", "backend", "timeout", "storage", "output", "dir", "space", "recipe", "fitness",
+    "model", "models", "slices", "modules", "sources", "layer_range", "parameters", "weight", "density",
+    "lambda", "t", "name",
+    "base_model", "merge_method", "dtype", "out_dtype", "tokenizer", "tokenizer_source", "chat_template",
+    "stages", "filter",
+    "value", "float", "int", "choice", "init", "log", "points", "kind", "token", "token_id", "force",
+    "source", "tokens", "path",
+    "lora", "revision", "pad_to_multiple_of", "normalize", "select_topk", "gamma", "epsilon", "nonsense",
+    "0", "", "*", "x\0y",
+    "trials", "population", "sigma", "seed", "restarts", "sampler", "tasks", "task", "metric", "splits",
+    "search", "include_path",
+    "trust_remote_code", "batch_size", "count", "backend", "timeout", "storage", "output", "dir",
+    "space", "recipe", "fitness",
 )  # fmt: skip
 
 scalars = st.one_of(
@@ -93,8 +114,12 @@ def damaged(draw: st.DrawFn, documents: st.SearchStrategy[Any], most: int = 3, o
         node = document
         for step in above:
             node = node[step]
-        how = draw(st.sampled_from(("set", "set", "set", "remove", "copy", "key")))
-        if how == "set":
+        how = draw(st.sampled_from(("like", "like", "like", "set", "set", "remove", "copy", "key")))
+        if how == "like" and isinstance(node[last], str):
+            node[last] = draw(st.sampled_from(WORDS))
+        elif how == "like" and isinstance(node[last], int | float):
+            node[last] = draw(st.sampled_from(NUMBERS))
+        elif how in ("like", "set"):
             node[last] = copy.deepcopy(draw(odd))  # what is drawn may be shared
         elif how == "remove":
             del node[last]
@@ -137,10 +162,16 @@ RECIPES: tuple[dict[str, Any], ...] = (
         "models": [{"model": "one", "parameters": {"weight": 0.5, "density": 0.5}}],
         "stages": [
             {"name": "low", "merge_method": "linear", "models": _models},
-            {"name": "mid", "merge_method": "slerp", "base_model": "base", "models": [{"model": "low"}], "parameters": {"t": 0.5}},
+            {
+                "name": "mid",
+                "merge_method": "slerp",
+                "base_model": "base",
+                "models": [{"model": "low"}],
+                "parameters": {"t": 0.5},
+            },
         ],
     },
-)  # fmt: skip
+)
 _hole: dict[str, Any] = {"float": [0, 1.5], "points": 3, "init": 0.5}
 SPACES: tuple[dict[str, Any], ...] = (
     {
@@ -154,9 +185,15 @@ SPACES: tuple[dict[str, Any], ...] = (
     },
     {
         "merge_method": "linear",
-        "slices": [{"sources": [{"model": "one", "layer_range": [0, {"int": [1, 3]}], "parameters": {"weight": _hole}}]}],
+        "slices": [
+            {
+                "sources": [
+                    {"model": "one", "layer_range": [0, {"int": [1, 3]}], "parameters": {"weight": _hole}}
+                ]
+            }
+        ],
     },
-)  # fmt: skip
+)
 EXPERIMENT: dict[str, Any] = {
     "name": "small",
     "models": {name: name for name in MODELS},
@@ -179,14 +216,23 @@ VOCABULARIES: tuple[dict[str, Any], ...] = (
         "models": _models,
         "tokenizer": {
             "source": "base",
-            "tokens": {"<new>": {"source": _token, "force": True}, "b": {"source": "two"}, "<0>": {"source": {"kind": "zero"}}},
+            "tokens": {
+                "<new>": {"source": _token, "force": True},
+                "b": {"source": "two"},
+                "<0>": {"source": {"kind": "zero"}},
+            },
             "pad_to_multiple_of": 8,
         },
         "chat_template": "chatml",
     },
-    {"merge_method": "linear", "models": _models, "tokenizer_source": "two", "chat_template": "{{ messages[0].content }}"},
+    {
+        "merge_method": "linear",
+        "models": _models,
+        "tokenizer_source": "two",
+        "chat_template": "{{ messages[0].content }}",
+    },
     {"merge_method": "linear", "models": _models, "chat_template": "auto"},
-)  # fmt: skip
+)
 
 recipes = damaged(st.sampled_from(RECIPES))
 spaces = damaged(st.sampled_from(SPACES) | damaged(st.sampled_from(RECIPES), odd=holes))
@@ -194,32 +240,49 @@ experiments = damaged(st.just(EXPERIMENT))
 vocabularies = damaged(st.sampled_from(VOCABULARIES))
 
 FRAGMENTS = (
-    "&a ", "*a", "<<: *a", "!!python/object:os.system x", "!!binary x", "!!set {a}", "!!omap [a: 1]", "!!timestamp x", "!!int ''",
-    "!!bool x", "!!float x", "!!float ''", "2001-01-01", "2001-99-99", "0x" + "f" * 5000, "1:" * 500 + "1", "'", '"', '"\\ud800"',
-    '"\\0"', "---\n", "...\n", "\t", "- ", ": ", "? ", "{", "}", "[", "]", "[" * 200, "{a: " * 100, "|\n", ">\n", "%YAML 9.9\n---\n",
-    "%TAG ! x\n", "#", "\0", "\ufeff", "\x85", "=", "~", ".inf", ".nan", "1e999", "\n  ", "\n", ", ", "&a [*a]", "&a {<<: *a}", "!x y",
-    "!!null x", "!!merge x", "9" * 5000, "0b1", "0o7", "1_000", "a: 1\na: 2\n", "!<tag:yaml.org,2002:python/name:os.system> ''",
+    "&a ", "*a", "<<: *a", "!!python/object:os.system x", "!!binary x", "!!set {a}", "!!omap [a: 1]",
+    "!!timestamp x", "!!int ''",
+    "!!bool x", "!!float x", "!!float ''", "2001-01-01", "2001-99-99", "0x" + "f" * 5000,
+    "1:" * 500 + "1", "'", '"', '"\\ud800"',
+    '"\\0"', "---\n", "...\n", "\t", "- ", ": ", "? ", "{", "}", "[", "]", "[" * 200,
+    "{a: " * 100, "|\n", ">\n", "%YAML 9.9\n---\n",
+    "%TAG ! x\n", "#", "\0", "\ufeff", "\x85", "=", "~", ".inf", ".nan", "1e999", "\n  ", "\n", ", ",
+    "&a [*a]", "&a {<<: *a}", "!x y",
+    "!!null x", "!!merge x", "9" * 5000, "0b1", "0o7", "1_000", "a: 1\na: 2\n",
+    "!<tag:yaml.org,2002:python/name:os.system> ''",
 )  # fmt: skip
 
 
 def as_yaml(document: Any) -> str:
     """YAML of a document, odd texts and all."""
-    return yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    try:
+        return yaml.dump(document, Dumper=_Quick, sort_keys=False, allow_unicode=True)
+    except UnicodeEncodeError:  # the compiled one cannot write half a character
+        return yaml.dump(document, Dumper=_Thorough, sort_keys=False, allow_unicode=True)
 
 
-class _Dumper(yaml.SafeDumper):
-    """Safe, and spells huge numbers as YAML readers know them."""
+class _Thorough(yaml.SafeDumper):
+    """Without aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
-def _number(dumper: yaml.SafeDumper, value: int) -> yaml.Node:
+class _Quick(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+    """Without aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _number(dumper: Any, value: int) -> yaml.Node:
     text = str(value) if abs(value) < 10**300 else hex(value)
-    return dumper.represent_scalar("tag:yaml.org,2002:int", text)
+    node: yaml.Node = dumper.represent_scalar("tag:yaml.org,2002:int", text)
+    return node
 
 
-_Dumper.add_representer(int, _number)
+_Thorough.add_representer(int, _number)
+_Quick.add_representer(int, _number)
 
 
 @st.composite
@@ -323,7 +386,7 @@ def headers(draw: st.DrawFn, original: dict[str, Any], size: int) -> dict[str, A
         ("F64", "F32", "F16", "BF16", "I64", "U8", "BOOL", "F8_E4M3", "F4", "C64", "U64", "", "x")
     )
     names = st.sampled_from(
-        ODD_TEXTS[:40] + ("model.layers.0.x", "model.layers.00.x", "model.layers.٣.x", "0.x")
+        (*ODD_TEXTS[:40], "model.layers.0.x", "model.layers.00.x", "model.layers.٣.x", "0.x")
     )
     for _ in range(draw(st.integers(0, 3))):
         name = draw(st.sampled_from(sorted(header)))

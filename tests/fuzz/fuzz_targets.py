@@ -100,7 +100,7 @@ def _model(folder: Path, seed: int) -> Path:
 
 @dataclass(frozen=True)
 class Target:
-    """``run`` is given an input of ``inputs``; ``weight`` is its share of all runs, ``tests`` its runs in the suite."""
+    """``run`` gets one of ``inputs``; ``weight`` its share of all runs, ``tests`` its runs in the suite."""
 
     name: str
     inputs: Callable[[], st.SearchStrategy[Any]]
@@ -335,9 +335,17 @@ def _adapter_file() -> tuple[dict[str, Any], int]:
 
 def _adapters() -> st.SearchStrategy[Any]:
     config = {
-        "peft_type": "LORA", "r": 2, "lora_alpha": 4, "bias": "none", "use_rslora": False, "use_dora": False, "fan_in_fan_out": False,
-        "rank_pattern": {"q_proj": 2}, "alpha_pattern": {"layers.1.*up_proj": 3}, "target_modules": ["q_proj"],
-    }  # fmt: skip
+        "peft_type": "LORA",
+        "r": 2,
+        "lora_alpha": 4,
+        "bias": "none",
+        "use_rslora": False,
+        "use_dora": False,
+        "fan_in_fan_out": False,
+        "rank_pattern": {"q_proj": 2},
+        "alpha_pattern": {"layers.1.*up_proj": 3},
+        "target_modules": ["q_proj"],
+    }
     patterns = st.sampled_from(
         ("(a+)+$", "(", "([a-z_.0-9]+)*!", "(.*)*(.*)*x", "[a-z.]*[a-z.]*[a-z.]*[a-z.]*!", "q_proj")
     )
@@ -440,11 +448,12 @@ def _commands(draw: st.DrawFn) -> list[str]:
 
 
 def _storage(url: str, shop: Workshop) -> None:
+    assert SECRET not in shown(url)
     try:
-        assert SECRET not in shown(url)
         open_storage(url.replace("BOX", str(shop.box)), create=False).close()
     except StudyError as exception:
-        assert SECRET not in str(exception)
+        if SECRET in str(exception):
+            raise AssertionError(f"the password is told: {exception}") from None
         raise
 
 
@@ -469,11 +478,13 @@ def _urls(draw: st.DrawFn) -> str:
     odd = st.text(max_size=4) | st.sampled_from(("@", ":", "/", "%40", "?", "#", "[", "]", "\0", "%", "é"))
     user, host, port = draw(odd), draw(odd), draw(st.sampled_from(("", ":1", ":x", ":99999999", ":-1")))
     form = draw(st.sampled_from(("at", "at", "at", "query", "file")))
-    if form == "file":
+    if form == "file" or kind == "journal":
         return f"{kind}:///BOX/{draw(odd)}"
     if form == "query":
-        return f"{kind}://{host}{port}/db?{draw(st.sampled_from(('password', 'sslpassword', 'PASSWORD')))}={SECRET}"
-    return f"{kind}://{user.replace(':', '')}:{draw(odd)}{SECRET}{draw(odd)}@{host}{port}/{draw(odd)}"
+        key = draw(st.sampled_from(("password", "sslpassword", "PASSWORD")))
+        return f"{kind}://{host}{port}/db?{key}={SECRET}"
+    user = user.replace(":", "").replace("/", "")
+    return f"{kind}://{user}:{draw(odd)}{SECRET}{draw(odd)}@{host}{port}/{draw(odd)}"
 
 
 TARGETS = (
