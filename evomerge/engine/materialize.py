@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.engine.compute import CHUNK_ELEMENTS, ComputePool, merge_tensor
 from evomerge.engine.fingerprint import combined_fingerprint
-from evomerge.engine.live_model import LiveModel, check_unused, load_tokenizer
+from evomerge.engine.live_model import LiveModel, load_tokenizer
 from evomerge.engine.plan import MergePlan, TensorPlan, plan
 from evomerge.engine.statistics import Statistics
 from evomerge.errors import CandidateError, CheckpointError, FailureKind
@@ -116,11 +116,12 @@ class Materializer:
         if self._live is not None and self._live.fits(merge_plan, dtype):
             return self._live
         self._live = None  # before the new one is built: both may not fit
-        live = LiveModel(merge_plan, dtype, self.device)
-        if is_stack and live.unused:
-            check_unused(live.unused, merge_plan, self.checkpoints[merge_plan.donor])
-        self._live = live
-        return live
+        if is_stack:
+            donor = self.checkpoints[merge_plan.donor]
+            self._live = LiveModel.of_layers(merge_plan, donor, dtype, self.device)
+        else:
+            self._live = LiveModel(merge_plan, dtype, self.device)
+        return self._live
 
     def _read(self, model: str, name: str) -> Tensor:
         if self.device.type == "cpu" and self.checkpoints[model].mapped(name):
