@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from evomerge.engine.plan import MergePlan, TensorPlan
-from evomerge.errors import CheckpointError
+from evomerge.errors import CheckpointError, RecipeError
 from evomerge.tokenizers.vocabulary import quiet
 
-__all__ = ["LiveModel", "check_loads", "check_unused"]
+__all__ = ["LiveModel", "check_loads"]
 
 _LISTED = 8
 _STACK_HINT = "Slices that keep the order of the different kinds of layers may work."
@@ -54,6 +54,22 @@ class LiveModel:
         # Some models set a row of what they load to zero, each time.
         altered = not all(_is_marked(place, number) for number, place in enumerate(self._places.values()))
         self._loads_again = self._find_parts() or altered
+
+    @classmethod
+    def of_layers(cls, plan: MergePlan, dtype: torch.dtype, device: torch.device) -> LiveModel:
+        """The model of a layer-stack, whose configuration was changed for it.
+
+        Raises:
+            RecipeError: The configuration cannot say what the layers are: weights would be missing, left over
+                or of another shape.
+        """
+        try:
+            live = cls(plan, dtype, device)
+            _check_unused(live, plan)
+        except CheckpointError as exception:
+            reason = f"cannot be stacked like this: {exception.where} {exception.reason}"
+            raise RecipeError("slices", reason, _STACK_HINT) from None
+        return live
 
     def fits(self, plan: MergePlan, dtype: torch.dtype) -> bool:
         """Whether this model has room for the weights of ``plan`` and calculates in ``dtype``."""
@@ -130,30 +146,23 @@ class LiveModel:
 
 
 def check_loads(plan: MergePlan) -> str | None:
-    """Has transformers load what ``plan`` writes, without weights; a warning where it cannot tell.
+    """Has transformers load a layer-stack, without its weights; a warning where it cannot tell.
 
     Raises:
-        CheckpointError: Something is missing, left over, or of another shape than the configuration says.
+        RecipeError: As ``LiveModel.of_layers``.
     """
     try:
         _parse(plan.config)
     except CheckpointError as exception:
         return f"whether transformers can load the layers is not known: {exception.reason}"
-    try:
-        unused = LiveModel(plan, torch.float32, torch.device("meta")).unused
-    except CheckpointError as exception:
-        raise CheckpointError(exception.where, exception.reason, _STACK_HINT) from None
-    if unused:
-        check_unused(unused, plan)
+    LiveModel.of_layers(plan, torch.float32, torch.device("meta"))
     return None
 
 
-def check_unused(unused: Sequence[str], plan: MergePlan) -> None:
-    """Whether what a layer-stack has no use for is only what the donor has no use for either.
-
-    Raises:
-        CheckpointError: Layers would be left out.
-    """
+def _check_unused(live: LiveModel, plan: MergePlan) -> None:
+    """Whether what the layer-stack has no use for is only what its donor has no use for either."""
+    if not live.unused:
+        return
     donor = plan.checkpoints[plan.donor]
     tensors = tuple(
         TensorPlan(n, i.shape, i.dtype, "passthrough", (), has_base=False) for n, i in donor.tensors.items()
@@ -161,13 +170,9 @@ def check_unused(unused: Sequence[str], plan: MergePlan) -> None:
     whole = LiveModel(
         replace(plan, tensors=tensors, config=donor.config), torch.float32, torch.device("meta")
     )
-    extra = [name for name in unused if name not in whole.unused]
+    extra = [name for name in live.unused if name not in whole.unused]
     if extra:
-        raise CheckpointError(
-            plan.donor,
-            f"its configuration cannot say that it has these layers; left over are {_some(extra)}",
-            _STACK_HINT,
-        )
+        raise CheckpointError(plan.donor, f"its configuration has no word for these layers: {_some(extra)}")
 
 
 def _parse(config: Mapping[str, Any]) -> tuple[Any, Any]:

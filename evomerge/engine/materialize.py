@@ -12,7 +12,7 @@ from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.engine.compute import ComputePool, merge_tensor
 from evomerge.engine.fingerprint import combined_fingerprint
 from evomerge.engine.inputs import Inputs
-from evomerge.engine.live_model import LiveModel, check_unused
+from evomerge.engine.live_model import LiveModel
 from evomerge.engine.memory import SourcesIn, memory_plan
 from evomerge.engine.plan import MergePlan, TensorPlan
 from evomerge.engine.statistics import Statistics
@@ -125,11 +125,9 @@ class Materializer:
         if self._live is not None and self._live.fits(merge_plan, dtype):
             return self._live
         self._live = None  # before the new one is built: both may not fit
-        live = LiveModel(merge_plan, dtype, self.device)
-        if is_stack and live.unused:
-            check_unused(live.unused, merge_plan)
-        self._live = live
-        return live
+        make = LiveModel.of_layers if is_stack else LiveModel
+        self._live = make(merge_plan, dtype, self.device)
+        return self._live
 
     def _forget_changed(self, merge_plan: MergePlan) -> None:
         """Drops what is known of inputs that are others now: another stage, another vocabulary."""

@@ -232,7 +232,7 @@ REFUSED = {
     "esm": "esm.contact_head.regression.weight",  # reads the attention of every layer
     "nllb-moe": "lacks weights of NllbMoeForConditionalGeneration",  # every other layer has experts
     "gemma3n_text": r"embed_tokens_per_layer.weight is \[64, 24\], not \[64, 32\]",  # a block for each layer
-    "hrm_text": "its configuration cannot say that it has these layers",  # two stacks, one count
+    "hrm_text": "its configuration has no word for these layers",  # two stacks, one count
     "inkling2_text": "lacks weights of .*layers.3.attention_input",  # queries of layers stand outside them
 }
 

@@ -23,7 +23,7 @@ from evomerge.engine.export import merge_to_disk
 from evomerge.engine.layers import find_stacks
 from evomerge.engine.materialize import Materializer
 from evomerge.engine.sources import open_sources
-from evomerge.errors import CheckpointError, UserError
+from evomerge.errors import CheckpointError, RecipeError
 from evomerge.recipe import Recipe, parse_recipe
 
 DECODERS = architectures.decoders()
@@ -163,16 +163,16 @@ def test_a_stack_of_layers_loads_and_runs_with_and_without_cache(
 def test_a_stack_that_a_configuration_cannot_say_is_refused(case: Case, made: Made, tmp_path: Path) -> None:
     assert case.stack is not None
     checkpoints, _ = made(case)
-    with pytest.raises(UserError, match=case.refused):
+    with pytest.raises(RecipeError, match=case.refused):
         merge_to_disk(stack(case.stack), checkpoints, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    with pytest.raises(UserError, match=case.refused):
+    with pytest.raises(RecipeError, match=case.refused):  # one candidate fails, the search goes on
         Materializer(checkpoints).load(stack(case.stack))
 
 
 def test_layers_of_kinds_in_another_order_are_refused(made: Made, tmp_path: Path) -> None:
     checkpoints, _ = made(case_of("jamba"))
-    with pytest.raises(CheckpointError, match=r"lacks weights of JambaForCausalLM.*keep the order"):
+    with pytest.raises(RecipeError, match=r"slices: .*lacks weights of JambaForCausalLM.*keep the order"):
         merge_to_disk(stack(((0, 2), (1, 3))), checkpoints, tmp_path / "out")
 
 
