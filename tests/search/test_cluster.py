@@ -113,11 +113,11 @@ def test_a_node_that_dies_in_mid_generation_costs_one_retry_and_another_node_tak
 
 
 def poisoned(recipe: Recipe) -> bool:
-    return len(recipe.models or ()) == 2 and weights_of(recipe)[0] > 0.95
+    return len(recipe.models or ()) == 2 and 0.95 < weights_of(recipe)[0] < 0.99
 
 
 class PoisonedWorker(FakeWorker):
-    """Dies of some candidates."""
+    """Dies of one candidate of the first generation."""
 
     def __init__(self) -> None:
         super().__init__(seconds=0.0)
@@ -128,7 +128,7 @@ class PoisonedWorker(FakeWorker):
         return super().run(job)
 
 
-def test_candidates_that_kill_their_workers_have_failed_and_the_search_goes_on(tmp_path: Path) -> None:
+def test_a_candidate_that_kills_its_workers_has_failed_and_the_search_goes_on(tmp_path: Path) -> None:
     plan = make_plan(trials=12, population=6)
     reference = opened(f"journal:///{tmp_path}/reference.log")
     search(plan, reference, FakeExecutor(fails=poisoned))
@@ -136,7 +136,7 @@ def test_candidates_that_kill_their_workers_have_failed_and_the_search_goes_on(t
     with closing(RayExecutor(PoisonedWorker, 2)) as executor:
         search(plan, study, executor)
     failed = [t for t in study.trials() if t.failure is not None]
-    assert 2 <= len(failed) <= 6
+    assert [t.generation for t in failed] == [0]
     assert {(t.failure.kind, t.attempts) for t in failed if t.failure} == {(FailureKind.WORKER_DIED, 2)}
     assert all("2 workers died while they ran it" in t.failure.reason for t in failed if t.failure)
 
