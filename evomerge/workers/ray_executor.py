@@ -397,7 +397,11 @@ def _start_or_join(address: str | None, cpus: int) -> None:
         if address is None:
             raise
         reason = f"no Ray cluster can be joined at {address!r}: {str(error).strip().splitlines()[0]}"
-        raise UserError("workers.address", reason, "Is it running, with the same versions?") from error
+        raise UserError(
+            "workers.address",
+            reason,
+            "Is it running, with the same versions and the same token (RAY_AUTH_TOKEN)?",
+        ) from error
     finally:
         if callable(on_sigterm):  # Ray puts its own in place, which only exits
             signal.signal(signal.SIGTERM, on_sigterm)

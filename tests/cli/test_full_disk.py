@@ -5,9 +5,11 @@ Real small file systems where they can be mounted (as root), otherwise skipped.
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ from support import ZOO
 from typer.testing import CliRunner, Result
 
 from evomerge.cli.main import app
-from evomerge.errors import UserError
+from evomerge.errors import OutputError, UserError
+from evomerge.recipe import dump_recipe, load_recipe
 from evomerge.search.study import Study
 
 Write = Callable[[dict[str, Any]], Path]
@@ -137,6 +140,32 @@ def test_nothing_is_written_where_nothing_may_be(disk: Disk, write: Write, recip
         text = refusal(*command)
         assert named in text
         assert "Read-only" in text or "unable to open database file" in text
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """What a full disk looks like where nothing can be mounted."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_files_that_may_not_grow_leave_nothing_either(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "old.yml").write_text("old")
+    loaded = load_recipe(recipe)
+    with files_of_at_most(30):
+        assert "out: there is no room" in refusal("merge", recipe, "out")
+        assert "ties.yml: cannot be written (File too large)" in refusal("init", "ties")
+        with pytest.raises(OutputError, match=r"old.yml: cannot be written \(File too large\)"):
+            dump_recipe(loaded, Path("old.yml"))
+    assert (tmp_path / "old.yml").read_text() == "old"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["old.yml", "recipe.yml"]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -15,8 +17,10 @@ from typing import Any
 import pytest
 import yaml
 from cli_support import EXPERIMENT, environment
-from search_fakes import FakeExecutor, FakeWorker, make_plan
+from search_fakes import FakeExecutor, FakeWorker, make_plan, weights_of
 
+from evomerge.errors import FailureKind
+from evomerge.recipe import Recipe
 from evomerge.search.controller import Progress, Quiet, search
 from evomerge.search.study import Study, Trial
 from evomerge.workers.jobs import Job, Outcome
@@ -106,6 +110,40 @@ def test_a_node_that_dies_in_mid_generation_costs_one_retry_and_another_node_tak
     assert next(node for node, *job in started if tuple(job) == twice) == doomed.node_id
     assert [t.attempts for t in study.trials() if t.name == twice[1]] == [2]
     assert study.snapshot() == reference.snapshot()
+
+
+def poisoned(recipe: Recipe) -> bool:
+    return len(recipe.models or ()) == 2 and 0.95 < weights_of(recipe)[0] < 0.99
+
+
+class PoisonedWorker(FakeWorker):
+    """Dies of one candidate of the first generation."""
+
+    def __init__(self) -> None:
+        super().__init__(seconds=0.0)
+
+    def run(self, job: Job) -> Outcome:
+        if poisoned(job.recipe):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().run(job)
+
+
+def test_a_candidate_that_kills_its_workers_has_failed_and_the_search_goes_on(tmp_path: Path) -> None:
+    plan = make_plan(trials=12, population=6)
+    reference = opened(f"journal:///{tmp_path}/reference.log")
+    search(plan, reference, FakeExecutor(fails=poisoned))
+    study = opened(f"journal:///{tmp_path}/study.log")
+    with closing(RayExecutor(PoisonedWorker, 2)) as executor:
+        search(plan, study, executor)
+    failed = [t for t in study.trials() if t.failure is not None]
+    assert [t.generation for t in failed] == [0]
+    assert {(t.failure.kind, t.attempts) for t in failed if t.failure} == {(FailureKind.WORKER_DIED, 2)}
+    assert all("2 workers died while they ran it" in t.failure.reason for t in failed if t.failure)
+
+    def told(study: Study) -> list[tuple[str, tuple[float, ...], float | None]]:
+        return sorted((t.name, t.vector, t.score) for t in study.trials())
+
+    assert told(study) == told(reference)  # whatever the failure, the sampler is told the same
 
 
 @pytest.mark.postgres
