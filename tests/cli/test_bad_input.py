@@ -200,7 +200,7 @@ def test_a_really_full_disk_leaves_nothing(tmp_path: Path) -> None:
         subprocess.run(["umount", str(disk)], check=True)
 
 
-@pytest.mark.parametrize("size", ["lots", "5XB", "0", "-3GB"])
+@pytest.mark.parametrize("size", ["lots", "5XB", "0", "-3GB", "9" * 400, "9" * 5000])
 def test_a_shard_size_that_is_none(size: str, tmp_path: Path) -> None:
     text = message("merge", merge_file(tmp_path, ZOO / "add"), tmp_path / "out", "--shard-size", size)
     assert "--shard-size" in text

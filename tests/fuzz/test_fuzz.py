@@ -15,6 +15,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     return Workshop(tmp_path_factory.mktemp("fuzz"))
 
 
+@pytest.mark.filterwarnings("ignore:Generating overly large repr")
 @pytest.mark.parametrize("target", TARGETS, ids=[t.name for t in TARGETS])
 def test_no_input_is_a_traceback(target: Target, shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     @settings(

@@ -11,7 +11,7 @@ from cli_support import EXPERIMENT, changed
 from pydantic import BaseModel
 from support import ROOT, ZOO
 
-from evomerge.errors import ExperimentError
+from evomerge.errors import ExperimentError, UserError
 from evomerge.fitness.spec import FitnessSpec, SplitSpec, TaskSpec
 from evomerge.search.experiment import Experiment, ExperimentSpec, OutputSpec, SearchSpec, WorkersSpec
 
@@ -128,3 +128,28 @@ def test_the_studys_document_sees_what_decides_and_nothing_else(tmp_path: Path) 
     assert load(changed("workers.dtype", "bfloat16"), tmp_path).document({}) != plain
     assert load(changed("search.sigma", 0.4), tmp_path).document({}) != plain
     assert load(EXPERIMENT, tmp_path).document({"add": "other weights"}) != plain
+
+
+def test_stars_within_stars_do_not_explode(tmp_path: Path) -> None:
+    document = changed("models", {f"m{i}": str(ZOO / "add") for i in range(60)})
+    entry: dict[str, Any] = {"model": "*", "parameters": {"weight": 1}}
+    for _ in range(4):
+        entry = {"model": "*", "parameters": {"weight": [entry]}}
+    document["recipe"] = {"merge_method": "linear", "models": [entry]}
+    with pytest.raises(ExperimentError, match="makes more than"):
+        load(document, tmp_path)
+
+
+@pytest.mark.parametrize("text", ["a/b/" + "c" * 300, "~nobody-of-this-name/x"])
+@pytest.mark.parametrize("place", ["space", "models.add", "fitness.include_path"])
+def test_a_name_that_no_file_system_takes_is_one_message(place: str, text: str, tmp_path: Path) -> None:
+    document = changed(place, text) if place != "space" else {**changed("recipe", None), "space": text}
+    with pytest.raises(UserError):
+        load(document, tmp_path)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+@pytest.mark.parametrize("place", ["workers.gpus_per_worker", "workers.timeout", "search.sigma"])
+def test_settings_are_finite(place: str, value: float, tmp_path: Path) -> None:
+    with pytest.raises(ExperimentError, match=place.split(".")[1]):
+        load({**changed("search.sigma", 0.2), "workers": {}}, tmp_path, {place: value})

@@ -335,6 +335,8 @@ def test_a_url_is_shown_without_its_password() -> None:
     from evomerge.search._storage import shown
 
     assert shown("postgresql://a:b@h/d") == "postgresql://a:***@h/d"
+    assert shown("postgresql://a@b:c@h/d") == "postgresql://a@b:***@h/d"
+    assert shown("postgresql://@:c/@h/d") == "postgresql://@:***@h/d"
     assert shown("postgresql://a@h/d?sslpassword=x&y=1") == "postgresql://a@h/d?sslpassword=***&y=1"
     assert shown("sqlite:////home/x@y/study.db") == "sqlite:////home/x@y/study.db"
 
