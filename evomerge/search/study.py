@@ -19,7 +19,7 @@ from evomerge.errors import FailureKind, StudyError
 from evomerge.fitness.scores import Scores, Split
 from evomerge.recipe import Dimension, Value
 from evomerge.search._lease import Lease
-from evomerge.search._rows import MAIN, LeaseLost, Row
+from evomerge.search._rows import MAIN, LeaseLost, Row, StoredScores
 from evomerge.search._storage import Storage, open_storage, shown
 from evomerge.workers.jobs import Failure, Seconds
 
@@ -217,9 +217,10 @@ class Study:
         """
         if trial.place in self._trials:
             raise StudyError(self._where(), f"{trial.name} is recorded already")
+        row = _row(trial, self._distributions)
         with self._writing():
-            number = self._storage.add_trial(self.name, _row(trial, self._distributions))
-        recorded = replace(trial, number=number)
+            number = self._storage.add_trial(self.name, row)
+        recorded = replace(trial, number=number, scores=_scores(row))
         self._add(recorded)
         return recorded
 
@@ -468,7 +469,6 @@ def _row(trial: Trial, distributions: Mapping[str, BaseDistribution]) -> Row:
 
 def _trial(row: Row) -> Trial:
     stored = row.attributes[MAIN]
-    scores = row.attributes.get(_SCORES)
     return Trial(
         kind=stored["kind"],
         name=stored["name"],
@@ -478,7 +478,7 @@ def _trial(row: Row) -> Trial:
         vector=tuple(stored["vector"]),
         values=stored["values"],
         score=row.score,
-        scores=None if scores is None else Scores.from_document(json.loads(scores)),
+        scores=_scores(row),
         failure=_failure_from(stored["failure"]),
         fingerprint=stored["fingerprint"],
         seconds=Seconds(**stored["seconds"]),
@@ -486,6 +486,11 @@ def _trial(row: Row) -> Trial:
         attempts=stored["attempts"],
         number=row.number,
     )
+
+
+def _scores(row: Row) -> Scores | None:
+    text = row.attributes.get(_SCORES)
+    return None if text is None else StoredScores(text)
 
 
 def _split_text(result: SplitResult) -> str:

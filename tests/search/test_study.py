@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 import sqlite3
 import subprocess
 import sys
@@ -68,6 +69,24 @@ def test_what_is_recorded_comes_back_equal(storage: str) -> None:
     study.close()
     again.close()
     again.close()
+
+
+def test_item_scores_are_read_when_they_are_looked_at_and_equal_what_was_stored(journal: str) -> None:
+    whole = candidate(0, 0).scores
+    assert whole is not None
+    for stored in (opened(journal).record(candidate(0, 0)).scores, opened(journal).trial(0).scores):
+        assert stored is not None
+        assert not vars(stored).keys() & {"split", "tasks"}
+        copied = pickle.loads(pickle.dumps(stored))
+        assert stored == whole
+        assert whole == stored
+        assert copied == whole
+        assert hash(stored) == hash(whole)
+        assert stored.document() == whole.document()
+        assert stored != replace(whole, split=Split.TEST)
+        assert stored != whole.document()
+        with pytest.raises(AttributeError):
+            _ = stored.nothing  # type: ignore[attr-defined]
 
 
 def test_results_on_other_splits_come_back_equal(storage: str) -> None:
