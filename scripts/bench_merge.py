@@ -4,7 +4,8 @@
                                   [--peer 'mergekit-yaml {recipe} {out}']
 
 Bytes moved: all inputs read and the output written. `cp` moves each byte twice, so it copies half
-as many. Each merge runs in a process of its own that reports its seconds (without start-up) and its peak RSS.
+as many. Each merge runs in a process of its own that reports its seconds and its peak RSS; before them it
+merges tiny models, so that start-up does not count.
 """
 
 from __future__ import annotations
@@ -46,6 +47,9 @@ from evomerge.engine.sources import open_sources
 from evomerge.recipe import load_recipe
 recipe = load_recipe(Path(sys.argv[1]))
 folder = Path(sys.argv[1]).parent
+# Start-up: numba is imported and loads its kernels once per process, about a second whatever the model.
+tiny = open_sources({r: r for r in recipe.references()}, (folder / "tiny",))
+merge_to_disk(recipe, tiny, Path(sys.argv[2]), MergeOptions(overwrite=True))
 checkpoints = open_sources({r: r for r in recipe.references()}, (folder,))
 start = time.perf_counter()
 merge_to_disk(recipe, checkpoints, Path(sys.argv[2]), MergeOptions(threads=int(sys.argv[3]), overwrite=True))
@@ -55,10 +59,12 @@ print(json.dumps([seconds, int(re.search(r"VmHWM:\\s+(\\d+)", status).group(1)) 
 """
 
 
-def make_models(folder: Path, parameters: float, count: int) -> int:
+def make_models(
+    folder: Path, parameters: float, count: int, *, vocabulary: int = 32_000, layers: int = 16
+) -> int:
     """A base and fine-tunes of about ``parameters`` each, bfloat16; bytes of one."""
     hidden = max(256, round((parameters / 16 / 13) ** 0.5 / 64) * 64)
-    layers, vocabulary, inner = 16, 32_000, hidden * 11 // 4 // 64 * 64
+    inner = hidden * 11 // 4 // 64 * 64
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (vocabulary, hidden)}
     for i in range(layers):
         p = f"model.layers.{i}."
@@ -170,6 +176,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder = Path(name)
         size = make_models(folder, arguments.parameters, 4)
+        make_models(folder / "tiny", 1e4, 4, vocabulary=512, layers=1)
         print(f"{size / 2e6:.0f}M parameters, bfloat16, {arguments.threads} threads, {arguments.runs} runs")
         print(
             f"{'method':18}{'inputs':>7}{'merge s':>9}{'cp s':>8}{'ratio':>7}{'target':>8}{'RSS MiB':>9}"
