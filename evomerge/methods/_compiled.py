@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from llvmlite import ir
 from numba import carray, njit, types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 _TILE, _GRAM_TILE = 2048, 512
@@ -65,6 +66,57 @@ def _as_long(typingctx, x):
         return builder.bitcast(args[0], ir.IntType(64))
 
     return types.int64(types.float64), codegen
+
+
+def _lane_sums(builder, n, lanes, term):
+    """IR that adds ``term(i)``, a vector of 16 float64, to those at ``lanes`` for i = 0, 16, ... n - 16.
+
+    The vectors are spelled out: sixteen lanes on any machine, so the order of the sum is the same on all. LLVM
+    makes none of a loop unless it may choose the order.
+    """
+    vector = ir.VectorType(ir.DoubleType(), _LANES)
+    place = builder.inttoptr(lanes, vector.as_pointer())
+    total = cgutils.alloca_once_value(builder, builder.load(place, align=8))
+    with cgutils.for_range(builder, builder.udiv(n, n.type(_LANES))) as loop:
+        i = builder.mul(loop.index, n.type(_LANES))
+        builder.store(builder.fadd(builder.load(total), term(i)), total)
+    builder.store(builder.load(total), place, align=8)
+
+
+def _vector_at(builder, address, i, kind, bytes_):
+    vector = ir.VectorType(kind, _LANES)
+    place = builder.add(address, builder.mul(i, address.type(bytes_)))
+    return builder.load(builder.inttoptr(place, vector.as_pointer()), align=bytes_)
+
+
+@intrinsic
+def _add_products(typingctx, a, b, n, lanes):
+    def codegen(context, builder, signature, args):
+        x, y, count, place = args
+
+        def term(i):
+            left = _vector_at(builder, x, i, ir.DoubleType(), 8)
+            return builder.fmul(left, _vector_at(builder, y, i, ir.DoubleType(), 8))
+
+        _lane_sums(builder, count, place, term)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
+def _add_floats(typingctx, a, n, lanes):
+    def codegen(context, builder, signature, args):
+        x, count, place = args
+
+        def term(i):
+            narrow = _vector_at(builder, x, i, ir.FloatType(), 4)
+            return builder.fpext(narrow, ir.VectorType(ir.DoubleType(), _LANES))
+
+        _lane_sums(builder, count, place, term)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), codegen
 
 
 # --------------------------------------------------------------------------- reading and writing
@@ -144,48 +196,8 @@ def weighted_sum(x, kind, n, c, out, out_kind):
 @njit(**_fast)
 def _dot(a, b, n, lanes):
     """Adds a * b to ``lanes`` in float64, element i to lane i mod 16: the same order whatever the tile."""
-    l0, l1, l2, l3, l4, l5, l6, l7 = (
-        lanes[0],
-        lanes[1],
-        lanes[2],
-        lanes[3],
-        lanes[4],
-        lanes[5],
-        lanes[6],
-        lanes[7],
-    )
-    m0, m1, m2, m3 = lanes[8], lanes[9], lanes[10], lanes[11]
-    m4, m5, m6, m7 = lanes[12], lanes[13], lanes[14], lanes[15]
     whole = n - n % _LANES
-    for i in range(0, whole, _LANES):  # written out: the sums stay in registers
-        l0 += a[i] * b[i]
-        l1 += a[i + 1] * b[i + 1]
-        l2 += a[i + 2] * b[i + 2]
-        l3 += a[i + 3] * b[i + 3]
-        l4 += a[i + 4] * b[i + 4]
-        l5 += a[i + 5] * b[i + 5]
-        l6 += a[i + 6] * b[i + 6]
-        l7 += a[i + 7] * b[i + 7]
-        m0 += a[i + 8] * b[i + 8]
-        m1 += a[i + 9] * b[i + 9]
-        m2 += a[i + 10] * b[i + 10]
-        m3 += a[i + 11] * b[i + 11]
-        m4 += a[i + 12] * b[i + 12]
-        m5 += a[i + 13] * b[i + 13]
-        m6 += a[i + 14] * b[i + 14]
-        m7 += a[i + 15] * b[i + 15]
-    lanes[0], lanes[1], lanes[2], lanes[3], lanes[4], lanes[5], lanes[6], lanes[7] = (
-        l0,
-        l1,
-        l2,
-        l3,
-        l4,
-        l5,
-        l6,
-        l7,
-    )
-    lanes[8], lanes[9], lanes[10], lanes[11] = m0, m1, m2, m3
-    lanes[12], lanes[13], lanes[14], lanes[15] = m4, m5, m6, m7
+    _add_products(i64(a.ctypes.data), i64(b.ctypes.data), i64(whole), i64(lanes.ctypes.data))
     for i in range(whole, n):
         lanes[i - whole] += a[i] * b[i]
 
@@ -193,48 +205,8 @@ def _dot(a, b, n, lanes):
 @njit(**_fast)
 def _add(a, n, lanes):
     """Adds float32 values to ``lanes`` in float64, in the order of ``_dot``."""
-    l0, l1, l2, l3, l4, l5, l6, l7 = (
-        lanes[0],
-        lanes[1],
-        lanes[2],
-        lanes[3],
-        lanes[4],
-        lanes[5],
-        lanes[6],
-        lanes[7],
-    )
-    m0, m1, m2, m3 = lanes[8], lanes[9], lanes[10], lanes[11]
-    m4, m5, m6, m7 = lanes[12], lanes[13], lanes[14], lanes[15]
     whole = n - n % _LANES
-    for i in range(0, whole, _LANES):
-        l0 += f64(a[i])
-        l1 += f64(a[i + 1])
-        l2 += f64(a[i + 2])
-        l3 += f64(a[i + 3])
-        l4 += f64(a[i + 4])
-        l5 += f64(a[i + 5])
-        l6 += f64(a[i + 6])
-        l7 += f64(a[i + 7])
-        m0 += f64(a[i + 8])
-        m1 += f64(a[i + 9])
-        m2 += f64(a[i + 10])
-        m3 += f64(a[i + 11])
-        m4 += f64(a[i + 12])
-        m5 += f64(a[i + 13])
-        m6 += f64(a[i + 14])
-        m7 += f64(a[i + 15])
-    lanes[0], lanes[1], lanes[2], lanes[3], lanes[4], lanes[5], lanes[6], lanes[7] = (
-        l0,
-        l1,
-        l2,
-        l3,
-        l4,
-        l5,
-        l6,
-        l7,
-    )
-    lanes[8], lanes[9], lanes[10], lanes[11] = m0, m1, m2, m3
-    lanes[12], lanes[13], lanes[14], lanes[15] = m4, m5, m6, m7
+    _add_floats(i64(a.ctypes.data), i64(whole), i64(lanes.ctypes.data))
     for i in range(whole, n):
         lanes[i - whole] += f64(a[i])
 
