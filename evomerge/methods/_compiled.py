@@ -71,8 +71,8 @@ def _as_long(typingctx, x):
 def _lane_sums(builder, n, lanes, term):
     """IR that adds ``term(i)``, a vector of 16 float64, to those at ``lanes`` for i = 0, 16, ... n - 16.
 
-    The vectors are spelled out: sixteen lanes on any machine, so the order of the sum is the same on all. LLVM
-    makes none of a loop unless it may choose the order.
+    The vectors are spelled out: sixteen lanes on any machine, so the order of the sum is the same on all.
+    LLVM makes none of a loop unless it may choose the order.
     """
     vector = ir.VectorType(ir.DoubleType(), _LANES)
     place = builder.inttoptr(lanes, vector.as_pointer())
