@@ -19,7 +19,8 @@ import torch
 from bench_merge import make_models, recipes
 
 from evomerge.engine.compute import ComputePool, merge_tensor, rows_of
-from evomerge.engine.plan import TensorPlan, plan
+from evomerge.engine.inputs import Inputs
+from evomerge.engine.plan import TensorPlan
 from evomerge.engine.sources import open_sources
 from evomerge.engine.statistics import Statistics
 from evomerge.recipe import parse_recipe
@@ -59,7 +60,7 @@ def main() -> None:
         for method, document in recipes().items():
             if wanted is not None and method not in wanted:
                 continue
-            merge_plan = plan(parse_recipe(document), checkpoints)
+            merge_plan = Inputs(checkpoints).plan(parse_recipe(document))
             live = {t.name: torch.empty(t.shape, dtype=t.dtype, device=device) for t in merge_plan.tensors}
             statistics_ = Statistics()
 

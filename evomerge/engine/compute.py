@@ -56,7 +56,7 @@ def merge_tensor(
         RecipeError: The parameters do not work for these inputs.
     """
     method = get_method(tensor.method)
-    x_MRC = [rows_of(read(i.model, i.tensor)) for i in tensor.inputs]
+    x_MRC = [rows_of(read(i.model, i.tensor).contiguous()) for i in tensor.inputs]
     digest = TensorDigest()
     if not tensor.dtype.is_floating_point or _is_shared_limit(tensor, x_MRC):
         same_RC = x_MRC[0].to(tensor.dtype)
@@ -87,8 +87,12 @@ def merge_tensor(
 
 
 def rows_of(tensor: Tensor) -> Tensor:
-    """(R, C): the last dimension stays, all others become rows; a vector is one row. Shares its memory."""
-    return tensor.reshape(1, -1) if tensor.dim() < 2 else tensor.reshape(-1, tensor.shape[-1])
+    """(R, C), sharing its memory: the last dimension stays, all others become rows; a vector is one row.
+
+    Raises:
+        RuntimeError: No stride spans its dimensions.
+    """
+    return tensor.view(1, -1) if tensor.dim() < 2 else tensor.view(-1, tensor.shape[-1])
 
 
 class ComputePool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,6 +112,11 @@ def _write_weights(
         return checkpoints[model].read(name).to(device)
 
     def fill(tensor: TensorPlan) -> str:
+        def release(first: int, end: int | None) -> None:
+            for part in tensor.inputs:
+                checkpoints[part.model].let_go(part.tensor, first, end)
+            writer.let_go(tensor.name, first, end)
+
         place_RC = rows_of(writer.tensor(tensor.name))
         # Statistics serve one tensor here and are dropped with it: a merge measures each tensor once.
         digest = merge_tensor(
@@ -120,18 +125,10 @@ def _write_weights(
             Statistics(),
             place_RC,
             chunk_elements=options.chunk_elements,
-            release=release_of(tensor),
+            release=release,
         )
-        release_of(tensor)(0, None)
+        release(0, None)
         return digest
-
-    def release_of(tensor: TensorPlan) -> Callable[[int, int | None], None]:
-        def release(first: int, end: int | None) -> None:
-            for part in tensor.inputs:
-                checkpoints[part.model].let_go(part.tensor, first, end)
-            writer.let_go(tensor.name, first, end)
-
-        return release
 
     try:
         digests = pool.map(fill, merge_plan.tensors)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 
 from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.engine.plan import MergePlan, donor_of, planned
@@ -48,10 +49,11 @@ class Inputs:
         return self._plan(recipe, pool, keys)
 
     def _plan(self, recipe: Recipe, pool: Mapping[str, Checkpoint], keys: Mapping[str, str]) -> MergePlan:
-        unknown = next((model for model in recipe.inputs() if model not in pool), None)
+        models = recipe.inputs()
+        unknown = next((model for model in models if model not in pool), None)
         if unknown is not None:
             raise RecipeError("recipe", f"there is no model {unknown!r}", did_you_mean(unknown, pool))
-        checkpoints = {model: pool[model] for model in recipe.inputs()}
+        checkpoints = {model: pool[model] for model in models}
         spec = recipe.vocabulary
         key = json.dumps(
             [
@@ -75,8 +77,7 @@ class Inputs:
         alignment = aligned(recipe, checkpoints, donor)
         if recipe.vocabulary is not None:
             return alignment
-        warnings = (*alignment.warnings, *vocabulary_warnings(checkpoints))
-        return Alignment(alignment.checkpoints, alignment.tokenizer, alignment.renumber, warnings)
+        return replace(alignment, warnings=(*alignment.warnings, *vocabulary_warnings(checkpoints)))
 
 
 _KEPT = 4

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from evomerge.engine.compute import rows_of
 from evomerge.engine.plan import MergePlan, TensorPlan
 from evomerge.errors import CheckpointError, RecipeError
 from evomerge.tokenizers.vocabulary import quiet
@@ -77,7 +78,7 @@ class LiveModel:
 
     def place(self, name: str) -> Tensor:
         """Where the tensor ``name`` is written, as rows: (R, C)."""
-        return _rows(self._places[name])
+        return rows_of(self._places[name])
 
     def settle(self) -> None:
         """Brings weights up to date that could not be written in place; usually there are none.
@@ -275,15 +276,10 @@ def _holds(part: Tensor, marked: Tensor) -> bool:
     if part.shape != marked.shape or not torch.equal(part, marked.to(part.dtype)):
         return False
     try:
-        _rows(part)
+        rows_of(part)
     except RuntimeError:  # dimensions that no stride spans
         return False
     return True
-
-
-def _rows(tensor: Tensor) -> Tensor:
-    """(R, C), sharing its memory: the last dimension stays, all others become rows; a vector is one row."""
-    return tensor.view(1, -1) if tensor.dim() < 2 else tensor.view(-1, tensor.shape[-1])
 
 
 def _storage(tensor: Tensor) -> int:

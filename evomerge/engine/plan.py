@@ -24,12 +24,12 @@ from evomerge.engine.configuration import (
 )
 from evomerge.engine.layers import comes_before_layers, find_stacks
 from evomerge.engine.parts import Part, find_parts, part_of
-from evomerge.engine.vocabulary import Alignment, Renumbering, TokenizerFolder, aligned
+from evomerge.engine.vocabulary import Alignment, Renumbering, TokenizerFolder
 from evomerge.errors import CheckpointError, RecipeError, did_you_mean
 from evomerge.methods import Base, Parameter, get_method, methods
 from evomerge.recipe import Parameters, Recipe, Slice, Source, filters_of, lookup
 
-__all__ = ["Input", "MergePlan", "TensorPlan", "donor_of", "plan", "planned"]
+__all__ = ["Input", "MergePlan", "TensorPlan", "donor_of", "planned"]
 
 _DTYPES = {
     "float16": torch.float16,
@@ -92,19 +92,13 @@ class MergePlan:
         return sum(t.info.bytes for t in self.tensors)
 
 
-def plan(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> MergePlan:
-    """The plan of ``recipe`` over ``checkpoints`` (by reference), in which stages are checkpoints already.
+def planned(recipe: Recipe, alignment: Alignment) -> MergePlan:
+    """The plan of ``recipe`` over checkpoints of one vocabulary; a pure function of headers.
 
     Raises:
         RecipeError: An unknown method or parameter, a value out of bounds, layers that do not exist.
         CheckpointError: Models that do not fit together; every offending tensor is listed.
     """
-    alignment = aligned(recipe, checkpoints, donor_of(recipe))
-    return planned(recipe, alignment)
-
-
-def planned(recipe: Recipe, alignment: Alignment) -> MergePlan:
-    """The plan of ``recipe`` over checkpoints of one vocabulary; a pure function of headers."""
     return _Planner(recipe, alignment).plan()
 
 

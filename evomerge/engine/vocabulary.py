@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -183,7 +183,8 @@ class _Aligner:
         self.spec = spec
         self.checkpoints = checkpoints
         self.donor = donor
-        self.vocabularies = {m: read_vocabulary(c.tokenizer) for m, c in checkpoints.items()}
+        by_folder = {f: read_vocabulary(f) for f in dict.fromkeys(c.tokenizer for c in checkpoints.values())}
+        self.vocabularies = {m: by_folder[c.tokenizer] for m, c in checkpoints.items()}
         self.embeddings = {m: Embedding(self.vocabularies[m], _rows(c)) for m, c in checkpoints.items()}
 
     def align(self) -> Alignment:
@@ -328,16 +329,11 @@ def _model(source: TokenSource) -> str:
 
 def _with_chat_template(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], made: Alignment) -> Alignment:
     setting = str(recipe.chat_template)
-    warnings = made.warnings
     if setting == "auto":
         text = most_common([read_chat_template(checkpoints[m].tokenizer) for m in recipe.merged()])
         if text is None:
-            return Alignment(
-                made.checkpoints,
-                made.tokenizer,
-                made.renumber,
-                (*warnings, "chat_template: auto, but no model has a chat template"),
-            )
+            warning = "chat_template: auto, but no model has a chat template"
+            return replace(made, warnings=(*made.warnings, warning))
     else:
         text = chat_template(setting)
     folder = made.tokenizer
@@ -346,7 +342,7 @@ def _with_chat_template(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], m
         for file in tokenizer_files(made.tokenizer.path):
             shutil.copyfile(file, folder.path / file.name)
     write_chat_template(folder.path, text)
-    return Alignment(made.checkpoints, folder, made.renumber, warnings)
+    return replace(made, tokenizer=folder)
 
 
 def _view(

@@ -20,52 +20,28 @@ _fused = {**_fast, "fastmath": {"contract"}}  # only where whole rows are summed
 u32, f32, f64, i64 = np.uint32, np.float32, np.float64, np.int64
 
 
-@intrinsic
-def _as_float(typingctx, x):
-    def codegen(context, builder, signature, args):
-        return builder.bitcast(args[0], ir.FloatType())
+def _cast(name, source, target, to):
+    """Takes the bits of ``source`` (for pointers, an address) as ``target``, IR ``to``."""
 
-    return types.float32(types.uint32), codegen
+    def typed(typingctx, x):
+        def codegen(context, builder, signature, args):
+            convert = builder.inttoptr if isinstance(to, ir.PointerType) else builder.bitcast
+            return convert(args[0], to)
 
+        return target(source), codegen
 
-@intrinsic
-def _as_bits(typingctx, x):
-    def codegen(context, builder, signature, args):
-        return builder.bitcast(args[0], ir.IntType(32))
-
-    return types.uint32(types.float32), codegen
+    typed.__name__ = name
+    return intrinsic(typed)
 
 
-@intrinsic
-def _half_pointer(typingctx, x):
-    def codegen(context, builder, signature, args):
-        return builder.inttoptr(args[0], ir.IntType(16).as_pointer())
-
-    return types.CPointer(types.uint16)(types.int64), codegen
-
-
-@intrinsic
-def _float_pointer(typingctx, x):
-    def codegen(context, builder, signature, args):
-        return builder.inttoptr(args[0], ir.FloatType().as_pointer())
-
-    return types.CPointer(types.float32)(types.int64), codegen
-
-
-@intrinsic
-def _as_double(typingctx, x):
-    def codegen(context, builder, signature, args):
-        return builder.bitcast(args[0], ir.DoubleType())
-
-    return types.float64(types.int64), codegen
-
-
-@intrinsic
-def _as_long(typingctx, x):
-    def codegen(context, builder, signature, args):
-        return builder.bitcast(args[0], ir.IntType(64))
-
-    return types.int64(types.float64), codegen
+_as_float = _cast("_as_float", types.uint32, types.float32, ir.FloatType())
+_as_bits = _cast("_as_bits", types.float32, types.uint32, ir.IntType(32))
+_as_double = _cast("_as_double", types.int64, types.float64, ir.DoubleType())
+_as_long = _cast("_as_long", types.float64, types.int64, ir.IntType(64))
+_half_pointer = _cast("_half_pointer", types.int64, types.CPointer(types.uint16), ir.IntType(16).as_pointer())
+_float_pointer = _cast(
+    "_float_pointer", types.int64, types.CPointer(types.float32), ir.FloatType().as_pointer()
+)
 
 
 def _lane_sums(builder, n, lanes, term):
@@ -1032,6 +1008,19 @@ def _log(z):
     return exponent * 0.6931471805599453 + 2.0 * f * s
 
 
+@njit(**_fast)
+def _total(values, n):
+    """Sum of float64 values, in the order of ``_dot``."""
+    lanes = np.zeros(_LANES, f64)
+    whole = n - n % _LANES
+    for i in range(0, whole, _LANES):
+        for k in range(_LANES):
+            lanes[k] += values[i + k]
+    for i in range(whole, n):
+        lanes[i - whole] += values[i]
+    return _lane_sum(lanes)
+
+
 @njit(**_fused)
 def _exponentials(values, columns, out):
     """exp(value - maximum) of a row; their sum."""
@@ -1040,14 +1029,7 @@ def _exponentials(values, columns, out):
         top = values[i] if values[i] > top else top
     for i in range(columns):
         out[i] = _exp(f64(values[i]) - f64(top))
-    lanes = np.zeros(_LANES, f64)
-    whole = columns - columns % _LANES
-    for i in range(0, whole, _LANES):
-        for k in range(_LANES):
-            lanes[k] += out[i + k]
-    for i in range(whole, columns):
-        lanes[i - whole] += out[i]
-    return _lane_sum(lanes)
+    return _total(out, columns)
 
 
 @njit(**_fused)
@@ -1055,7 +1037,6 @@ def divergence(x, kind, rows, columns, out):
     """KL divergence of softmax(other) + 1e-8 from softmax(base) + 1e-8, row by row, float64; (rows,)."""
     values = np.empty(columns, f32)
     q, p = np.empty(columns, f64), np.empty(columns, f64)
-    lanes = np.empty(_LANES, f64)
     for row in range(rows):
         _load(x[0], kind, row * columns, columns, values)
         base_sum = _exponentials(values, columns, q)
@@ -1065,14 +1046,7 @@ def divergence(x, kind, rows, columns, out):
             a = p[i] / sum_ + 1e-8
             b = q[i] / base_sum + 1e-8
             p[i] = a * _log(a / b)
-        lanes[:] = 0
-        whole = columns - columns % _LANES
-        for i in range(0, whole, _LANES):
-            for k in range(_LANES):
-                lanes[k] += p[i + k]
-        for i in range(whole, columns):
-            lanes[i - whole] += p[i]
-        out[row] = _lane_sum(lanes)
+        out[row] = _total(p, columns)
 
 
 @njit(**_fast)

@@ -253,12 +253,8 @@ def _native_reduce(
     n = x.rows * x.columns
     first = chunk.row * x.columns
     for d, finder in finders.items():
-        bins = np.array(finder.bins, dtype=np.int64)
-        bits, index = finder.scratch(n + 1)
-        filled = np.zeros(len(bins), dtype=np.int64)
-        functions().collect(x.addresses, x.kind, n, d, bins, bits.numpy(), index.numpy(), filled, first)
-        for k, count in enumerate(filled.tolist()):
-            finder.put(int(bins[k]), bits[k, :count].clone(), index[k, :count].clone())
+        inputs = x.addresses, x.kind, n, d
+        finder.collect(n, lambda *room, inputs=inputs: functions().collect(*inputs, *room, first))
     modes = {d: _native_mask(s.masks[d], x.columns) for d in sums}
     ranked = any(mode == functions().RANKED for mode, _, _ in modes.values())
     shape = (x.rows, -(-x.columns // 8)) if ranked else (0, 0)

@@ -49,8 +49,8 @@ def functions() -> ModuleType:
     return module
 
 
-def usable(chunk: Chunk) -> bool:
-    """Whether the compiled functions can work on this chunk."""
+def usable(chunk: Chunk | Tensor) -> bool:
+    """Whether the compiled functions can work on this chunk (or tensor)."""
     return chunk.device.type == "cpu" and compiled() is not None
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from evomerge.methods._chunks import Chunk, Chunks
-from evomerge.methods._native import compiled, functions, usable
+from evomerge.methods._native import functions, usable
 
 __all__ = ["Cut", "Finder", "Histogram", "Threshold", "histograms"]
 
@@ -131,32 +131,36 @@ class Finder:
 
     cuts: Sequence[Cut]
     _found: dict[int, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
-    _scratch: tuple[Tensor, Tensor] | None = None
+    _room: tuple[Tensor, Tensor] | None = None
 
     def add(self, bits_RC: Tensor, first: int) -> None:
         """Looks through one chunk of the values."""
         flat = bits_RC.flatten()
-        if bits_RC.device.type == "cpu" and compiled() is not None:
-            bits, places = self.scratch(flat.numel() + 1)
-            wanted, filled = np.array(self.bins, dtype=np.int64), np.zeros(len(self.bins), dtype=np.int64)
+        if usable(bits_RC):
             values = flat.view(torch.float32).numpy()
-            functions().collect_values(values, wanted, bits.numpy(), places.numpy(), filled, first)
-            for k, count in enumerate(filled.tolist()):
-                self.put(int(wanted[k]), bits[k, :count].clone(), places[k, :count].clone())
+            self.collect(flat.numel(), lambda *room: functions().collect_values(values, *room, first))
             return
         bins = flat >> LOW_BITS
         for bin_ in self.bins:
             index = torch.nonzero(bins == bin_).flatten()
             self.put(bin_, flat[index].cpu(), (index + first).cpu())
 
-    def scratch(self, size: int) -> tuple[Tensor, Tensor]:
-        """Room for ``size`` elements of each bin, bits and indices, used again for each chunk."""
-        if self._scratch is None or self._scratch[0].shape[1] < size:
-            self._scratch = (
-                torch.empty(len(self.bins), size, dtype=torch.int32),
-                torch.empty(len(self.bins), size, dtype=torch.int64),
+    def collect(self, elements: int, run: Callable[..., None]) -> None:
+        """Has a compiled function look through a chunk: ``run(bins, bits, index, filled)``, as NumPy arrays.
+
+        It finds ``elements`` at most, and may write one more.
+        """
+        bins = self.bins
+        if self._room is None or self._room[0].shape[1] <= elements:  # used again for each chunk
+            self._room = (
+                torch.empty(len(bins), elements + 1, dtype=torch.int32),
+                torch.empty(len(bins), elements + 1, dtype=torch.int64),
             )
-        return self._scratch
+        bits, index = self._room
+        filled = np.zeros(len(bins), dtype=np.int64)
+        run(np.array(bins, dtype=np.int64), bits.numpy(), index.numpy(), filled)
+        for k, count in enumerate(filled.tolist()):
+            self.put(bins[k], bits[k, :count].clone(), index[k, :count].clone())
 
     @property
     def bins(self) -> tuple[int, ...]:

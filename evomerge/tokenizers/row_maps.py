@@ -49,8 +49,8 @@ class RowMap:
     """How one model's embedding becomes one of ``size`` rows.
 
     ``own[i]`` is the model's own row for output row i, or -1. ``taken`` are rows of other models, by output
-    row. ``means`` are means of rows of several models. Rows named nowhere are zero, those from ``padding``
-    on and those in ``gaps`` the mean of all others.
+    row. ``means`` are means of rows of several models. Rows named nowhere are zero, those in ``gaps`` (no
+    token has them) the mean of all others.
     """
 
     size: int

@@ -66,7 +66,8 @@ def _joins_model(tokenizer: Any, others: Sequence[Any], new: Sequence[str], star
     model = document.get("model", {}) if document else {}
     if model.get("type") not in ("BPE", "WordPiece", "WordLevel") or not isinstance(model["vocab"], dict):
         return False
-    if any((_backend(other) or {}).get("model", {}).get("type") != model["type"] for other in others):
+    models = [(_backend(other) or {}).get("model", {}) for other in others]
+    if any(m.get("type") != model["type"] for m in models):
         return False
     # On loading, an added token keeps its id only if the model knows it: else it moves behind the new ones.
     model["vocab"] |= {str(t.content): i for i, t in tokenizer.added_tokens_decoder.items()}
@@ -74,8 +75,8 @@ def _joins_model(tokenizer: Any, others: Sequence[Any], new: Sequence[str], star
     if model["type"] == "BPE":
         known = model["merges"]
         made = dict.fromkeys(new)
-        for other in others:
-            for merge in _backend(other)["model"]["merges"]:
+        for other in models:
+            for merge in other["merges"]:
                 left, right = merge if isinstance(merge, list) else merge.split(" ")
                 token = left + right
                 if token in made and left in model["vocab"] and right in model["vocab"]:

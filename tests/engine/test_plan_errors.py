@@ -10,8 +10,8 @@ import torch
 from support import MakeModel
 from torch import Tensor
 
+from evomerge.engine.inputs import Inputs
 from evomerge.engine.layers import find_stacks
-from evomerge.engine.plan import plan
 from evomerge.engine.sources import open_sources
 from evomerge.errors import CheckpointError, RecipeError, UserError
 from evomerge.recipe import parse_recipe
@@ -68,7 +68,7 @@ def test_a_wrong_recipe_has_one_clear_message(
     document: dict[str, Any], message: str, family: dict[str, str]
 ) -> None:
     with pytest.raises(RecipeError, match=message):
-        plan(parse_recipe({k: v for k, v in document.items() if v is not None}), open_sources(family))
+        Inputs(open_sources(family)).plan(parse_recipe({k: v for k, v in document.items() if v is not None}))
 
 
 def drop(name: str) -> Callable[[dict[str, Tensor]], None]:
@@ -113,18 +113,18 @@ def test_models_that_do_not_fit_are_named(
 ) -> None:
     other = {**family, "two": str(make_model("odd", 2, change=change, config=config))}
     with pytest.raises(CheckpointError, match=message):
-        plan(parse_recipe(ties()), open_sources(other))
+        Inputs(open_sources(other)).plan(parse_recipe(ties()))
 
 
 def test_a_filter_that_matches_nothing_is_a_warning_with_near_names(family: dict[str, str]) -> None:
     weight = [{"filter": "self_atn", "value": 0.2}, {"value": 1}]
-    made = plan(parse_recipe(ties(models=two({"weight": weight}))), open_sources(family))
+    made = Inputs(open_sources(family)).plan(parse_recipe(ties(models=two({"weight": weight}))))
     assert any("'self_atn' matches no tensor" in w and "self_attn" in w for w in made.warnings)
 
 
 def test_a_parameter_of_another_method_is_a_warning(family: dict[str, str]) -> None:
     document = ties(merge_method="task_arithmetic", models=two({"weight": 1, "density": 0.5}))
-    made = plan(parse_recipe(document), open_sources(family))
+    made = Inputs(open_sources(family)).plan(parse_recipe(document))
     assert any("density has no effect" in w for w in made.warnings)
 
 
