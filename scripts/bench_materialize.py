@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from bench_merge import make_models, recipes
 
-from evomerge.engine.compute import ComputePool, merge_tensor, rows_of
+from evomerge.engine.compute import ComputePool, InMemory, merge_tensor, rows_of
 from evomerge.engine.inputs import Inputs
 from evomerge.engine.plan import TensorPlan
 from evomerge.engine.sources import open_sources
@@ -66,7 +66,7 @@ def main() -> None:
 
             def fill(tensor: TensorPlan) -> str:
                 place_RC = rows_of(live[tensor.name])  # noqa: B023
-                return merge_tensor(tensor, lambda m, n: resident[m, n], statistics_, place_RC)  # noqa: B023
+                return merge_tensor(tensor, lambda m, n: resident[m, n], statistics_, InMemory(place_RC))  # noqa: B023
 
             def candidate() -> None:
                 pool.map(fill, merge_plan.tensors)  # noqa: B023

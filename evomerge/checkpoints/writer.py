@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import json
-import mmap
 import os
 import shutil
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,21 +17,68 @@ import torch
 from torch import Tensor
 
 from evomerge.checkpoints.checkpoint import DTYPES, TensorInfo
-from evomerge.checkpoints.paging import let_go, rows_in_bytes, start_writing
+from evomerge.checkpoints.paging import start_writing
 from evomerge.errors import OutputError
 
-__all__ = ["CheckpointWriter"]
+__all__ = ["CheckpointWriter", "TensorFile"]
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _ALIGNMENT = 8
+
+_AT_ONCE = 1 << 25
+"""Bytes after which the disk begins to write what came so far."""
+
+
+@dataclass
+class TensorFile:
+    """The place of one tensor in a shard: rows (all dimensions but the last are rows) are written into it.
+
+    Rows are computed in a buffer that stays in the core's cache and copied from there, which costs less than
+    to fault in the pages of a mapped file, and a disk that refuses is an exception instead of a signal.
+    """
+
+    descriptor: int
+    offset: int
+    """Bytes from the beginning of the file."""
+    info: TensorInfo
+    failed: Callable[[OSError], OutputError]
+    _buffer: Tensor | None = field(default=None, init=False)
+    _started: int = field(default=0, init=False)
+
+    def room(self, row: int, like: Tensor, dtype: torch.dtype) -> Tensor:  # noqa: ARG002
+        """A buffer of the shape of ``like`` beside it; the last one given is free again."""
+        elements = like.numel()
+        if self._buffer is None or self._buffer.numel() < elements:
+            self._buffer = torch.empty(elements, dtype=dtype, device=like.device)
+        return self._buffer[:elements].view(like.shape)
+
+    def put(self, row: int, rows: Tensor) -> None:
+        """Writes ``rows``, in the dtype of the tensor, as the rows from ``row`` on.
+
+        Raises:
+            OutputError: The disk refuses.
+        """
+        flat = rows.cpu().contiguous().view(-1).view(torch.uint8)
+        data: memoryview = flat.numpy().data
+        begin = row * rows.shape[-1] * self.info.dtype.itemsize
+        end = begin + len(data)
+        try:
+            _write(self.descriptor, data, self.offset + begin)
+        except OSError as exception:
+            raise self.failed(exception) from None
+        if end - self._started >= _AT_ONCE or end == self.info.bytes:
+            start_writing(self.descriptor, self.offset + self._started, end - self._started)
+            self._started = end
+        if end == self.info.bytes:
+            self._buffer = None
 
 
 class CheckpointWriter:
     """A model folder that appears whole or not at all.
 
-    Everything is written to a hidden folder beside ``path``, whose files are preallocated (a full disk is
-    noticed before any work) and mapped into memory: ``tensor(name)`` is the place in the file. ``commit``
-    flushes and renames. Leaving the ``with`` block without ``commit`` removes what was written.
+    Everything is written to a hidden folder beside ``path``, whose files are preallocated: a full disk is
+    noticed before any work. ``tensor(name)`` is the place in the file. ``commit`` flushes and renames.
+    Leaving the ``with`` block without ``commit`` removes what was written.
 
     Raises:
         OutputError: The target exists (and ``overwrite`` is not set), the disk is full, or writing fails.
@@ -43,10 +90,8 @@ class CheckpointWriter:
         self.path = path.absolute()
         self._check_target(overwrite=overwrite)
         self._partial = self.path.with_name(f".{self.path.name}.partial")
-        self._maps: list[mmap.mmap] = []
         self._descriptors: list[int] = []
-        self._ranges: dict[str, tuple[int, int]] = {}
-        self._views: dict[str, Tensor] = {}
+        self._places: dict[str, TensorFile] = {}
         self._index: dict[str, str] = {}
         self._bytes = sum(info.bytes for info in tensors.values())
         try:
@@ -73,17 +118,9 @@ class CheckpointWriter:
         """Where side files go before the commit."""
         return self._partial
 
-    def tensor(self, name: str) -> Tensor:
-        """The place of the tensor in its file: what is copied into it is written."""
-        return self._views[name]
-
-    def let_go(self, name: str, first: int = 0, end: int | None = None) -> None:
-        """Says that those rows are written: their pages no longer count as memory of this process."""
-        if name in self._ranges:
-            view, (descriptor, offset) = self._views[name], self._ranges[name]
-            begin, stop = rows_in_bytes(view, first, end)
-            let_go(view, first, end)
-            start_writing(descriptor, offset + begin, stop - begin)
+    def tensor(self, name: str) -> TensorFile:
+        """The place of the tensor in its file."""
+        return self._places[name]
 
     def write_text(self, name: str, text: str) -> None:
         """A side file.
@@ -114,7 +151,7 @@ class CheckpointWriter:
             OutputError: The disk refuses.
         """
         try:
-            self._close(flush=True)
+            self._close()
             if len(set(self._index.values())) > 1:
                 document = {
                     "metadata": {"total_size": self._bytes},
@@ -143,7 +180,7 @@ class CheckpointWriter:
 
     def abandon(self) -> None:
         """Removes what was written and not committed."""
-        self._close(flush=False)
+        self._close()
         shutil.rmtree(self._partial, ignore_errors=True)
 
     def _check_target(self, *, overwrite: bool) -> None:
@@ -186,37 +223,17 @@ class CheckpointWriter:
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % _ALIGNMENT)
         start = 8 + len(text)
-        with (self._partial / file).open("wb+") as handle:
-            os.posix_fallocate(handle.fileno(), 0, start + offset)
-            mapped = mmap.mmap(handle.fileno(), start + offset)
-            descriptor = os.dup(handle.fileno())
+        descriptor = os.open(self._partial / file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         self._descriptors.append(descriptor)
-        mapped[:8] = struct.pack("<Q", len(text))
-        mapped[8:start] = text
-        self._maps.append(mapped)
+        os.posix_fallocate(descriptor, 0, start + offset)
+        _write(descriptor, memoryview(struct.pack("<Q", len(text)) + text), 0)
         for name, info in tensors.items():
-            begin, end = header[name]["data_offsets"]
+            begin, _ = header[name]["data_offsets"]
             self._index[name] = file
-            if begin == end:
-                self._views[name] = torch.empty(info.shape, dtype=info.dtype)
-                continue
-            flat = torch.frombuffer(
-                mapped, dtype=info.dtype, count=(end - begin) // info.dtype.itemsize, offset=start + begin
-            )
-            self._views[name] = flat.view(info.shape)
-            self._ranges[name] = (descriptor, start + begin)
+            self._places[name] = TensorFile(descriptor, start + begin, info, self._failed)
 
-    def _close(self, *, flush: bool) -> None:
-        self._views.clear()
-        for mapped in self._maps:
-            if flush:
-                mapped.flush()
-            try:
-                mapped.close()
-            except BufferError:  # a view is still held somewhere; it goes when that does
-                continue
-        self._maps.clear()
-        self._ranges.clear()
+    def _close(self) -> None:
+        self._places.clear()
         while self._descriptors:
             os.close(self._descriptors.pop())
 
@@ -228,6 +245,13 @@ class CheckpointWriter:
                 "Free some space or name another folder. Nothing was left behind.",
             )
         return OutputError(str(self.path), f"cannot be written ({exception.strerror or exception})")
+
+
+def _write(descriptor: int, data: memoryview, offset: int) -> None:
+    """All of ``data``; a system call may take less."""
+    while data:
+        written = os.pwrite(descriptor, data, offset)
+        data, offset = data[written:], offset + written
 
 
 def _sync(path: Path) -> None:

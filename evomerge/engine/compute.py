@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from evomerge.engine.statistics import Statistics
 from evomerge.errors import CandidateError, FailureKind, RecipeError
 from evomerge.methods import ROW_BLOCK, Chunk, MergeMethod, compiled, get_method, key_of, output_rows
 
-__all__ = ["ComputePool", "Read", "merge_tensor", "rows_of"]
+__all__ = ["ComputePool", "Destination", "InMemory", "Read", "merge_tensor", "rows_of"]
 
 _CHUNK_ELEMENTS = {"compiled": 1 << 18, "cpu": 1 << 16, "other": 1 << 24}
 """Elements of a chunk. Compiled functions have tiles of their own, and each call costs some 50 us; with
@@ -37,19 +37,52 @@ Read = Callable[[str, str], Tensor]
 """(model reference, tensor name) -> the tensor, on the device it is computed on."""
 
 
+class Destination(Protocol):
+    """Where one output tensor goes, as rows in the output dtype."""
+
+    def room(self, row: int, like: Tensor, dtype: torch.dtype) -> Tensor:
+        """A tensor of ``dtype`` to compute the rows from ``row`` on in; with shape and device of ``like``."""
+        ...
+
+    def put(self, row: int, rows: Tensor) -> None:
+        """Those rows are computed; ``rows`` may be what ``room`` gave, which is then free again."""
+        ...
+
+
+class InMemory:
+    """A tensor in memory, (R, C); of another dtype (what a live model calculates in) or device if need be."""
+
+    def __init__(self, place_RC: Tensor) -> None:
+        self._place_RC = place_RC
+
+    def room(self, row: int, like: Tensor, dtype: torch.dtype) -> Tensor:
+        """The place itself where it has that dtype and device."""
+        if self._place_RC.dtype == dtype and self._place_RC.device == like.device:
+            return self._rows(row, like)
+        return torch.empty(like.shape, dtype=dtype, device=like.device)
+
+    def put(self, row: int, rows: Tensor) -> None:
+        """Copies what was not computed in place."""
+        place_RC = self._rows(row, rows)
+        if place_RC.data_ptr() != rows.data_ptr():
+            place_RC.copy_(rows)
+
+    def _rows(self, row: int, like: Tensor) -> Tensor:
+        return self._place_RC[row : row + like.shape[0]]
+
+
 def merge_tensor(
     tensor: TensorPlan,
     read: Read,
     statistics: Statistics,
-    place_RC: Tensor,
+    destination: Destination,
     *,
     chunk_elements: int | None = None,
     release: Release | None = None,
 ) -> str:
-    """Writes one output tensor to ``place_RC``, as rows; the digest of what it is in the output dtype.
+    """Writes one output tensor to ``destination``; the digest of what it is in the output dtype.
 
-    ``place_RC`` may have another dtype (what a live model calculates in) or be on another device. ``release``
-    is told now and then which rows a pass over the tensor has left behind.
+    ``release`` is told now and then which rows a pass over the tensor has left behind.
 
     Raises:
         CandidateError: The result holds NaN or infinity.
@@ -60,8 +93,8 @@ def merge_tensor(
     digest = TensorDigest()
     if not tensor.dtype.is_floating_point or _is_shared_limit(tensor, x_MRC):
         same_RC = x_MRC[0].to(tensor.dtype)
-        place_RC.copy_(same_RC)
         digest.update(same_RC)
+        destination.put(0, same_RC)
         return digest.hexdigest()
 
     def chunks() -> Iterator[Chunk]:
@@ -70,17 +103,12 @@ def merge_tensor(
     scalars = _prepare(tensor, method, statistics.get(tensor, method, chunks))
     kernel = method.kernel
     found = kernel.reduce(chunks, scalars) if kernel.reduce is not None else None
-    is_direct = place_RC.dtype == tensor.dtype and place_RC.device == x_MRC[0].device
     finite = True
     for chunk in chunks():
-        rows_RC = place_RC[chunk.row : chunk.row + chunk.shape[0]]
-        out_RC = rows_RC
-        if not is_direct:
-            out_RC = torch.empty(chunk.shape, dtype=tensor.dtype, device=chunk.device)
+        out_RC = destination.room(chunk.row, chunk.x_MRC[0], tensor.dtype)
         finite = output_rows(kernel, chunk, scalars, found, out_RC) and finite
         digest.update(out_RC)
-        if not is_direct:
-            rows_RC.copy_(out_RC)
+        destination.put(chunk.row, out_RC)
     if not finite:
         raise CandidateError(FailureKind.NON_FINITE_WEIGHTS, f"tensor {tensor.name!r} holds NaN or infinity")
     return digest.hexdigest()

@@ -13,7 +13,7 @@ from torch import Tensor
 from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.checkpoints.files import read_json
 from evomerge.checkpoints.writer import CheckpointWriter
-from evomerge.engine.compute import ComputePool, merge_tensor, rows_of
+from evomerge.engine.compute import ComputePool, merge_tensor
 from evomerge.engine.fingerprint import combined_fingerprint
 from evomerge.engine.inputs import Inputs
 from evomerge.engine.live_model import check_loads
@@ -115,15 +115,13 @@ def _write_weights(
         def release(first: int, end: int | None) -> None:
             for part in tensor.inputs:
                 checkpoints[part.model].let_go(part.tensor, first, end)
-            writer.let_go(tensor.name, first, end)
 
-        place_RC = rows_of(writer.tensor(tensor.name))
         # Statistics serve one tensor here and are dropped with it: a merge measures each tensor once.
         digest = merge_tensor(
             tensor,
             read,
             Statistics(),
-            place_RC,
+            writer.tensor(tensor.name),
             chunk_elements=options.chunk_elements,
             release=release,
         )

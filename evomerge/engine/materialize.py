@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from evomerge.checkpoints.checkpoint import Checkpoint
-from evomerge.engine.compute import ComputePool, merge_tensor
+from evomerge.engine.compute import ComputePool, InMemory, merge_tensor
 from evomerge.engine.fingerprint import combined_fingerprint
 from evomerge.engine.inputs import Inputs
 from evomerge.engine.live_model import LiveModel
@@ -110,9 +110,9 @@ class Materializer:
 
     def _fill(self, live: LiveModel, merge_plan: MergePlan) -> str:
         def fill(tensor: TensorPlan) -> str:
-            place_RC = live.place(tensor.name)
+            place = InMemory(live.place(tensor.name))
             return merge_tensor(
-                tensor, self._read, self.statistics, place_RC, chunk_elements=self._chunk_elements
+                tensor, self._read, self.statistics, place, chunk_elements=self._chunk_elements
             )
 
         digests = self._pool.map(fill, merge_plan.tensors)

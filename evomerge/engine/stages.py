@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from evomerge.checkpoints.checkpoint import Checkpoint
-from evomerge.engine.compute import merge_tensor, rows_of
+from evomerge.engine.compute import InMemory, merge_tensor, rows_of
 from evomerge.engine.plan import MergePlan, TensorPlan
 from evomerge.engine.statistics import Statistics
 
@@ -53,7 +53,7 @@ class _StageFiles:
         def read(model: str, name: str) -> Tensor:
             return self._plan.checkpoints[model].read(name)
 
-        merge_tensor(tensor, read, Statistics(), rows_of(out))
+        merge_tensor(tensor, read, Statistics(), InMemory(rows_of(out)))
         for part in tensor.inputs:
             self._plan.checkpoints[part.model].let_go(part.tensor)
         return out

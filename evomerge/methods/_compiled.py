@@ -17,7 +17,7 @@ _TILE, _GRAM_TILE = 2048, 512
 _LANES = 16
 _fast = {"nogil": True, "cache": True, "error_model": "numpy", "boundscheck": False}
 _fused = {**_fast, "fastmath": {"contract"}}  # only where whole rows are summed in float64: no chunk can show
-u32, f32, f64, i64 = np.uint32, np.float32, np.float64, np.int64
+u8, u32, i32, i64, f32, f64 = np.uint8, np.uint32, np.int32, np.int64, np.float32, np.float64
 
 
 def _cast(name, source, target, to):
@@ -298,16 +298,16 @@ def _in_bin(values, n, bin_, flags, places):
     whole = n - n % 8
     for i in range(n):
         bits = _as_bits(values[i]) & u32(0x7FFFFFFF)
-        flags[i] = np.uint8(1) if (bits >= low) & (bits < high) else np.uint8(0)
+        flags[i] = u8(1) if (bits >= low) & (bits < high) else u8(0)
     eights = flags.view(np.uint64)
     at = 0
     for k in range(whole // 8):  # most eights hold none
         if eights[k] != 0:
             for i in range(8 * k, 8 * k + 8):
-                places[at] = np.int32(i)  # written in any case and kept if it counts
+                places[at] = i32(i)  # written in any case and kept if it counts
                 at += i64(flags[i])
     for i in range(whole, n):
-        places[at] = np.int32(i)
+        places[at] = i32(i)
         at += i64(flags[i])
     return at
 
@@ -318,7 +318,7 @@ def _collect_values(values, n, bins, found_bits, found_index, filled, first, fla
         at = filled[k]
         for j in range(_in_bin(values, n, bins[k], flags, places)):
             i = places[j]
-            found_bits[k, at + j] = np.int32(_as_bits(values[i]) & u32(0x7FFFFFFF))
+            found_bits[k, at + j] = i32(_as_bits(values[i]) & u32(0x7FFFFFFF))
             found_index[k, at + j] = first + i
             filled[k] += 1
 
@@ -326,7 +326,7 @@ def _collect_values(values, n, bins, found_bits, found_index, filled, first, fla
 @njit(**_fast)
 def collect_values(values, bins, found_bits, found_index, filled, first):
     """As ``collect``, from float32 values."""
-    flags, places = np.empty(_TILE, np.uint8), np.empty(_TILE + 1, np.int32)
+    flags, places = np.empty(_TILE, u8), np.empty(_TILE + 1, i32)
     for start in range(0, values.size, _TILE):
         size = min(_TILE, values.size - start)
         part = values[start : start + size]
@@ -340,7 +340,7 @@ def collect(x, kind, n, model, bins, found_bits, found_index, filled, first):
     ``found_*`` are (bins, capacity + 1); ``filled`` counts; ``first`` is the index of the first element.
     """
     base, part = np.empty(_TILE, f32), np.empty(_TILE, f32)
-    flags, places = np.empty(_TILE, np.uint8), np.empty(_TILE + 1, np.int32)
+    flags, places = np.empty(_TILE, u8), np.empty(_TILE + 1, i32)
     for start in range(0, n, _TILE):
         size = min(_TILE, n - start)
         _load(x[0], kind, start, size, base)
@@ -374,85 +374,95 @@ def _draw(low, high, row, column, n, out):
         x ^= x >> u32(13)
         x = u32(x * u32(_C2))
         x ^= x >> u32(16)
-        out[i] = np.int32(x)
+        out[i] = i32(x)
 
 
 _RANK_BINS, _RANK_SHIFT = 1024, 17
 """Bins of 1/64 of a power of two; 16 powers of two, and what is smaller shares the lowest bin."""
-_RANK_ARRAYS, _BIN_ARRAYS = 4, 6
+_RANK_ARRAYS, _BIN_ARRAYS = 2, 6
 """Scratch arrays for ranks: with one number for each column, and one for each bin."""
+_RANK_SCANS = 1024
+"""Reads of a row for single ranks, after which a sort is cheaper."""
 
 
 @njit(**_fast)
-def _keep_by_rank(d, columns, limits, drawn, work, bins, keep):
+def _below(bits, first, end, bound):
+    """How many of a run of ``bits`` are less than ``bound``."""
+    run = bits[first:end]
+    n = i32(0)
+    for j in range(run.size):
+        n = i32(n + i32(run[j] < bound))
+    return n
+
+
+@njit(**_fast)
+def _equal(bits, first, end, value):
+    """How many of a run of ``bits`` are ``value``."""
+    run = bits[first:end]
+    n = i32(0)
+    for j in range(run.size):
+        n = i32(n + i32(run[j] == value))
+    return n
+
+
+@njit(**_fast)
+def _keep_by_rank(d, columns, limits, drawn, work, bins, open_, keep):
     """``keep[i]`` = 1 where drawn[i] < limits[rank of |d[i]| in the row]; equal magnitudes rank by index.
 
     Ranks are not sorted for. A histogram bounds the rank of each element, and as the limits rise with the
-    rank, the bounds decide nearly always. Where they do not, the rank is looked for among the elements of the
-    bin, which a counting sort has put side by side. ``work`` is (4, columns): bits; bin; elements by bin;
-    those undecided. ``bins`` is (6, bins): elements; place of the first; of the next; limit of the first; of
-    the last; whether all are equal (1), not (2) or unknown (0).
+    rank, the bounds decide nearly always. Where they do not, smaller elements are counted. ``work`` is
+    (2, columns): bits; bin. ``open_`` is (columns,): whether undecided. ``bins`` is (6, bins): elements;
+    limit of the first; of the last; and the element counted for last: its bits, index and rank.
     """
-    bits, bin_of, order, open_ = work[0], work[1], work[2], work[3]
-    count, place, next_, first, last, alike = bins[0], bins[1], bins[2], bins[3], bins[4], bins[5]
-    top = np.int32(0)
+    bits, bin_of = work[0], work[1]
+    count, first, last = bins[0], bins[1], bins[2]
+    seen, seen_at, seen_rank = bins[3], bins[4], bins[5]
+    top = i32(0)
     for i in range(columns):
-        b = np.int32(_as_bits(d[i]) & u32(0x7FFFFFFF))
+        b = i32(_as_bits(d[i]) & u32(0x7FFFFFFF))
         bits[i] = b
         top = b if b > top else top
-    offset = max((top >> np.int32(_RANK_SHIFT)) - np.int32(_RANK_BINS - 1), np.int32(0))
-    high = (top >> np.int32(_RANK_SHIFT)) - offset
+    offset = max((top >> i32(_RANK_SHIFT)) - i32(_RANK_BINS - 1), i32(0))
+    high = (top >> i32(_RANK_SHIFT)) - offset
     for b in range(high + 1):
         count[b] = 0
-        alike[b] = 0
+        seen[b] = -1
     for i in range(columns):
-        bin_of[i] = max((bits[i] >> np.int32(_RANK_SHIFT)) - offset, np.int32(0))
+        bin_of[i] = max((bits[i] >> i32(_RANK_SHIFT)) - offset, i32(0))
     for i in range(columns):
-        count[bin_of[i]] += np.int32(1)
-    at = np.int32(0)
+        count[u32(bin_of[i])] += i32(1)
+    at = i32(0)
     for b in range(high + 1):
-        place[b] = at
-        next_[b] = at
         if count[b] > 0:
             first[b] = limits[at]
             last[b] = limits[at + count[b] - 1]
-        at += count[b]
-    undecided = 0
+            at += count[b]
     for i in range(columns):
-        b = bin_of[i]
-        order[next_[b]] = np.int32(i)
-        next_[b] += np.int32(1)
-        value = drawn[i]
-        keep[i] = f32(1) if value < first[b] else f32(0)
-        open_[undecided] = np.int32(i)
-        undecided += i64((value >= first[b]) & (value < last[b]))
-    if 4 * count[0] > columns and undecided > 64:
-        _rank_widely(bits, columns, limits, drawn, keep)  # a row with outliers: all the rest is in one bin
-        return
-    for k in range(undecided):
-        i = open_[k]
-        b = bin_of[i]
-        start, size = place[b], count[b]
-        if alike[b] == 0:
-            same = True
-            for j in range(start, start + size):
-                same &= bits[order[j]] == bits[i]
-            alike[b] = np.int32(1) if same else np.int32(2)
-        before = i64(0)
-        if alike[b] == 1:
-            low, end = i64(start), i64(start + size)
-            while low < end:  # elements of a bin stand in the order of their index
-                middle = (low + end) // 2
-                if order[middle] < i:
-                    low = middle + 1
-                else:
-                    end = middle
-            before = low - start
-        else:
-            for j in range(start, start + size):
-                other = bits[order[j]]
-                before += i64((other < bits[i]) | ((other == bits[i]) & (order[j] < i)))
-        keep[i] = f32(1) if drawn[i] < limits[start + before] else f32(0)
+        b = u32(bin_of[i])
+        keep[i] = f32(drawn[i] < first[b])
+        open_[i] = u8((drawn[i] >= first[b]) & (drawn[i] < last[b]))
+    scans = 0
+    for start in range(0, columns, 8):
+        end = min(start + 8, columns)
+        any_open = u8(0)
+        for i in range(start, end):
+            any_open |= open_[i]
+        if any_open == 0:
+            continue
+        for i in range(start, end):
+            if open_[i] == 0:
+                continue
+            b, value = u32(bin_of[i]), bits[i]
+            if seen[b] == value:
+                rank = i32(seen_rank[b] + _equal(bits, seen_at[b], i, value))
+            else:
+                rank = i32(_below(bits, 0, i, i32(value + 1)) + _below(bits, i, columns, value))
+                scans += 1
+            seen[b], seen_at[b], seen_rank[b] = value, i, rank
+            keep[i] = f32(drawn[i] < limits[rank])
+        if scans > _RANK_SCANS:
+            _rank_widely(bits, columns, limits, drawn, keep)
+            return
 
 
 @njit(**_fast)
@@ -472,20 +482,20 @@ def _pack(keep, n, packed):
         byte = u32(0)
         for k in range(8):
             byte |= u32(keep[i + k] != 0) << u32(k)
-        packed[i // 8] = np.uint8(byte)
+        packed[i // 8] = u8(byte)
     if whole < n:
         byte = u32(0)
         for k in range(n - whole):
             byte |= u32(keep[whole + k] != 0) << u32(k)
-        packed[whole // 8] = np.uint8(byte)
+        packed[whole // 8] = u8(byte)
 
 
 @njit(**_fast)
 def _unpack(packed, start, n, keep):
     """``n`` elements of a packed row from ``start`` on, a multiple of 8."""
+    part = packed[start >> 3 :]
     for i in range(n):
-        byte = u32(packed[(start + i) >> 3])
-        keep[i] = f32((byte >> u32(i & 7)) & u32(1))
+        keep[i] = f32((u32(part[i >> 3]) >> u32(i & 7)) & u32(1))
 
 
 # --------------------------------------------------------------------------- masked sum
@@ -549,14 +559,14 @@ def _masked_row(d, base_index, mode, cut, keys, row, column, n, limits, ranked, 
 
 
 @njit(**_fast)
-def _rank_row(x, kind, d, at, row, columns, keys, limits, buffers, work, bins, keep):
+def _rank_row(x, kind, d, at, row, columns, keys, limits, buffers, work, bins, open_, keep):
     """The mask of a whole row of task vector ``d`` by rank, for DELLA; the task vector stays in a buffer."""
     _load(x[0], kind, at, columns, buffers[0])
     _load(x[d + 1], kind, at, columns, buffers[1])
     _subtract(buffers[1], buffers[0], columns)
     drawn = work[_RANK_ARRAYS]
     _draw(keys[0], keys[1], row, 0, columns, drawn)
-    _keep_by_rank(buffers[1], columns, limits, drawn, work, bins, keep)
+    _keep_by_rank(buffers[1], columns, limits, drawn, work, bins, open_, keep)
 
 
 @njit(**_fast)
@@ -597,9 +607,10 @@ def masked_sum(
     length = columns if any_ranked else 1
     ranked = np.empty((count, length), f32)
     buffers = np.empty((2, length), f32)
-    work = np.empty((_RANK_ARRAYS + 1, length), np.int32)
-    drawn = np.empty(_TILE, np.int32)
-    bins = np.empty((_BIN_ARRAYS, _RANK_BINS if any_ranked else 1), np.int32)
+    work = np.empty((_RANK_ARRAYS + 1, length), i32)
+    drawn = np.empty(_TILE, i32)
+    bins = np.empty((_BIN_ARRAYS, _RANK_BINS if any_ranked else 1), i32)
+    open_ = np.empty(length, u8)
     finite = True
     # Without random masks rows need not be told apart, and short rows are joined into long runs.
     by_row = False
@@ -623,6 +634,7 @@ def masked_sum(
                         buffers,
                         work,
                         bins,
+                        open_,
                         ranked[d],
                     )
         for start in range(0, span, _TILE):
@@ -712,10 +724,11 @@ def random_l1(x, kind, rows, columns, row, d, mode, keys, limits, block, before,
     """
     base, v, keep = np.empty(_TILE, f32), np.empty(_TILE, f32), np.empty(_TILE, f32)
     length = columns if mode == RANKED else 1
-    drawn = np.empty(_TILE, np.int32)
+    drawn = np.empty(_TILE, i32)
     ranked, buffers = np.empty(length, f32), np.empty((2, length), f32)
-    work = np.empty((_RANK_ARRAYS + 1, length), np.int32)
-    bins = np.empty((_BIN_ARRAYS, _RANK_BINS if mode == RANKED else 1), np.int32)
+    work = np.empty((_RANK_ARRAYS + 1, length), i32)
+    bins = np.empty((_BIN_ARRAYS, _RANK_BINS if mode == RANKED else 1), i32)
+    open_ = np.empty(length, u8)
     cut = np.zeros(4, i64)
     lanes, kept = np.empty(_LANES, f64), np.empty(_LANES, f64)
     for b in range(before.size):
@@ -735,9 +748,18 @@ def random_l1(x, kind, rows, columns, row, d, mode, keys, limits, block, before,
                     buffers,
                     work,
                     bins,
+                    open_,
                     ranked,
                 )
                 _pack(ranked, columns, packed[line])
+                size = buffers[1]
+                for i in range(columns):
+                    size[i] = abs(size[i])
+                _add(size, columns, lanes)
+                for i in range(columns):
+                    size[i] = size[i] * ranked[i]
+                _add(size, columns, kept)
+                continue
             for start in range(0, columns, _TILE):
                 n = min(_TILE, columns - start)
                 _load(x[0], kind, line * columns + start, n, base)
@@ -816,7 +838,7 @@ def sce_reduce(x, kind, rows, columns, bin_, block, squares, found_bits, found_i
     base, mean, variance = np.empty(_TILE, f32), np.empty(_TILE, f32), np.empty(_TILE, f32)
     d = np.empty((count, _TILE), f32)
     sure, square = np.empty(_TILE, f32), np.empty(_TILE, f32)
-    flags, places = np.empty(_TILE, np.uint8), np.empty(_TILE + 1, np.int32)
+    flags, places = np.empty(_TILE, u8), np.empty(_TILE + 1, i32)
     above = u32(max(bin_, 0) + 1) << u32(16)
     lanes = np.empty((count, _LANES), f64)
     filled = 0
@@ -833,7 +855,7 @@ def sce_reduce(x, kind, rows, columns, bin_, block, squares, found_bits, found_i
                     sure[i] = f32(1) if bits >= above else f32(0)
                 for j in range(_in_bin(variance, n, bin_, flags, places)):
                     i = places[j]
-                    found_bits[filled] = np.int32(_as_bits(variance[i]) & u32(0x7FFFFFFF))
+                    found_bits[filled] = i32(_as_bits(variance[i]) & u32(0x7FFFFFFF))
                     found_index[filled] = first + start + i
                     for k in range(count):
                         found_d[k, filled] = d[k, i]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -281,8 +282,9 @@ def _native_reduce(
     return packed
 
 
+@functools.lru_cache(maxsize=256)
 def _native_mask(mask: Mask, columns: int) -> tuple[int, Any, Any]:
-    """Mode, keys and limits of one mask, as the compiled functions want them."""
+    """Mode, keys and limits of one mask, as the compiled functions want them: the same for many chunks."""
     f = functions()
     keys = np.array([mask.key & 0xFFFFFFFF, mask.key >> 32], dtype=np.uint32)
     if mask.empty:

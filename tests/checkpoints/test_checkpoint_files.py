@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 from pathlib import Path
 
@@ -137,8 +138,8 @@ INFOS = {
 def fill(writer: CheckpointWriter) -> dict[str, torch.Tensor]:
     values = {}
     for k, (name, info) in enumerate(INFOS.items()):
-        values[name] = torch.arange(writer.tensor(name).numel()).view(info.shape).to(info.dtype) + k
-        writer.tensor(name).copy_(values[name])
+        values[name] = torch.arange(math.prod(info.shape)).view(info.shape).to(info.dtype) + k
+        writer.tensor(name).put(0, values[name].reshape(-1, info.shape[-1] if info.shape else 1))
     return values
 
 
@@ -181,6 +182,31 @@ def test_a_full_disk_is_noticed_before_any_work(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(OutputError, match="there is no room"):
         CheckpointWriter(tmp_path / "out", INFOS, shard_bytes=100)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_refuses_midway_is_an_error_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    writer = CheckpointWriter(tmp_path / "out", INFOS, shard_bytes=10**9)
+    monkeypatch.setattr(os, "pwrite", refuse)
+    with writer, pytest.raises(OutputError, match="Input/output error"):
+        writer.tensor("a").put(0, torch.zeros(1, 7))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_disk_takes_in_pieces_is_written_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: write(fd, bytes(data)[:5], offset))
+    with CheckpointWriter(tmp_path / "out", INFOS, shard_bytes=10**9) as writer:
+        values = fill(writer)
+        writer.commit()
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    assert all(torch.equal(found[n], v) for n, v in values.items())
 
 
 def test_what_a_killed_run_left_is_replaced(tmp_path: Path) -> None:

@@ -238,7 +238,7 @@ def test_a_merge_killed_midway_leaves_nothing_and_runs_again(family: dict[str, s
         import torch
         infos = {"a": TensorInfo((64, 64), torch.float32)}
         writer = CheckpointWriter(Path(sys.argv[1]), infos, shard_bytes=10**9)
-        writer.tensor("a").fill_(1)
+        writer.tensor("a").put(0, torch.ones(64, 64))
         os.kill(os.getpid(), signal.SIGKILL)
         """
     )

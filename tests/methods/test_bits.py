@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from evomerge.engine.compute import ComputePool, merge_tensor, rows_of
+from evomerge.engine.compute import ComputePool, InMemory, merge_tensor, rows_of
 from evomerge.engine.plan import Input, TensorPlan
 from evomerge.engine.statistics import Statistics
 from evomerge.methods import Base, _native, get_method, methods
@@ -77,9 +77,8 @@ def inputs(shape: tuple[int, ...], dtype: torch.dtype) -> dict[str, Tensor]:
 
 def merged(plan: TensorPlan, tensors: dict[str, Tensor], chunk_elements: int) -> Tensor:
     out = torch.empty(plan.shape, dtype=plan.dtype)
-    merge_tensor(
-        plan, lambda model, _: tensors[model], Statistics(), rows_of(out), chunk_elements=chunk_elements
-    )
+    place = InMemory(rows_of(out))
+    merge_tensor(plan, lambda model, _: tensors[model], Statistics(), place, chunk_elements=chunk_elements)
     return out
 
 
