@@ -5,13 +5,15 @@
 
 Bytes moved: all inputs read and the output written. `cp` moves each byte twice, so it copies half
 as many. Each merge runs in a process of its own that reports its seconds and its peak RSS; before them it
-merges tiny models, so that start-up does not count.
+merges tiny models, so that start-up does not count. Against a peer whole commands are timed, from the shell's
+point of view: start-up counts on both sides.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shlex
 import shutil
@@ -20,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +41,8 @@ SPAN = (
     "passthrough",
 )
 TARGETS = {"della": 6.0, "della_linear": 6.0, "arcee_fusion": 6.0} | dict.fromkeys(SPAN, 1.5)
+
+OURS = (sys.executable, "-m", "evomerge.cli.main", "merge", "{recipe}", "{out}", "--overwrite")
 
 CHILD = """
 import json, re, sys, time
@@ -151,13 +156,20 @@ def merge_seconds(recipe: Path, out: Path, threads: int) -> tuple[float, int]:
     return seconds, rss
 
 
-def peer_seconds(template: str, recipe: Path, out: Path) -> float:
-    """Seconds of the peer's whole process."""
+def command_seconds(command: Sequence[str], recipe: Path, out: Path) -> float:
+    """Seconds of a whole process that merges ``recipe``, a file in its working folder, into ``out``."""
     shutil.rmtree(out, ignore_errors=True)
-    command = [part.format(recipe=recipe.name, out=out) for part in shlex.split(template)]
+    parts = [part.format(recipe=recipe.name, out=out) for part in command]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     start = time.perf_counter()
-    subprocess.run(command, check=True, capture_output=True, cwd=recipe.parent)
-    return time.perf_counter() - start
+    done = subprocess.run(
+        parts, check=False, capture_output=True, text=True, cwd=recipe.parent, env=environment
+    )
+    seconds = time.perf_counter() - start
+    if done.returncode:
+        print(f"{shlex.join(parts)} failed: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
+        return math.nan
+    return seconds
 
 
 def main() -> None:
@@ -180,7 +192,7 @@ def main() -> None:
         print(f"{size / 2e6:.0f}M parameters, bfloat16, {arguments.threads} threads, {arguments.runs} runs")
         print(
             f"{'method':18}{'inputs':>7}{'merge s':>9}{'cp s':>8}{'ratio':>7}{'target':>8}{'RSS MiB':>9}"
-            + ("  vs peer" if arguments.peer else "")
+            + (f"{'ours s':>9}{'peer s':>9}{'times':>7}" if arguments.peer else "")
         )
         wanted = arguments.methods.split(",") if arguments.methods else None
         for method, document in recipes().items():
@@ -190,7 +202,7 @@ def main() -> None:
             recipe.write_text(yaml.safe_dump(document))
             inputs = len(document["models"]) + ("base_model" in document)
             merge_seconds(recipe, folder / "out", arguments.threads)  # compiles kernels, fills the page cache
-            merges, copies, peers, peak = [], [], [], 0
+            merges, copies, ours, peers, peak = [], [], [], [], 0
             for _ in range(arguments.runs):
                 copies.append(
                     copy_seconds(
@@ -201,12 +213,16 @@ def main() -> None:
                 merges.append(seconds)
                 peak = max(peak, rss)
                 if arguments.peer:
-                    peers.append(peer_seconds(arguments.peer, recipe, folder / "peer"))
+                    ours.append(command_seconds(OURS, recipe, folder / "ours"))
+                    peers.append(command_seconds(shlex.split(arguments.peer), recipe, folder / "peer"))
             merge, copy = statistics.median(merges), statistics.median(copies)
             ratio = statistics.median(m / c for m, c in zip(merges, copies, strict=True))
             target = TARGETS.get(method, 3.0)
             line = f"{method:18}{inputs:7}{merge:9.2f}{copy:8.2f}{ratio:7.2f}{target:8.1f}{peak / 2**20:9.0f}"
-            print(line + (f"{merge / statistics.median(peers):9.2f}" if peers else ""), flush=True)
+            if peers:
+                own, peer = statistics.median(ours), statistics.median(peers)
+                line += f"{own:9.2f}{peer:9.2f}{peer / own:7.1f}"
+            print(line, flush=True)
 
 
 if __name__ == "__main__":
