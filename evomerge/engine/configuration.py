@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Origin", "is_tied", "layer_count", "quantization", "resize", "resize_module"]
+__all__ = ["Origin", "is_tied", "layer_count", "quantization", "resize", "resize_module", "text_parts"]
 
 _COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_blocks")
 _DECODER_COUNTS = ("num_decoder_layers", "decoder_layers")
@@ -31,9 +31,14 @@ class Origin:
     index: int
 
 
+def text_parts(config: Mapping[str, Any]) -> list[Any]:
+    """The configuration and those nested in it that describe the text decoder, outermost first."""
+    return [part for _, part in _parts(config)]
+
+
 def layer_count(config: Mapping[str, Any]) -> int | None:
     """Layers of the main stack as the configuration says, nested text configurations included."""
-    for _, part in _parts(config):
+    for part in text_parts(config):
         for key in (*_DECODER_COUNTS, *_COUNTS):
             if isinstance(part.get(key), int):
                 return int(part[key])
@@ -42,7 +47,7 @@ def layer_count(config: Mapping[str, Any]) -> int | None:
 
 def is_tied(config: Mapping[str, Any]) -> bool | None:
     """Whether output embeddings are those of the input; ``None`` where the model decides."""
-    for _, part in _parts(config):
+    for part in text_parts(config):
         if isinstance(part.get("tie_word_embeddings"), bool):
             return bool(part["tie_word_embeddings"])
     return None
@@ -50,7 +55,7 @@ def is_tied(config: Mapping[str, Any]) -> bool | None:
 
 def quantization(config: Mapping[str, Any]) -> str | None:
     """How the weights are quantized, if they are."""
-    for _, part in _parts(config):
+    for part in text_parts(config):
         settings = part.get("quantization_config")
         if settings:
             method = settings.get("quant_method") if isinstance(settings, Mapping) else None
@@ -87,7 +92,7 @@ def resize_module(config: dict[str, Any], depth: int, new: int) -> bool:
     It is plain where one number in the configuration counts ``depth`` layers outside the text decoder.
     """
     keys = (*_COUNTS, *_ENCODER_COUNTS, "depth")
-    text = [id(part) for _, part in _parts(config)][1:]
+    text = [id(part) for part in text_parts(config)[1:]]
     sections = [config, *(v for v in config.values() if isinstance(v, dict) and id(v) not in text)]
     found = [(section, key) for section in sections for key in keys if section.get(key) == depth]
     if len(found) != 1:

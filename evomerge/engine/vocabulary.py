@@ -17,6 +17,7 @@ from torch import Tensor
 
 from evomerge.checkpoints.checkpoint import Checkpoint, TensorInfo
 from evomerge.checkpoints.derived import DerivedFiles
+from evomerge.engine.configuration import text_parts
 from evomerge.engine.layers import find_stacks
 from evomerge.errors import CheckpointError, RecipeError
 from evomerge.methods import Base, get_method
@@ -355,7 +356,7 @@ def _view(
     config = checkpoint.config
     if made or (names and _rows(checkpoint) != size):
         config = copy.deepcopy(config)
-        for part in _parts(config):
+        for part in text_parts(config):
             if "vocab_size" in part:
                 part["vocab_size"] = size
     files = DerivedFiles(checkpoint.files, made)
@@ -375,10 +376,6 @@ def _rows(checkpoint: Checkpoint) -> int:
 
 
 def _vocabulary_size(config: Mapping[str, Any]) -> int | None:
-    return next((int(p["vocab_size"]) for p in _parts(config) if isinstance(p.get("vocab_size"), int)), None)
-
-
-def _parts(config: Any) -> list[Any]:
-    """The configuration and its parts for text."""
-    inner = (config.get(key) for key in ("text_config", "decoder", "thinker_config", "llm_config"))
-    return [config, *(part for part in inner if isinstance(part, dict))]
+    return next(
+        (int(p["vocab_size"]) for p in text_parts(config) if isinstance(p.get("vocab_size"), int)), None
+    )

@@ -196,6 +196,18 @@ def _lane_sum(lanes):
 
 
 @njit(**_fast)
+def _widen(values, n, out):
+    for i in range(n):
+        out[i] = f64(values[i])
+
+
+@njit(**_fast)
+def _widen_apart(values, n, base, out):
+    for i in range(n):
+        out[i] = f64(values[i]) - base[i]
+
+
+@njit(**_fast)
 def gram(x, kind, rows, columns, of_task_vectors, block, out):
     """Sums of products of all pairs i >= j of inputs (base and task vectors if so asked) per block of rows.
 
@@ -203,6 +215,7 @@ def gram(x, kind, rows, columns, of_task_vectors, block, out):
     """
     count = x.size
     wide = np.empty((count, _GRAM_TILE), f64)
+    base = np.empty(_GRAM_TILE, f64)
     part = np.empty(_GRAM_TILE, f32)
     pairs = count * (count + 1) // 2
     lanes = np.empty((pairs, _LANES), f64)
@@ -214,11 +227,13 @@ def gram(x, kind, rows, columns, of_task_vectors, block, out):
             size = min(_GRAM_TILE, last - start)
             for m in range(count):
                 _load(x[m], kind, start, size, part)
-                for i in range(size):
-                    wide[m, i] = part[i]
-                if m > 0 and of_task_vectors:
-                    for i in range(size):
-                        wide[m, i] -= wide[0, i]
+                if m == 0:  # in an array of its own: LLVM makes vectors only of what cannot overlap
+                    _widen(part, size, base)
+                    wide[0, :] = base
+                elif of_task_vectors:
+                    _widen_apart(part, size, base, wide[m])
+                else:
+                    _widen(part, size, wide[m])
             p = 0
             for i in range(count):
                 for j in range(i + 1):

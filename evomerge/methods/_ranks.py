@@ -20,6 +20,7 @@ from evomerge.methods._native import functions, usable
 __all__ = ["Cut", "Finder", "Histogram", "Threshold", "histograms"]
 
 LOW_BITS = 16
+_LOW = (1 << LOW_BITS) - 1
 BINS = 1 << 15
 
 Fields = Callable[[Chunk], Iterable[Tensor]]
@@ -173,20 +174,13 @@ class Finder:
 
     def find(self, cut: Cut) -> tuple[Threshold, float]:
         """The exact cut, and the sum of all values above it (if the cut has that of higher bins)."""
-        values, index = self._values(cut), self._index(cut)
-        lows = values & ((1 << LOW_BITS) - 1)
-        counts = torch.bincount(lows, minlength=1 << LOW_BITS)
-        from_top = torch.cumsum(counts.flip(0), 0)
-        place = int(torch.searchsorted(from_top, cut.taken))
-        low = len(counts) - 1 - place
-        equal = cut.taken - (int(from_top[place - 1]) if place else 0)
-        bits = cut.bin << LOW_BITS | low
-        threshold = Threshold(bits, int(index[lows == low][equal - 1]))
-        counts[:low], counts[low] = 0, equal
-        held = torch.nonzero(counts).flatten()
-        each = (held.to(torch.int32) | cut.bin << LOW_BITS).view(torch.float32).double()
-        # A product of 24 bits and a count is exact, and fsum rounds once.
-        return threshold, cut.l1 + math.fsum((each * counts[held]).tolist())
+        values = self._values(cut).numpy()
+        bits = int(np.partition(values, len(values) - cut.taken)[len(values) - cut.taken])
+        above = values[values > bits]
+        equal = cut.taken - len(above)
+        index = self._index(cut)[int(np.flatnonzero(values == bits)[equal - 1])]
+        lows = int((above & _LOW).sum(dtype=np.int64)) + equal * (bits & _LOW)
+        return Threshold(bits, int(index)), cut.l1 + _bin_sum(cut.bin, cut.taken, lows)
 
     def taken(self, cut: Cut, threshold: Threshold) -> Tensor:
         """Which of the elements of the cut's bin are above it, in the order they were added; bool."""

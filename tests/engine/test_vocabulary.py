@@ -106,6 +106,19 @@ def test_the_configuration_follows_the_vocabulary(models: Models) -> None:
     assert generation == {"eos_token_id": [tokenizer.eos_token_id], "do_sample": True}
 
 
+def test_every_configuration_of_the_text_decoder_follows(models: Models) -> None:
+    file = models.folder / "base" / "config.json"
+    config = json.loads(file.read_text())
+    parts = {"text_config": {"vocab_size": config["vocab_size"]}, "audio_config": {"vocab_size": 7}}
+    file.write_text(json.dumps(config | {"thinker_config": parts, "language_config": {"vocab_size": 1}}))
+    models.merge(linear(tokenizer_source="chat"))
+    out = json.loads((models.folder / "out" / "config.json").read_text())
+    size = len(load_tokenizer(models.folder / "chat"))
+    assert out["vocab_size"] == size
+    assert out["thinker_config"] == {"text_config": {"vocab_size": size}, "audio_config": {"vocab_size": 7}}
+    assert out["language_config"] == {"vocab_size": size}
+
+
 def test_the_base_vocabulary_drops_tokens_of_others(models: Models) -> None:
     models.merge(linear(tokenizer_source="base"))
     assert models.rows("out").keys() == models.rows("base").keys()
