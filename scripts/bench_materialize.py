@@ -23,6 +23,7 @@ from evomerge.engine.inputs import Inputs
 from evomerge.engine.plan import TensorPlan
 from evomerge.engine.sources import open_sources
 from evomerge.engine.statistics import Statistics
+from evomerge.methods import Digest
 from evomerge.recipe import parse_recipe
 
 
@@ -64,7 +65,7 @@ def main() -> None:
             live = {t.name: torch.empty(t.shape, dtype=t.dtype, device=device) for t in merge_plan.tensors}
             statistics_ = Statistics()
 
-            def fill(tensor: TensorPlan) -> str:
+            def fill(tensor: TensorPlan) -> Digest:
                 place_RC = rows_of(live[tensor.name])  # noqa: B023
                 return merge_tensor(tensor, lambda m, n: resident[m, n], statistics_, place_RC)  # noqa: B023
 

@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from evomerge.engine.fingerprint import TensorDigest
+from evomerge.engine.fingerprint import check_finite
 from evomerge.engine.plan import TensorPlan
 from evomerge.engine.statistics import Statistics
-from evomerge.errors import CandidateError, FailureKind, RecipeError
-from evomerge.methods import ROW_BLOCK, Chunk, MergeMethod, compiled, get_method, key_of, output_rows
+from evomerge.errors import RecipeError
+from evomerge.methods import ROW_BLOCK, Chunk, Digest, MergeMethod, compiled, get_method, key_of, output_rows
 
 __all__ = ["ComputePool", "Read", "merge_tensor", "rows_of"]
 
@@ -45,24 +45,26 @@ def merge_tensor(
     *,
     chunk_elements: int | None = None,
     release: Release | None = None,
-) -> str:
+) -> Digest:
     """Writes one output tensor to ``place_RC``, as rows; the digest of what it is in the output dtype.
 
     ``place_RC`` may have another dtype (what a live model calculates in) or be on another device. ``release``
     is told now and then which rows a pass over the tensor has left behind.
 
+    On a GPU nothing waits for the result: the digest lies there, and says too whether all is finite.
+
     Raises:
-        CandidateError: The result holds NaN or infinity.
+        CandidateError: The result holds NaN or infinity (on a CPU).
         RecipeError: The parameters do not work for these inputs.
     """
     method = get_method(tensor.method)
     x_MRC = [rows_of(read(i.model, i.tensor).contiguous()) for i in tensor.inputs]
-    digest = TensorDigest()
+    digest = Digest(x_MRC[0].device)
     if not tensor.dtype.is_floating_point or _is_shared_limit(tensor, x_MRC):
         same_RC = x_MRC[0].to(tensor.dtype)
         place_RC.copy_(same_RC)
-        digest.update(same_RC)
-        return digest.hexdigest()
+        digest.add(same_RC, 0)
+        return digest
 
     def chunks() -> Iterator[Chunk]:
         return _chunks(tensor, x_MRC, chunk_elements or _chunk_elements(x_MRC[0]), release)
@@ -71,19 +73,17 @@ def merge_tensor(
     kernel = method.kernel
     found = kernel.reduce(chunks, scalars) if kernel.reduce is not None else None
     is_direct = place_RC.dtype == tensor.dtype and place_RC.device == x_MRC[0].device
-    finite = True
     for chunk in chunks():
         rows_RC = place_RC[chunk.row : chunk.row + chunk.shape[0]]
         out_RC = rows_RC
         if not is_direct:
             out_RC = torch.empty(chunk.shape, dtype=tensor.dtype, device=chunk.device)
-        finite = output_rows(kernel, chunk, scalars, found, out_RC) and finite
-        digest.update(out_RC)
+        output_rows(kernel, chunk, scalars, found, out_RC, digest)
         if not is_direct:
             rows_RC.copy_(out_RC)
-    if not finite:
-        raise CandidateError(FailureKind.NON_FINITE_WEIGHTS, f"tensor {tensor.name!r} holds NaN or infinity")
-    return digest.hexdigest()
+    if digest.state.device.type == "cpu":
+        check_finite(tensor, digest)
+    return digest
 
 
 def rows_of(tensor: Tensor) -> Tensor:

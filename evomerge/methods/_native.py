@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evomerge.methods._chunks import ROW_BLOCK, Chunk, Kernel
+from evomerge.methods._chunks import ROW_BLOCK, Chunk
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-__all__ = ["Inputs", "Output", "blocks", "compiled", "floats", "functions", "output_rows", "usable"]
+__all__ = ["Inputs", "Output", "blocks", "compiled", "floats", "functions", "usable"]
 
 _KINDS = {torch.bfloat16: 0, torch.float32: 1}
 
@@ -52,14 +52,6 @@ def functions() -> ModuleType:
 def usable(chunk: Chunk | Tensor) -> bool:
     """Whether the compiled functions can work on this chunk (or tensor)."""
     return chunk.device.type == "cpu" and compiled() is not None
-
-
-def output_rows(kernel: Kernel, chunk: Chunk, numbers: Any, found: Any, out_RC: Tensor) -> bool:
-    """Writes the output rows of a chunk to ``out_RC``, in its dtype; whether all elements are finite."""
-    if kernel.native is not None and usable(chunk):
-        return kernel.native(chunk, numbers, found, out_RC)
-    out_RC.copy_(kernel.apply(chunk, numbers, found))
-    return bool(torch.isfinite(out_RC).all())
 
 
 class Inputs:
