@@ -16,7 +16,17 @@ from evomerge.engine.fingerprint import check_finite
 from evomerge.engine.plan import TensorPlan
 from evomerge.engine.statistics import Statistics
 from evomerge.errors import RecipeError
-from evomerge.methods import ROW_BLOCK, Chunk, Digest, MergeMethod, compiled, get_method, key_of, output_rows
+from evomerge.methods import (
+    ROW_BLOCK,
+    Chunk,
+    Digest,
+    MergeMethod,
+    Target,
+    compiled,
+    get_method,
+    key_of,
+    write_rows,
+)
 
 __all__ = ["ComputePool", "Read", "merge_tensor", "rows_of"]
 
@@ -59,7 +69,7 @@ def merge_tensor(
     """
     method = get_method(tensor.method)
     x_MRC = [rows_of(read(i.model, i.tensor).contiguous()) for i in tensor.inputs]
-    digest = Digest(x_MRC[0].device)
+    digest = Digest.on(x_MRC[0].device)
     if not tensor.dtype.is_floating_point or _is_shared_limit(tensor, x_MRC):
         same_RC = x_MRC[0].to(tensor.dtype)
         place_RC.copy_(same_RC)
@@ -70,17 +80,8 @@ def merge_tensor(
         return _chunks(tensor, x_MRC, chunk_elements or _chunk_elements(x_MRC[0]), release)
 
     scalars = _prepare(tensor, method, statistics.get(tensor, method, chunks))
-    kernel = method.kernel
-    found = kernel.reduce(chunks, scalars) if kernel.reduce is not None else None
-    is_direct = place_RC.dtype == tensor.dtype and place_RC.device == x_MRC[0].device
-    for chunk in chunks():
-        rows_RC = place_RC[chunk.row : chunk.row + chunk.shape[0]]
-        out_RC = rows_RC
-        if not is_direct:
-            out_RC = torch.empty(chunk.shape, dtype=tensor.dtype, device=chunk.device)
-        output_rows(kernel, chunk, scalars, found, out_RC, digest)
-        if not is_direct:
-            rows_RC.copy_(out_RC)
+    whole = _chunk(tensor, tuple(x_MRC), 0)
+    write_rows(method.kernel, scalars, chunks, whole, Target(place_RC, tensor.dtype, digest.state))
     if digest.state.device.type == "cpu":
         check_finite(tensor, digest)
     return digest
@@ -146,6 +147,10 @@ def _is_shared_limit(tensor: TensorPlan, x_MRC: Sequence[Tensor]) -> bool:
     return tensor.shape == () and all(bool(x.isinf()) and torch.equal(x, x_MRC[0]) for x in x_MRC)
 
 
+def _chunk(tensor: TensorPlan, x_MRC: tuple[Tensor, ...], row: int) -> Chunk:
+    return Chunk(x_MRC, row, has_base=tensor.has_base, is_vector=len(tensor.shape) < 2)
+
+
 def _chunks(
     tensor: TensorPlan, x_MRC: Sequence[Tensor], elements: int, release: Release | None
 ) -> Iterator[Chunk]:
@@ -153,12 +158,7 @@ def _chunks(
     released = 0
     step = max(1, elements // (max(1, columns) * ROW_BLOCK)) * ROW_BLOCK
     for row in range(0, rows, step):
-        yield Chunk(
-            tuple(x_RC[row : row + step] for x_RC in x_MRC),
-            row,
-            has_base=tensor.has_base,
-            is_vector=len(tensor.shape) < 2,
-        )
+        yield _chunk(tensor, tuple(x_RC[row : row + step] for x_RC in x_MRC), row)
         done = min(row + step, rows)
         if release is not None and (done - released) * columns >= _RELEASE_ELEMENTS:
             release(released, done)

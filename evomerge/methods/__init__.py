@@ -1,10 +1,10 @@
 """How numbers combine: the merge methods. Importing this package registers all of them."""
 
 from evomerge.methods import interpolation, selection, task_arithmetic
-from evomerge.methods._chunks import ROW_BLOCK, Chunk, Chunks, Kernel, Measure, nothing
+from evomerge.methods._chunks import ROW_BLOCK, Chunk, Chunks, Kernel, Measure, Target, nothing
 from evomerge.methods._digest import Digest
 from evomerge.methods._native import compiled
-from evomerge.methods._output import output_rows
+from evomerge.methods._output import write_rows
 from evomerge.methods._random import key_of
 from evomerge.methods._registry import (
     Base,
@@ -29,6 +29,7 @@ __all__ = [
     "Parameter",
     "PerModel",
     "Range",
+    "Target",
     "compiled",
     "get_method",
     "interpolation",
@@ -36,7 +37,7 @@ __all__ = [
     "merge_method",
     "methods",
     "nothing",
-    "output_rows",
     "selection",
     "task_arithmetic",
+    "write_rows",
 ]

@@ -38,8 +38,13 @@ class Digest:
     the two sums, and something other than 0 where an element is NaN or infinite.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.state = torch.zeros(3, dtype=torch.int64, device=device)
+    def __init__(self, state: Tensor) -> None:
+        self.state = state
+
+    @classmethod
+    def on(cls, device: torch.device) -> Digest:
+        """That of no bytes."""
+        return cls(torch.zeros(3, dtype=torch.int64, device=device))
 
     def add(self, rows_RC: Tensor, first: int) -> None:
         """Adds rows in their output dtype, whose first element is number ``first`` of the tensor.

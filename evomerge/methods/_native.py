@@ -24,21 +24,35 @@ from evomerge.methods._chunks import ROW_BLOCK, Chunk
 if TYPE_CHECKING:
     from types import ModuleType
 
-__all__ = ["Inputs", "Output", "blocks", "compiled", "floats", "functions", "usable"]
+__all__ = [
+    "Inputs",
+    "Output",
+    "blocks",
+    "compiled",
+    "floats",
+    "functions",
+    "usable",
+    "wanted",
+]
 
 _KINDS = {torch.bfloat16: 0, torch.float32: 1}
 
 
 @functools.cache
 def compiled() -> ModuleType | None:
-    """The compiled functions, or ``None`` where numba is missing or ``EVOMERGE_NATIVE=0`` is set."""
-    if os.environ.get("EVOMERGE_NATIVE", "1") == "0":
+    """The functions compiled by numba, or ``None`` where it is missing or ``EVOMERGE_NATIVE`` is not 1."""
+    if wanted() != "1":
         return None
     try:
         from evomerge.methods import _compiled
     except (ImportError, RuntimeError):  # numba has no place at all to keep what it compiled
         return None
     return _compiled
+
+
+def wanted() -> str:
+    """What ``EVOMERGE_NATIVE`` says: 1 (the default), 0 for torch alone, triton."""
+    return os.environ.get("EVOMERGE_NATIVE", "1")
 
 
 def functions() -> ModuleType:

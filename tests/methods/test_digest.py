@@ -23,7 +23,7 @@ def random(n: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
 
 
 def digest_of(tensor: Tensor) -> tuple[int, int]:
-    digest = Digest(torch.device("cpu"))
+    digest = Digest.on(torch.device("cpu"))
     digest.add(tensor, 0)
     first, second, spoiled = digest.state.tolist()
     assert spoiled == 0
@@ -73,7 +73,7 @@ def test_it_is_what_its_definition_says(dtype: torch.dtype, kernels: str) -> Non
 def test_it_never_changes_by_accident(kernels: str) -> None:
     tensor = torch.arange(10_000, dtype=torch.float32)
     assert digest_of(tensor) == (0xC106BE16B230143E, 0x15EF5E8C7F183800)
-    digest = Digest(torch.device("cpu"))
+    digest = Digest.on(torch.device("cpu"))
     digest.add(tensor, 0)
     plan = TensorPlan("t", (10_000,), torch.float32, "linear", (), has_base=False)
     assert fingerprint([plan], [digest]) == "3ef4f1879f1a51ba8ee28fb73011ec32"
@@ -83,7 +83,7 @@ def test_it_never_changes_by_accident(kernels: str) -> None:
 def test_chunks_may_have_any_size_and_order(dtype: torch.dtype, kernels: str) -> None:
     tensor = random(7001, dtype)
     for step in (16, 48, 4096):
-        digest = Digest(torch.device("cpu"))
+        digest = Digest.on(torch.device("cpu"))
         for first in reversed(range(0, tensor.numel(), step)):
             digest.add(tensor[first : first + step], first)
         first_sum, second_sum, _ = digest.state.tolist()
@@ -132,7 +132,7 @@ def test_names_dtypes_and_shapes_are_part_of_a_fingerprint() -> None:
     ) -> TensorPlan:
         return TensorPlan(name, shape, dtype, "linear", (), has_base=False)
 
-    digest = Digest(torch.device("cpu"))
+    digest = Digest.on(torch.device("cpu"))
     prints = {
         fingerprint([p], [digest]) for p in (plan(), plan("u"), plan(shape=(2, 4)), plan(dtype=torch.float64))
     }

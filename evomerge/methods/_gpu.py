@@ -1,0 +1,176 @@
+"""The kernels again for GPUs, compiled by Triton: what starts them. They are in ``_triton``."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import struct
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evomerge.methods._chunks import Target
+from evomerge.methods._digest import KEY_BLOCK
+from evomerge.methods._native import wanted
+
+__all__ = [
+    "FULL",
+    "RANDOM",
+    "TRIM",
+    "Launch",
+    "double_bits",
+    "fits",
+    "float_bits",
+    "has_kernels",
+    "triton_kernels",
+]
+
+FULL, TRIM, RANDOM = 0, 1, 2
+"""Kinds of masks of a masked sum."""
+MOST_INPUTS = 16
+_KINDS = {torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float32: "float32"}
+_WARPS = 8
+_PROGRAMS_PER_PROCESSOR = 8
+_SPAN = 8
+"""Blocks whose L1 norms make one partial sum."""
+
+
+@functools.cache
+def triton_kernels() -> ModuleType | None:
+    """The kernels, or ``None`` where Triton is missing or too old."""
+    try:
+        from evomerge.methods import _triton
+    except (ImportError, RuntimeError):
+        return None
+    return _triton
+
+
+def has_kernels(device: torch.device) -> bool:
+    """Whether they are to work on ``device``.
+
+    ``EVOMERGE_NATIVE=0`` turns them off; with ``EVOMERGE_NATIVE=triton`` they work on a CPU too, in Triton's
+    interpreter (``TRITON_INTERPRET=1``), as tests want it.
+    """
+    how = wanted()
+    on_gpu = device.type == "cuda" and torch.version.cuda is not None and how != "0"
+    return (on_gpu or how == "triton") and triton_kernels() is not None
+
+
+def _kernel(name: str) -> Any:
+    module = triton_kernels()
+    if module is None:
+        raise RuntimeError("Triton is missing")
+    return getattr(module, name)
+
+
+def _triton_type(dtype: torch.dtype) -> Any:
+    return getattr(_kernel("tl"), _KINDS[dtype])
+
+
+def fits(x_MRC: Sequence[Tensor], dtype: torch.dtype) -> bool:
+    """Whether kernels can merge these inputs to ``dtype``; of each of them, the first element is the first."""
+    kinds = {x_RC.dtype for x_RC in x_MRC}
+    return (
+        0 < len(x_MRC) <= MOST_INPUTS
+        and len(kinds) == 1
+        and kinds | {dtype} <= _KINDS.keys()
+        and x_MRC[0].numel() > 0
+        and x_MRC[0].shape[1] < 2**30
+        and all(x_RC.is_contiguous() for x_RC in x_MRC)
+    )
+
+
+def float_bits(value: float) -> int:
+    """The bits of ``value`` rounded to float32, as an entry of a table."""
+    try:
+        return int(struct.unpack("<i", struct.pack("<f", value))[0])
+    except OverflowError:  # as a cast to float32 does
+        return 0x7F800000 if value > 0 else 0x7F800000 - 2**31
+
+
+def double_bits(value: float) -> int:
+    """The bits of ``value`` as float64, as an entry of a table."""
+    return int(struct.unpack("<q", struct.pack("<d", value))[0])
+
+
+class Launch:
+    """A kernel's work on whole tensors: the table of its numbers, and what it is compiled for.
+
+    Kernels of several threads go to one stream, the default one of their device: none of ours sets another,
+    so what one writes the next may read, and memory that torch hands out again is no longer in use. Nothing
+    here waits for the device.
+    """
+
+    def __init__(self, x_MRC: Sequence[Tensor], numbers: Sequence[int], dtype: torch.dtype) -> None:
+        first_RC = x_MRC[0]
+        self._alive = tuple(x_MRC)
+        self.device = first_RC.device
+        self.n, self.columns = first_RC.numel(), first_RC.shape[1]
+        addresses = tuple(x_RC.data_ptr() for x_RC in x_MRC)
+        self.table = _uploaded((*addresses, *numbers), self.device)
+        self.block = KEY_BLOCK * 8 // dtype.itemsize
+        self.blocks = -(-self.n // self.block)
+        self.dtype = _triton_type(dtype)
+        self.options: dict[str, Any] = {
+            "KIND": _triton_type(first_RC.dtype),
+            "ALIGNED": all(address % 16 == 0 for address in addresses),
+            "BIG": self.n > 2**31 - 2**13,  # room for the elements of the last block
+            "BLOCK": self.block,
+            "num_warps": _WARPS,
+            "enable_fp_fusion": False,
+        }
+
+    @property
+    def long(self) -> bool:
+        """Whether a row is no shorter than a block."""
+        return self.columns >= self.block
+
+    def write(self, kernel: str, target: Target, extra: Sequence[Tensor], **how: Any) -> None:
+        """Runs a kernel that writes rows and adds to their digest; ``extra`` are more tensors it reads."""
+        tensors = (self.table, target.place_RC, target.state, *extra)
+        how |= {"LONG": self.long, "OUT": self.dtype, "WORDS": KEY_BLOCK}
+        with self.on_device():
+            _kernel(kernel)[(self.programs,)](*tensors, self.n, self.columns, **how, **self.options)
+
+    def read(self, kernel: str, programs: int, out: Tensor, numbers: Sequence[int], **how: Any) -> None:
+        """Runs a kernel that reads the inputs only; ``numbers`` are what it wants to know besides ``n``."""
+        with self.on_device():
+            _kernel(kernel)[(programs,)](self.table, out, self.n, *numbers, **how, **self.options)
+
+    @property
+    def programs(self) -> int:
+        """As many as run at once: each adds its sums to the digest only once."""
+        return min(self.blocks, _PROGRAMS_PER_PROCESSOR * _processors(self.device))
+
+    def count_equal(self, counts: Tensor) -> None:
+        """Runs ``equal_counts`` to (task vectors, cuts, blocks), int32."""
+        count, cuts, _ = counts.shape
+        self.read("equal_counts", self.programs, counts, (), COUNT=count, CUTS=cuts)
+
+    def random_l1(self) -> Tensor:
+        """L1 norms before and after the random masks in spans of blocks; (spans, task vectors, 2), float64."""
+        spans = -(-self.blocks // _SPAN)
+        sums = torch.empty(spans, len(self._alive) - 1, 2, dtype=torch.float64, device=self.device)
+        how = {"COUNT": len(self._alive) - 1, "SPAN": _SPAN, "LONG": self.long}
+        self.read("random_l1", spans, sums, (self.columns,), **how)
+        return sums
+
+    def on_device(self) -> contextlib.AbstractContextManager[Any]:
+        """Triton starts kernels on the current device of the thread, which a new thread has to be told."""
+        return torch.cuda.device(self.device) if self.device.type == "cuda" else contextlib.nullcontext()
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _uploaded(numbers: tuple[int, ...], device: torch.device) -> Tensor:
+    """int64 on the device; equal ones are uploaded once (resident inputs keep their addresses)."""
+    return torch.tensor(numbers, dtype=torch.int64).to(device, non_blocking=True)
+
+
+@functools.cache
+def _processors(device: torch.device) -> int:
+    if device.type != "cuda":
+        return 1
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
