@@ -33,7 +33,8 @@ FULL, TRIM, RANDOM = 0, 1, 2
 MOST_INPUTS = 16
 _KINDS = {torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float32: "float32"}
 _WARPS = 8
-_PROGRAMS_PER_PROCESSOR = 8
+_THREADS, _REGISTERS = 2048, 65536
+"""Of a processor, on any GPU that is used for this."""
 _SPAN = 8
 """Blocks whose L1 norms make one partial sum."""
 
@@ -132,35 +133,38 @@ class Launch:
         """Runs a kernel that writes rows and adds to their digest; ``extra`` are more tensors it reads."""
         tensors = (self.table, target.place_RC, target.state, *extra)
         how |= {"LONG": self.long, "OUT": self.dtype, "WORDS": KEY_BLOCK}
-        with self.on_device():
-            _kernel(kernel)[(self.programs,)](*tensors, self.n, self.columns, **how, **self.options)
-
-    def read(self, kernel: str, programs: int, out: Tensor, numbers: Sequence[int], **how: Any) -> None:
-        """Runs a kernel that reads the inputs only; ``numbers`` are what it wants to know besides ``n``."""
-        with self.on_device():
-            _kernel(kernel)[(programs,)](self.table, out, self.n, *numbers, **how, **self.options)
-
-    @property
-    def programs(self) -> int:
-        """As many as run at once: each adds its sums to the digest only once."""
-        return min(self.blocks, _PROGRAMS_PER_PROCESSOR * _processors(self.device))
+        self._run(kernel, None, (*tensors, self.n, self.columns), how)
 
     def count_equal(self, counts: Tensor) -> None:
         """Runs ``equal_counts`` to (task vectors, cuts, blocks), int32."""
         count, cuts, _ = counts.shape
-        self.read("equal_counts", self.programs, counts, (), COUNT=count, CUTS=cuts)
+        self._run("equal_counts", None, (self.table, counts, self.n), {"COUNT": count, "CUTS": cuts})
 
     def random_l1(self) -> Tensor:
         """L1 norms before and after the random masks in spans of blocks; (spans, task vectors, 2), float64."""
-        spans = -(-self.blocks // _SPAN)
-        sums = torch.empty(spans, len(self._alive) - 1, 2, dtype=torch.float64, device=self.device)
-        how = {"COUNT": len(self._alive) - 1, "SPAN": _SPAN, "LONG": self.long}
-        self.read("random_l1", spans, sums, (self.columns,), **how)
+        spans, count = -(-self.blocks // _SPAN), len(self._alive) - 1
+        sums = torch.empty(spans, count, 2, dtype=torch.float64, device=self.device)
+        how = {"COUNT": count, "SPAN": _SPAN, "LONG": self.long}
+        self._run("random_l1", spans, (self.table, sums, self.n, self.columns), how)
         return sums
 
-    def on_device(self) -> contextlib.AbstractContextManager[Any]:
-        """Triton starts kernels on the current device of the thread, which a new thread has to be told."""
-        return torch.cuda.device(self.device) if self.device.type == "cuda" else contextlib.nullcontext()
+    def _run(self, name: str, programs: int | None, arguments: Sequence[Any], how: dict[str, Any]) -> None:
+        """Starts ``programs``, or as many as run at once: each of these adds its sums only once, at its end."""
+        options = {**how, **self.options}
+        key = (name, *(str(value) for value in options.values()))
+        if programs is None:
+            programs = min(self.blocks, _processors(self.device) * _at_once.get(key, 4))
+        # Triton starts kernels on the current device of the thread, which a new thread has to be told.
+        there = torch.cuda.device(self.device) if self.device.type == "cuda" else contextlib.nullcontext()
+        with there:
+            started = _kernel(name)[(programs,)](*arguments, **options)
+        if key not in _at_once and getattr(started, "n_regs", None):
+            registers = -(-started.n_regs // 8) * 8 * 32 * _WARPS
+            _at_once[key] = max(1, min(_THREADS // (32 * _WARPS), _REGISTERS // registers))
+
+
+_at_once: dict[tuple[str, ...], int] = {}
+"""Programs of a compiled kernel that a processor runs at once, as its registers allow; a guess before."""
 
 
 @functools.lru_cache(maxsize=1 << 14)

@@ -29,12 +29,20 @@ FULL, TRIM, RANDOM = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 
 
 @triton.jit
-def _values(table, m, offsets, inside, KIND: tl.constexpr, ALIGNED: tl.constexpr):
-    """Elements of input ``m`` as float32; its address is entry ``m`` of the table."""
-    address = tl.load(table + m)
-    if ALIGNED:
-        address = tl.multiple_of(address, 16)
-    pointer = address.to(tl.pointer_type(KIND))
+def _inputs(table, COUNT: tl.constexpr, KIND: tl.constexpr, ALIGNED: tl.constexpr):
+    """Pointers to the inputs, whose addresses are the first entries of the table."""
+    pointers = ()
+    for m in tl.static_range(COUNT):
+        pointer = tl.load(table + m).to(tl.pointer_type(KIND))
+        if ALIGNED:
+            pointer = tl.multiple_of(pointer, 16)
+        pointers = pointers + (pointer,)  # noqa: RUF005 (Triton knows no starred names)
+    return pointers
+
+
+@triton.jit
+def _values(pointer, offsets, inside):
+    """Elements as float32; 0 past the end."""
     return tl.load(pointer + offsets, mask=inside, other=0.0).to(tl.float32)
 
 
@@ -172,7 +180,9 @@ def _put(
     rounded, bits = _rounded(tl.where(inside, value, 0.0), OUT)
     tl.store(place + offsets, rounded.to(place.dtype.element_ty), mask=inside)
     first, second, largest = sums
-    largest = tl.maximum(largest, (bits & (0x7FFF if OUT.primitive_bitwidth == 16 else 0x7FFFFFFF)).to(tl.int32))
+    largest = tl.maximum(
+        largest, (bits & (0x7FFF if OUT.primitive_bitwidth == 16 else 0x7FFFFFFF)).to(tl.int32)
+    )
     a, b = _halves(bits, BLOCK, OUT.primitive_bitwidth == 16)
     number = block.to(tl.uint64) * 2
     odd = (_mix64(number + 1) >> 32).to(tl.uint32) | 1
@@ -231,6 +241,10 @@ def weighted_sum(
     """Sum of c[m] * x[m]; table: addresses, c. With ``LINES`` 1 or 2, c of the row or column, from ``lines``."""
     keys = _key_table(WORDS)
     sums = _no_sums(BLOCK, WORDS)
+    x = _inputs(table, COUNT, KIND, ALIGNED)
+    c = ()
+    for m in tl.static_range(COUNT):
+        c = c + ((_float(table, COUNT + m) if LINES == 0 else 0),)  # noqa: RUF005
     blocks = tl.cdiv(n, BLOCK)
     for turn in range(_turns(blocks)):
         block = _block(turn)
@@ -245,12 +259,12 @@ def weighted_sum(
                 line = column.to(tl.int64)
             total = tl.zeros((BLOCK,), tl.float32)
             for m in tl.static_range(COUNT):
-                c = tl.load(lines + line * COUNT + m, mask=inside, other=0.0)
-                total = total + _values(table, m, offsets, inside, KIND, ALIGNED) * c
+                own = tl.load(lines + line * COUNT + m, mask=inside, other=0.0)
+                total = total + _values(x[m], offsets, inside) * own
         else:
-            total = _values(table, 0, offsets, inside, KIND, ALIGNED) * _float(table, COUNT)
+            total = _values(x[0], offsets, inside) * c[0]
             for m in tl.static_range(1, COUNT):
-                total = total + _values(table, m, offsets, inside, KIND, ALIGNED) * _float(table, COUNT + m)
+                total = total + _values(x[m], offsets, inside) * c[m]
         sums = _put(total, place, start, n, block, keys, sums, OUT, BLOCK, WORDS)
     _add_sums(state, sums, OUT)
 
@@ -310,21 +324,25 @@ def masked_sum(
     WIDTH: tl.constexpr = 6
     keys = _key_table(WORDS)
     sums = _no_sums(BLOCK, WORDS)
+    x = _inputs(table, COUNT + 1, KIND, ALIGNED)
+    weights = ()
+    for d in tl.static_range(COUNT):
+        weight = tl.load(table + NUMBERS + d * WIDTH).to(tl.float64, bitcast=True) * tl.load(factors + d)
+        weights = weights + (weight.to(tl.float32),)  # noqa: RUF005
     blocks = tl.cdiv(n, BLOCK)
     for turn in range(_turns(blocks)):
         block = _block(turn)
         start = _start(block, BLOCK, BIG)
         offsets = start + tl.arange(0, BLOCK)
         inside = offsets < n
-        base = _values(table, 0, offsets, inside, KIND, ALIGNED)
+        base = _values(x[0], offsets, inside)
         if MODE == RANDOM:
             row, further, column = _lines(start, columns, BLOCK, LONG)
         values = ()
         for d in tl.static_range(COUNT):
             at = NUMBERS + d * WIDTH
-            v = _values(table, d + 1, offsets, inside, KIND, ALIGNED) - base
-            weight = tl.load(table + at).to(tl.float64, bitcast=True) * tl.load(factors + d)
-            weighted = v * weight.to(tl.float32)
+            v = _values(x[d + 1], offsets, inside) - base
+            weighted = v * weights[d]
             if MODE == TRIM:
                 size = v.to(tl.int32, bitcast=True) & 0x7FFFFFFF
                 ties = prefix + d * CUTS * (blocks + 1)
@@ -338,7 +356,7 @@ def masked_sum(
                 drawn = _draw(table, at + 2, row, further, column, LONG)
                 keep = drawn.to(tl.int64) < tl.load(table + at + 4)
                 weighted = weighted * keep.to(tl.float32)
-            values = values + (weighted,)
+            values = values + (weighted,)  # noqa: RUF005
         total = values[0]
         for d in tl.static_range(1, COUNT):
             total = total + values[d]
@@ -376,15 +394,16 @@ def equal_counts(
 ):
     """How many elements of each block have exactly the size of a cut, to (task vectors, cuts, blocks)."""
     WIDTH: tl.constexpr = 6
+    x = _inputs(table, COUNT + 1, KIND, ALIGNED)
     blocks = tl.cdiv(n, BLOCK)
     for turn in range(_turns(blocks)):
         block = _block(turn)
         start = _start(block, BLOCK, BIG)
         offsets = start + tl.arange(0, BLOCK)
         inside = offsets < n
-        base = _values(table, 0, offsets, inside, KIND, ALIGNED)
+        base = _values(x[0], offsets, inside)
         for d in tl.static_range(COUNT):
-            v = _values(table, d + 1, offsets, inside, KIND, ALIGNED) - base
+            v = _values(x[d + 1], offsets, inside) - base
             size = v.to(tl.int32, bitcast=True) & 0x7FFFFFFF
             for k in tl.static_range(CUTS):
                 bits = tl.load(table + (COUNT + 3 + d * WIDTH + 2 + 2 * k)).to(tl.int32)
@@ -410,6 +429,7 @@ def random_l1(
     WIDTH: tl.constexpr = 6
     LANES: tl.constexpr = BLOCK // 8
     span = tl.program_id(0)
+    x = _inputs(table, COUNT + 1, KIND, ALIGNED)
     for d in tl.static_range(COUNT):  # the base comes from the cache but for the first
         before, after = tl.zeros((LANES,), tl.float64), tl.zeros((LANES,), tl.float64)
         at = COUNT + 3 + d * WIDTH
@@ -419,8 +439,7 @@ def random_l1(
             start = _start(block, BLOCK, BIG)
             offsets = start + tl.arange(0, BLOCK)
             inside = offsets < n
-            base = _values(table, 0, offsets, inside, KIND, ALIGNED)
-            size = tl.abs(_values(table, d + 1, offsets, inside, KIND, ALIGNED) - base)
+            size = tl.abs(_values(x[d + 1], offsets, inside) - _values(x[0], offsets, inside))
             row, further, column = _lines(start, columns, BLOCK, LONG)
             keep = _draw(table, at + 2, row, further, column, LONG).to(tl.int64) < limit
             wide = size.to(tl.float64)
