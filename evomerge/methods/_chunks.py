@@ -77,7 +77,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Target:
-    """Where the rows of a tensor go: written to ``place_RC``, whatever its dtype, rounded to ``dtype`` before.
+    """Where the rows of a tensor go: to ``place_RC``, whatever its dtype, rounded to ``dtype`` before.
 
     ``state`` is that of the ``Digest`` of what was rounded.
     """
@@ -92,7 +92,7 @@ class Fused:
     """A kernel for GPUs, which works on whole tensors and does all that remains to be done, digest included.
 
     ``can`` says whether it knows inputs and numbers like these; ``reduce`` and ``apply`` are those of the
-    ``Kernel``, but nothing they do waits for the device. What one's ``reduce`` finds is for its own ``apply``.
+    ``Kernel``, but nothing they do waits for the device.
     """
 
     can: Callable[[Chunk, Any, torch.dtype], bool]

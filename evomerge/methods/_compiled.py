@@ -732,7 +732,7 @@ def masked_sum(
                     v = values[k]
                     for i in range(n):
                         signed = v[i] if total[i] >= 0 else -v[i]
-                        agree = signed if signed > 0 else f32(0)
+                        agree = f32(0) if signed <= 0 else signed  # NaN stays
                         weight[i] = weight[i] + (w if signed > 0 else f32(0))
                         sum_[i] = sum_[i] + agree
                     k += 1
@@ -930,7 +930,7 @@ def sce_apply(x, kind, n, first, shares, cut, out, out_kind):
             w = shares[k]
             for i in range(size):
                 signed = d[k, i] if total[i] >= 0 else -d[k, i]
-                agree = signed if signed > 0 else f32(0)
+                agree = f32(0) if signed <= 0 else signed  # NaN stays
                 share[i] = share[i] + (w if signed > 0 else f32(0))
                 sum_[i] = sum_[i] + agree * w
         for i in range(size):

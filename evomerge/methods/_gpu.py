@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import struct
+import threading
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -26,6 +27,7 @@ __all__ = [
     "float_bits",
     "has_kernels",
     "triton_kernels",
+    "uploaded",
 ]
 
 FULL, TRIM, RANDOM = 0, 1, 2
@@ -72,7 +74,7 @@ def _triton_type(dtype: torch.dtype) -> Any:
 
 
 def fits(x_MRC: Sequence[Tensor], dtype: torch.dtype) -> bool:
-    """Whether kernels can merge these inputs to ``dtype``; of each of them, the first element is the first."""
+    """Whether kernels can merge these inputs, whole tensors, to ``dtype``."""
     kinds = {x_RC.dtype for x_RC in x_MRC}
     return (
         0 < len(x_MRC) <= MOST_INPUTS
@@ -111,7 +113,7 @@ class Launch:
         self.device = first_RC.device
         self.n, self.columns = first_RC.numel(), first_RC.shape[1]
         addresses = tuple(x_RC.data_ptr() for x_RC in x_MRC)
-        self.table = _uploaded((*addresses, *numbers), self.device)
+        self.table = uploaded((*addresses, *numbers), self.device)
         self.block = KEY_BLOCK * 8 // dtype.itemsize
         self.blocks = -(-self.n // self.block)
         self.dtype = _triton_type(dtype)
@@ -141,7 +143,7 @@ class Launch:
         self._run("equal_counts", None, (self.table, counts, self.n), {"COUNT": count, "CUTS": cuts})
 
     def random_l1(self) -> Tensor:
-        """L1 norms before and after the random masks in spans of blocks; (spans, task vectors, 2), float64."""
+        """L1 norms before and after the random masks in spans of blocks; (spans, task vectors, 2)."""
         spans, count = -(-self.blocks // _SPAN), len(self._alive) - 1
         sums = torch.empty(spans, count, 2, dtype=torch.float64, device=self.device)
         how = {"COUNT": count, "SPAN": _SPAN, "LONG": self.long}
@@ -149,26 +151,28 @@ class Launch:
         return sums
 
     def _run(self, name: str, programs: int | None, arguments: Sequence[Any], how: dict[str, Any]) -> None:
-        """Starts ``programs``, or as many as run at once: each of these adds its sums only once, at its end."""
+        """Starts ``programs``, or as many as run at once: each adds its sums only once, at its end."""
         options = {**how, **self.options}
         key = (name, *(str(value) for value in options.values()))
         if programs is None:
             programs = min(self.blocks, _processors(self.device) * _at_once.get(key, 4))
         # Triton starts kernels on the current device of the thread, which a new thread has to be told.
         there = torch.cuda.device(self.device) if self.device.type == "cuda" else contextlib.nullcontext()
-        with there:
+        with _starting, there:
             started = _kernel(name)[(programs,)](*arguments, **options)
         if key not in _at_once and getattr(started, "n_regs", None):
             registers = -(-started.n_regs // 8) * 8 * 32 * _WARPS
             _at_once[key] = max(1, min(_THREADS // (32 * _WARPS), _REGISTERS // registers))
 
 
+_starting = threading.Lock()
+"""Threads that start the same kernel for the first time would compile it twice."""
 _at_once: dict[tuple[str, ...], int] = {}
 """Programs of a compiled kernel that a processor runs at once, as its registers allow; a guess before."""
 
 
 @functools.lru_cache(maxsize=1 << 14)
-def _uploaded(numbers: tuple[int, ...], device: torch.device) -> Tensor:
+def uploaded(numbers: tuple[int, ...], device: torch.device) -> Tensor:
     """int64 on the device; equal ones are uploaded once (resident inputs keep their addresses)."""
     return torch.tensor(numbers, dtype=torch.int64).to(device, non_blocking=True)
 

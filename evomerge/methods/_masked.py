@@ -23,7 +23,7 @@ from evomerge.methods._chunks import (
     magnitude_bits,
     task_vectors,
 )
-from evomerge.methods._gpu import FULL, RANDOM, TRIM, Launch, double_bits, float_bits, has_kernels
+from evomerge.methods._gpu import FULL, RANDOM, TRIM, Launch, double_bits, float_bits, has_kernels, uploaded
 from evomerge.methods._native import Inputs, Output, blocks, floats, functions, usable
 from evomerge.methods._random import keep, random_bits, thresholds
 from evomerge.methods._ranks import BINS, Cut, Finder, Histogram, Threshold, exact_histograms, histograms
@@ -384,7 +384,7 @@ def _entries(mask: Mask, weight: float, mode: int) -> list[int]:
         entries[2:5] = mask.key & 0xFFFFFFFF, mask.key >> 32, limit if mask.random else 2**31
     elif mode == TRIM:
         cuts = [cut.exact for cut in mask.trim.cuts] if mask.trim is not None else []
-        entries[2:] = -1, 1, 0x7FFFFFFF, 0  # all is above the last cut, nothing above the first
+        entries[2:] = -1, 1, 0x7FFFFFFF, 1  # all is above the last cut, nothing above the first
         for k, exact in enumerate(cuts):
             if exact is not None:
                 entries[2 + 2 * k : 4 + 2 * k] = exact.bits, exact.equal
@@ -419,8 +419,9 @@ def _fused_reduce(chunk: Chunk, s: MaskedSum, dtype: torch.dtype) -> _FoundOnGpu
         torch.cumsum(counts, dim=2, out=prefix[:, :, 1:])
     if s.rescale and used.mode == RANDOM:
         before, after = launch.random_l1().sum(dim=0).unbind(dim=1)
-        kept = torch.tensor([s.masks[d].random for d in used.places]).to(device, non_blocking=True)
-        factors = torch.where(kept & (before > _L1_ZERO) & (after > _L1_ZERO), before / after, factors)
+        random = uploaded(tuple(int(s.masks[d].random) for d in used.places), device)
+        counts_for = (random > 0) & (before > _L1_ZERO) & (after > _L1_ZERO)
+        factors = torch.where(counts_for, before / after, factors)
     return _FoundOnGpu(used, factors, prefix)
 
 

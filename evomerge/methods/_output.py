@@ -18,8 +18,8 @@ __all__ = ["write_rows"]
 def write_rows(kernel: Kernel, numbers: Any, chunks: Chunks, whole: Chunk, target: Target) -> None:
     """Writes the rows of a tensor to ``target`` and adds them to their digest.
 
-    ``chunks`` and ``whole`` are the same inputs, cut and uncut. This is the one place that chooses what does the
-    work: Triton's kernels on a GPU, compiled functions on a CPU, torch anywhere.
+    ``chunks`` and ``whole`` are the same inputs, cut and uncut. This is the one place that chooses what does
+    the work: Triton's kernels on a GPU, compiled functions on a CPU, torch anywhere.
     """
     fused = _fused(kernel, numbers, whole, target)
     if fused is not None:

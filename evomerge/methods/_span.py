@@ -127,7 +127,7 @@ def _native_weighted_sum(chunk: Chunk, c_M: Tensor, _: None, out_RC: Tensor) -> 
 
 
 def _can_weighted_sum(_: Chunk, c_M: Tensor, dtype: torch.dtype) -> bool:  # noqa: ARG001
-    return bool(c_M.count_nonzero())
+    return any(c_M.tolist())
 
 
 def _fused_weighted_sum(chunk: Chunk, c_M: Tensor, _: None, target: Target) -> None:

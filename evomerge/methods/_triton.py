@@ -1,8 +1,9 @@
 """The kernels again for GPUs, compiled by Triton: each input is read once, the output written once.
 
-The one door to Triton; ``_gpu`` starts what is here. A kernel combines, rounds to the dtype of the output, writes, looks for NaN and
-infinity and takes the digest, all in registers. Same arithmetic and order as the compiled functions for CPUs:
-every operation is rounded on its own (``enable_fp_fusion=False``, ``div_rn``), so the bits are the same.
+The one door to Triton; ``_gpu`` starts what is here. A kernel combines, rounds to the dtype of the output,
+writes, looks for NaN and infinity and takes the digest, all in registers. Same arithmetic and order as the
+compiled functions for CPUs: every operation is rounded on its own (``enable_fp_fusion=False``, ``div_rn``),
+so the bits are the same. Only the L1 norms of random masks are added in another order, in float64.
 
 A program goes through blocks of one tensor in strides of the grid; it adds its sums to the digest once,
 with atomic additions of integers, which give the same sum in any order. What differs from call to call
@@ -36,7 +37,7 @@ def _inputs(table, COUNT: tl.constexpr, KIND: tl.constexpr, ALIGNED: tl.constexp
         pointer = tl.load(table + m).to(tl.pointer_type(KIND))
         if ALIGNED:
             pointer = tl.multiple_of(pointer, 16)
-        pointers = pointers + (pointer,)  # noqa: RUF005 (Triton knows no starred names)
+        pointers = pointers + (pointer,)
     return pointers
 
 
@@ -175,15 +176,14 @@ def _put(
 
     ``sums`` are both sums of the digest, word by word, and the largest magnitude, element by element.
     """
+    SHORT: tl.constexpr = BLOCK == 4 * WORDS  # elements of 16 bits
     offsets = start + tl.arange(0, BLOCK)
     inside = offsets < n
     rounded, bits = _rounded(tl.where(inside, value, 0.0), OUT)
     tl.store(place + offsets, rounded.to(place.dtype.element_ty), mask=inside)
     first, second, largest = sums
-    largest = tl.maximum(
-        largest, (bits & (0x7FFF if OUT.primitive_bitwidth == 16 else 0x7FFFFFFF)).to(tl.int32)
-    )
-    a, b = _halves(bits, BLOCK, OUT.primitive_bitwidth == 16)
+    largest = tl.maximum(largest, (bits & (0x7FFF if SHORT else 0x7FFFFFFF)).to(tl.int32))
+    a, b = _halves(bits, BLOCK, SHORT)
     number = block.to(tl.uint64) * 2
     odd = (_mix64(number + 1) >> 32).to(tl.uint32) | 1
     key = keys.to(tl.uint64) * odd.to(tl.uint64) + _mix64(number + 2)
@@ -238,13 +238,13 @@ def weighted_sum(
     BLOCK: tl.constexpr,
     WORDS: tl.constexpr,
 ):
-    """Sum of c[m] * x[m]; table: addresses, c. With ``LINES`` 1 or 2, c of the row or column, from ``lines``."""
+    """Sum of c[m] * x[m]; table: addresses, c. With ``LINES`` 1 or 2, c is that of the row or column."""
     keys = _key_table(WORDS)
     sums = _no_sums(BLOCK, WORDS)
     x = _inputs(table, COUNT, KIND, ALIGNED)
     c = ()
     for m in tl.static_range(COUNT):
-        c = c + ((_float(table, COUNT + m) if LINES == 0 else 0),)  # noqa: RUF005
+        c = c + ((_float(table, COUNT + m) if LINES == 0 else 0),)
     blocks = tl.cdiv(n, BLOCK)
     for turn in range(_turns(blocks)):
         block = _block(turn)
@@ -328,7 +328,7 @@ def masked_sum(
     weights = ()
     for d in tl.static_range(COUNT):
         weight = tl.load(table + NUMBERS + d * WIDTH).to(tl.float64, bitcast=True) * tl.load(factors + d)
-        weights = weights + (weight.to(tl.float32),)  # noqa: RUF005
+        weights = weights + (weight.to(tl.float32),)
     blocks = tl.cdiv(n, BLOCK)
     for turn in range(_turns(blocks)):
         block = _block(turn)
@@ -356,7 +356,7 @@ def masked_sum(
                 drawn = _draw(table, at + 2, row, further, column, LONG)
                 keep = drawn.to(tl.int64) < tl.load(table + at + 4)
                 weighted = weighted * keep.to(tl.float32)
-            values = values + (weighted,)  # noqa: RUF005
+            values = values + (weighted,)
         total = values[0]
         for d in tl.static_range(1, COUNT):
             total = total + values[d]
