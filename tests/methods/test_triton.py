@@ -246,7 +246,7 @@ for function, constants, loads in KERNELS:
         for i, name in enumerate(function.arg_names):
             wide = "i64" if big and name == "n" else "i32"
             signature[name] = "constexpr" if name in constants else POINTERS.get(name, wide)
-            if name in POINTERS or name == "n":
+            if name in POINTERS or (name == "n" and name not in constants):
                 hints[i,] = [["tt.divisibility", 16]]
         source = ASTSource(fn=function, signature=signature, constexprs=constants, attrs=hints)
         options = {"num_warps": 8, "enable_fp_fusion": False}
