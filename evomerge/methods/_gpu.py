@@ -100,7 +100,7 @@ def double_bits(value: float) -> int:
 
 
 class Launch:
-    """A kernel's work on whole tensors: the table of its numbers, and what it is compiled for.
+    """A kernel's work on whole tensors: its inputs and numbers, and what it is compiled for.
 
     Kernels of several threads go to one stream, the default one of their device: none of ours sets another,
     so what one writes the next may read, and memory that torch hands out again is no longer in use. Nothing
@@ -113,7 +113,8 @@ class Launch:
         self.device = first_RC.device
         self.n, self.columns = first_RC.numel(), first_RC.shape[1]
         addresses = tuple(x_RC.data_ptr() for x_RC in x_MRC)
-        self.table = uploaded((*addresses, *numbers), self.device)
+        self.addresses = uploaded(addresses, self.device)
+        self.numbers = uploaded(tuple(numbers), self.device)
         self.block = KEY_BLOCK * 8 // dtype.itemsize
         self.blocks = -(-self.n // self.block)
         self.dtype = _triton_type(dtype)
@@ -133,21 +134,22 @@ class Launch:
 
     def write(self, kernel: str, target: Target, extra: Sequence[Tensor], **how: Any) -> None:
         """Runs a kernel that writes rows and adds to their digest; ``extra`` are more tensors it reads."""
-        tensors = (self.table, target.place_RC, target.state, *extra)
+        tensors = (self.addresses, self.numbers, target.place_RC, target.state, *extra)
         how |= {"LONG": self.long, "OUT": self.dtype, "WORDS": KEY_BLOCK}
         self._run(kernel, None, (*tensors, self.n, self.columns), how)
 
     def count_equal(self, counts: Tensor) -> None:
-        """Runs ``equal_counts`` to (task vectors, cuts, blocks), int32."""
+        """Runs ``equal_counts`` to (task vectors, cuts, 1 + blocks), int32."""
         count, cuts, _ = counts.shape
-        self._run("equal_counts", None, (self.table, counts, self.n), {"COUNT": count, "CUTS": cuts})
+        tensors = (self.addresses, self.numbers, counts)
+        self._run("equal_counts", None, (*tensors, self.n), {"COUNT": count, "CUTS": cuts})
 
     def random_l1(self) -> Tensor:
         """L1 norms before and after the random masks in spans of blocks; (spans, task vectors, 2)."""
         spans, count = -(-self.blocks // _SPAN), len(self._alive) - 1
         sums = torch.empty(spans, count, 2, dtype=torch.float64, device=self.device)
         how = {"COUNT": count, "SPAN": _SPAN, "LONG": self.long}
-        self._run("random_l1", spans, (self.table, sums, self.n, self.columns), how)
+        self._run("random_l1", spans, (self.addresses, self.numbers, sums, self.n, self.columns), how)
         return sums
 
     def _run(self, name: str, programs: int | None, arguments: Sequence[Any], how: dict[str, Any]) -> None:
@@ -173,7 +175,10 @@ _at_once: dict[tuple[str, ...], int] = {}
 
 @functools.lru_cache(maxsize=1 << 14)
 def uploaded(numbers: tuple[int, ...], device: torch.device) -> Tensor:
-    """int64 on the device; equal ones are uploaded once (resident inputs keep their addresses)."""
+    """int64 on the device; equal ones are uploaded once.
+
+    Resident inputs keep their addresses, and many tensors of a candidate have the same numbers.
+    """
     return torch.tensor(numbers, dtype=torch.int64).to(device, non_blocking=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -406,17 +407,21 @@ def _prepared(chunk: Chunk, s: MaskedSum, dtype: torch.dtype) -> _Used:
     return _Used(Launch(x_MRC, numbers, dtype), places, mode, cuts)
 
 
+@functools.cache
+def _ones(count: int, device: torch.device) -> Tensor:
+    return torch.ones(count, dtype=torch.float64, device=device)
+
+
 def _fused_reduce(chunk: Chunk, s: MaskedSum, dtype: torch.dtype) -> _FoundOnGpu:
     """One read at most: ties of the cuts by block, or L1 norms around random masks."""
     used = _prepared(chunk, s, dtype)
     launch, count, device = used.launch, len(used.places), chunk.device
-    factors = torch.ones(count, dtype=torch.float64, device=device)
-    prefix = launch.table
+    factors = _ones(count, device)
+    prefix = launch.numbers
     if used.cuts:
-        counts = torch.empty(count, used.cuts, launch.blocks, dtype=torch.int32, device=device)
+        counts = torch.empty(count, used.cuts, 1 + launch.blocks, dtype=torch.int32, device=device)
         launch.count_equal(counts)
-        prefix = torch.zeros(count, used.cuts, launch.blocks + 1, dtype=torch.int64, device=device)
-        torch.cumsum(counts, dim=2, out=prefix[:, :, 1:])
+        prefix = counts.cumsum(dim=2)
     if s.rescale and used.mode == RANDOM:
         before, after = launch.random_l1().sum(dim=0).unbind(dim=1)
         random = uploaded(tuple(int(s.masks[d].random) for d in used.places), device)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,14 +52,17 @@ class Cut:
 
 @dataclass(frozen=True)
 class Values:
-    """All values that occur, descending, as int32 bits; how many elements are as large or larger, int64."""
+    """All values that occur, descending, as int32 bits; how many elements are as large or larger.
 
-    bits: Tensor
-    from_top: Tensor
+    NumPy arrays, in which the search for one number takes a microsecond.
+    """
+
+    bits: Any
+    from_top: Any
 
     def cut(self, rank: int) -> Exact:
         """The cut below the ``rank`` largest values."""
-        place = int(torch.searchsorted(self.from_top, rank))
+        place = int(np.searchsorted(self.from_top, rank))
         return Exact(int(self.bits[place]), rank - (int(self.from_top[place - 1]) if place else 0))
 
 
@@ -80,10 +85,14 @@ class Histogram:
         bins = torch.nonzero(counts_B).flatten()
         return cls(bins, counts_B[bins], lows_B[bins])
 
-    @property
+    @cached_property
     def elements(self) -> int:
         """Number of values."""
         return int(self.counts.sum())
+
+    @cached_property
+    def _from_top(self) -> Any:
+        return np.cumsum(self.counts.numpy()[::-1])
 
     def l1(self, first_bin: int = 0) -> float:
         """Sum of the values in ``first_bin`` and above, correctly rounded."""
@@ -92,8 +101,8 @@ class Histogram:
 
     def cut(self, rank: int, *, with_l1: bool = False) -> Cut:
         """The cut below the ``rank`` largest values, 0 < rank <= elements."""
-        from_top = torch.cumsum(self.counts.flip(0), 0)
-        place = int(torch.searchsorted(from_top, rank))
+        from_top = self._from_top
+        place = int(np.searchsorted(from_top, rank))
         bin_ = int(self.bins[len(self.bins) - 1 - place])
         above = int(from_top[place - 1]) if place else 0
         exact = self.values.cut(rank) if self.values is not None else None
@@ -170,7 +179,7 @@ def _exact(bits: Tensor, counts: Tensor) -> Histogram:
     coarse[1].index_add_(0, bins, counts * low)
     values = None
     if bits.numel() <= MOST_VALUES:
-        values = Values(bits.flip(0), torch.cumsum(counts.flip(0), 0))
+        values = Values(bits.flip(0).numpy(), torch.cumsum(counts.flip(0), 0).numpy())
     return replace(Histogram.of(coarse[0], coarse[1]), values=values)
 
 

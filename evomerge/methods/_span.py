@@ -133,7 +133,7 @@ def _can_weighted_sum(_: Chunk, c_M: Tensor, dtype: torch.dtype) -> bool:  # noq
 def _fused_weighted_sum(chunk: Chunk, c_M: Tensor, _: None, target: Target) -> None:
     used = [(x_RC, c) for x_RC, c in zip(chunk.x_MRC, c_M.tolist(), strict=True) if c != 0]
     launch = Launch([x_RC for x_RC, _ in used], [float_bits(c) for _, c in used], target.dtype)
-    no_lines = (launch.table,)
+    no_lines = (launch.numbers,)
     launch.write("weighted_sum", target, no_lines, COUNT=len(used), LINES=0)
 
 

@@ -6,9 +6,9 @@ compiled functions for CPUs: every operation is rounded on its own (``enable_fp_
 so the bits are the same. Only the L1 norms of random masks are added in another order, in float64.
 
 A program goes through blocks of one tensor in strides of the grid; it adds its sums to the digest once,
-with atomic additions of integers, which give the same sum in any order. What differs from call to call
-(addresses, weights, limits) lies in one table of int64 in device memory, so that one compiled kernel serves
-all tensors and candidates. Kernels see tensors as flat: (R, C) is C order, and n its number of elements.
+with atomic additions of integers, which give the same sum in any order. What differs from call to call lies
+in device memory as int64: ``addresses`` of the inputs and ``numbers`` of the candidate, so that one compiled
+kernel serves all tensors and candidates. Kernels see tensors as flat, n elements in the order of their rows.
 
 Where Triton is older than 3.3 (it has no tuples), or more than 16 inputs are merged, torch does the work.
 """
@@ -30,11 +30,11 @@ FULL, TRIM, RANDOM = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 
 
 @triton.jit
-def _inputs(table, COUNT: tl.constexpr, KIND: tl.constexpr, ALIGNED: tl.constexpr):
-    """Pointers to the inputs, whose addresses are the first entries of the table."""
+def _inputs(addresses, COUNT: tl.constexpr, KIND: tl.constexpr, ALIGNED: tl.constexpr):
+    """Pointers to the inputs."""
     pointers = ()
     for m in tl.static_range(COUNT):
-        pointer = tl.load(table + m).to(tl.pointer_type(KIND))
+        pointer = tl.load(addresses + m).to(tl.pointer_type(KIND))
         if ALIGNED:
             pointer = tl.multiple_of(pointer, 16)
         pointers = pointers + (pointer,)
@@ -48,9 +48,9 @@ def _values(pointer, offsets, inside):
 
 
 @triton.jit
-def _float(table, at):
-    """Entry ``at`` of the table as the float32 whose bits it holds."""
-    return tl.load(table + at).to(tl.int32).to(tl.float32, bitcast=True)
+def _float(numbers, at):
+    """Entry ``at`` of the numbers as the float32 whose bits it holds."""
+    return tl.load(numbers + at).to(tl.int32).to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -107,9 +107,9 @@ def _streams(row, low, high):
 
 
 @triton.jit
-def _draw(table, at, row, further, column, LONG: tl.constexpr):
-    """Uniform int32 for the elements of a block; the key stands in the table at ``at``."""
-    low, high = tl.load(table + at).to(tl.uint32), tl.load(table + at + 1).to(tl.uint32)
+def _draw(numbers, at, row, further, column, LONG: tl.constexpr):
+    """Uniform int32 for the elements of a block; the key stands at ``at``."""
+    low, high = tl.load(numbers + at).to(tl.uint32), tl.load(numbers + at + 1).to(tl.uint32)
     if LONG:  # two rows at most, so each stream is mixed twice and not for each element
         first0, second0 = _streams(row.to(tl.int64), low, high)
         first1, second1 = _streams(row.to(tl.int64) + 1, low, high)
@@ -222,7 +222,8 @@ def _add_sums(state, sums, OUT: tl.constexpr):
 
 @triton.jit
 def weighted_sum(
-    table,
+    addresses,
+    numbers,
     place,
     state,
     lines,
@@ -238,13 +239,13 @@ def weighted_sum(
     BLOCK: tl.constexpr,
     WORDS: tl.constexpr,
 ):
-    """Sum of c[m] * x[m]; table: addresses, c. With ``LINES`` 1 or 2, c is that of the row or column."""
+    """Sum of c[m] * x[m]; c are the numbers. With ``LINES`` 1 or 2, c is that of the row or column."""
     keys = _key_table(WORDS)
     sums = _no_sums(BLOCK, WORDS)
-    x = _inputs(table, COUNT, KIND, ALIGNED)
+    x = _inputs(addresses, COUNT, KIND, ALIGNED)
     c = ()
     for m in tl.static_range(COUNT):
-        c = c + ((_float(table, COUNT + m) if LINES == 0 else 0),)
+        c = c + ((_float(numbers, m) if LINES == 0 else 0),)
     blocks = tl.cdiv(n, BLOCK)
     for turn in range(_turns(blocks)):
         block = _block(turn)
@@ -291,7 +292,8 @@ def _above(size, bits, equal, prefix, block):
 
 @triton.jit
 def masked_sum(
-    table,
+    addresses,
+    numbers,
     place,
     state,
     prefix,
@@ -314,20 +316,19 @@ def masked_sum(
 ):
     """The generalised task arithmetic over ``COUNT`` task vectors; see ``_masked.MaskedSum``.
 
-    Table: addresses, base first; then divisor and scale; then for each task vector its weight as float64,
+    The base is the first input. Numbers: divisor and scale; then for each task vector its weight as float64,
     its weight as float32 to be divided by, and what its mask needs: the key's halves and the limit, or
     for each of ``CUTS`` bits and the number of equal elements above. ``factors`` (float64, one for each task
     vector) multiply the weights; ``prefix`` is (task vectors, cuts, blocks + 1); see ``_above``.
     """
-    SCALARS: tl.constexpr = COUNT + 1
-    NUMBERS: tl.constexpr = COUNT + 3
+    FIRST: tl.constexpr = 2
     WIDTH: tl.constexpr = 6
     keys = _key_table(WORDS)
     sums = _no_sums(BLOCK, WORDS)
-    x = _inputs(table, COUNT + 1, KIND, ALIGNED)
+    x = _inputs(addresses, COUNT + 1, KIND, ALIGNED)
     weights = ()
     for d in tl.static_range(COUNT):
-        weight = tl.load(table + NUMBERS + d * WIDTH).to(tl.float64, bitcast=True) * tl.load(factors + d)
+        weight = tl.load(numbers + FIRST + d * WIDTH).to(tl.float64, bitcast=True) * tl.load(factors + d)
         weights = weights + (weight.to(tl.float32),)
     blocks = tl.cdiv(n, BLOCK)
     for turn in range(_turns(blocks)):
@@ -340,21 +341,21 @@ def masked_sum(
             row, further, column = _lines(start, columns, BLOCK, LONG)
         values = ()
         for d in tl.static_range(COUNT):
-            at = NUMBERS + d * WIDTH
+            at = FIRST + d * WIDTH
             v = _values(x[d + 1], offsets, inside) - base
             weighted = v * weights[d]
             if MODE == TRIM:
                 size = v.to(tl.int32, bitcast=True) & 0x7FFFFFFF
                 ties = prefix + d * CUTS * (blocks + 1)
-                bits, equal = tl.load(table + at + 2).to(tl.int32), tl.load(table + at + 3)
+                bits, equal = tl.load(numbers + at + 2).to(tl.int32), tl.load(numbers + at + 3)
                 keep = _above(size, bits, equal, ties, block)
                 if CUTS == 2:
-                    bits, equal = tl.load(table + at + 4).to(tl.int32), tl.load(table + at + 5)
+                    bits, equal = tl.load(numbers + at + 4).to(tl.int32), tl.load(numbers + at + 5)
                     keep = keep & (_above(size, bits, equal, ties + blocks + 1, block) == 0)
                 weighted = weighted * keep.to(tl.float32)
             if MODE == RANDOM:
-                drawn = _draw(table, at + 2, row, further, column, LONG)
-                keep = drawn.to(tl.int64) < tl.load(table + at + 4)
+                drawn = _draw(numbers, at + 2, row, further, column, LONG)
+                keep = drawn.to(tl.int64) < tl.load(numbers + at + 4)
                 weighted = weighted * keep.to(tl.float32)
             values = values + (weighted,)
         total = values[0]
@@ -368,21 +369,22 @@ def masked_sum(
                 signed = tl.where(positive, values[d], -values[d])
                 agreed = agreed + tl.where(signed <= 0, 0.0, signed)  # NaN stays
                 if NORMALIZE:
-                    shares = shares + tl.where(signed > 0, _float(table, NUMBERS + d * WIDTH + 1), 0.0)
+                    shares = shares + tl.where(signed > 0, _float(numbers, FIRST + d * WIDTH + 1), 0.0)
             total = tl.where(positive, agreed, -agreed)
             if NORMALIZE:
                 total = tl.div_rn(total, tl.where(shares != 0, shares, 1.0))
         elif NORMALIZE:
-            total = tl.div_rn(total, tl.zeros((BLOCK,), tl.float32) + _float(table, SCALARS))
+            total = tl.div_rn(total, tl.zeros((BLOCK,), tl.float32) + _float(numbers, 0))
         if SCALED:
-            total = total * _float(table, SCALARS + 1)
+            total = total * _float(numbers, 1)
         sums = _put(base + total, place, start, n, block, keys, sums, OUT, BLOCK, WORDS)
     _add_sums(state, sums, OUT)
 
 
 @triton.jit
 def equal_counts(
-    table,
+    addresses,
+    numbers,
     counts,
     n,
     CUTS: tl.constexpr,
@@ -392,9 +394,12 @@ def equal_counts(
     BLOCK: tl.constexpr,
     COUNT: tl.constexpr,
 ):
-    """How many elements of each block have exactly the size of a cut, to (task vectors, cuts, blocks)."""
+    """How many elements of each block have exactly the size of a cut; (task vectors, cuts, 1 + blocks).
+
+    What stands before the first block is 0, so that a running sum is the prefix that ``masked_sum`` wants.
+    """
     WIDTH: tl.constexpr = 6
-    x = _inputs(table, COUNT + 1, KIND, ALIGNED)
+    x = _inputs(addresses, COUNT + 1, KIND, ALIGNED)
     blocks = tl.cdiv(n, BLOCK)
     for turn in range(_turns(blocks)):
         block = _block(turn)
@@ -406,14 +411,18 @@ def equal_counts(
             v = _values(x[d + 1], offsets, inside) - base
             size = v.to(tl.int32, bitcast=True) & 0x7FFFFFFF
             for k in tl.static_range(CUTS):
-                bits = tl.load(table + (COUNT + 3 + d * WIDTH + 2 + 2 * k)).to(tl.int32)
+                bits = tl.load(numbers + (2 + d * WIDTH + 2 + 2 * k)).to(tl.int32)
                 found = tl.sum((inside & (size == bits)).to(tl.int32), axis=0)
-                tl.store(counts + (d * CUTS + k) * blocks + block, found)
+                own = counts + (d * CUTS + k) * (blocks + 1)
+                tl.store(own + block + 1, found)
+                if block == 0:
+                    tl.store(own, 0)
 
 
 @triton.jit
 def random_l1(
-    table,
+    addresses,
+    numbers,
     sums,
     n,
     columns,
@@ -429,11 +438,11 @@ def random_l1(
     WIDTH: tl.constexpr = 6
     LANES: tl.constexpr = BLOCK // 8
     span = tl.program_id(0)
-    x = _inputs(table, COUNT + 1, KIND, ALIGNED)
+    x = _inputs(addresses, COUNT + 1, KIND, ALIGNED)
     for d in tl.static_range(COUNT):  # the base comes from the cache but for the first
         before, after = tl.zeros((LANES,), tl.float64), tl.zeros((LANES,), tl.float64)
-        at = COUNT + 3 + d * WIDTH
-        limit = tl.load(table + at + 4)
+        at = 2 + d * WIDTH
+        limit = tl.load(numbers + at + 4)
         for turn in range(SPAN):
             block = span * SPAN + turn  # past the end nothing is inside
             start = _start(block, BLOCK, BIG)
@@ -441,7 +450,7 @@ def random_l1(
             inside = offsets < n
             size = tl.abs(_values(x[d + 1], offsets, inside) - _values(x[0], offsets, inside))
             row, further, column = _lines(start, columns, BLOCK, LONG)
-            keep = _draw(table, at + 2, row, further, column, LONG).to(tl.int64) < limit
+            keep = _draw(numbers, at + 2, row, further, column, LONG).to(tl.int64) < limit
             wide = size.to(tl.float64)
             before += tl.sum(tl.reshape(wide, (LANES, 8)), axis=1)
             after += tl.sum(tl.reshape(tl.where(keep, wide, 0.0), (LANES, 8)), axis=1)

@@ -219,8 +219,9 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from evomerge.methods import _triton
 
-POINTERS = {"table": "*i64", "place": "*bf16", "state": "*i64", "lines": "*fp32", "prefix": "*i64",
-            "factors": "*fp64", "counts": "*i32", "sums": "*fp64"}
+POINTERS = dict.fromkeys(("addresses", "numbers", "state", "prefix"), "*i64") | {
+    "place": "*bf16", "lines": "*fp32", "factors": "*fp64", "counts": "*i32", "sums": "*fp64"
+}
 BASE = dict(KIND=tl.bfloat16, ALIGNED=True, BLOCK=2048)
 WRITE = dict(BASE, OUT=tl.bfloat16, WORDS=512, LONG=True)
 MASKED = dict(WRITE, CUTS=0, CONSENSUS=True, NORMALIZE=True, SCALED=True)
