@@ -95,9 +95,9 @@ class Fused:
     ``Kernel``, but nothing they do waits for the device.
     """
 
-    can: Callable[[Chunk, Any, torch.dtype], bool]
     apply: Callable[[Chunk, Any, Any, Target], None]
     reduce: Callable[[Chunk, Any, torch.dtype], Any] | None = None
+    can: Callable[[Chunk, Any], bool] = lambda *_: True
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,9 @@ from evomerge.methods._native import wanted
 
 __all__ = [
     "FULL",
+    "FUSION",
+    "NEARSWAP",
+    "RAM",
     "RANDOM",
     "TRIM",
     "Launch",
@@ -32,6 +35,8 @@ __all__ = [
 
 FULL, TRIM, RANDOM = 0, 1, 2
 """Kinds of masks of a masked sum."""
+NEARSWAP, FUSION, RAM = 0, 1, 2
+"""What ``selected`` does."""
 MOST_INPUTS = 16
 _KINDS = {torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float32: "float32"}
 _WARPS = 8
@@ -155,7 +160,7 @@ class Launch:
     def _run(self, name: str, programs: int | None, arguments: Sequence[Any], how: dict[str, Any]) -> None:
         """Starts ``programs``, or as many as run at once: each adds its sums only once, at its end."""
         options = {**how, **self.options}
-        key = (name, *(str(value) for value in options.values()))
+        key = (name, *options.values())
         if programs is None:
             programs = min(self.blocks, _processors(self.device) * _at_once.get(key, 4))
         # Triton starts kernels on the current device of the thread, which a new thread has to be told.
@@ -169,7 +174,7 @@ class Launch:
 
 _starting = threading.Lock()
 """Threads that start the same kernel for the first time would compile it twice."""
-_at_once: dict[tuple[str, ...], int] = {}
+_at_once: dict[tuple[Any, ...], int] = {}
 """Programs of a compiled kernel that a processor runs at once, as its registers allow; a guess before."""
 
 

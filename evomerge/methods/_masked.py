@@ -26,7 +26,7 @@ from evomerge.methods._chunks import (
 )
 from evomerge.methods._gpu import FULL, RANDOM, TRIM, Launch, double_bits, float_bits, has_kernels, uploaded
 from evomerge.methods._native import Inputs, Output, blocks, floats, functions, usable
-from evomerge.methods._random import keep, random_bits, thresholds
+from evomerge.methods._random import keep, random_bits, threshold, thresholds
 from evomerge.methods._ranks import BINS, Cut, Finder, Histogram, Threshold, exact_histograms, histograms
 
 __all__ = ["Mask", "MaskedSum", "Trim", "elect", "magnitudes", "masked_sum"]
@@ -366,7 +366,7 @@ def _used(s: MaskedSum) -> tuple[int, ...]:
     return tuple(d for d, mask in enumerate(s.masks) if not mask.empty and s.weights[d] != 0)
 
 
-def _can_fused(chunk: Chunk, s: MaskedSum, dtype: torch.dtype) -> bool:  # noqa: ARG001
+def _can_fused(chunk: Chunk, s: MaskedSum) -> bool:
     """All but ranks in rows, L1 norms of trimmed task vectors, and cuts whose value is not known."""
     for d in _used(s):
         mask = s.masks[d]
@@ -381,8 +381,8 @@ def _entries(mask: Mask, weight: float, mode: int) -> list[int]:
     """What the table holds for one task vector; see ``_triton.masked_sum``."""
     entries = [double_bits(weight * mask.factor), float_bits(weight), 0, 0, 0, 0]
     if mode == RANDOM:
-        limit = int(thresholds(torch.tensor([mask.probability], dtype=torch.float64))[0])
-        entries[2:5] = mask.key & 0xFFFFFFFF, mask.key >> 32, limit if mask.random else 2**31
+        limit = threshold(mask.probability) if mask.random else 2**31
+        entries[2:5] = mask.key & 0xFFFFFFFF, mask.key >> 32, limit
     elif mode == TRIM:
         cuts = [cut.exact for cut in mask.trim.cuts] if mask.trim is not None else []
         entries[2:] = -1, 1, 0x7FFFFFFF, 1  # all is above the last cut, nothing above the first
@@ -446,6 +446,9 @@ def _fused_apply(chunk: Chunk, s: MaskedSum, found: _FoundOnGpu, target: Target)
 
 
 masked_sum = Kernel(
-    _apply, reduce=_reduce, native=_native_apply, fused=Fused(_can_fused, _fused_apply, reduce=_fused_reduce)
+    _apply,
+    reduce=_reduce,
+    native=_native_apply,
+    fused=Fused(_fused_apply, reduce=_fused_reduce, can=_can_fused),
 )
 """Numbers: MaskedSum."""

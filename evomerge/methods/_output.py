@@ -46,7 +46,7 @@ def _fused(kernel: Kernel, numbers: Any, whole: Chunk, target: Target) -> Fused 
     fused = kernel.fused
     if fused is None or not has_kernels(whole.device) or not fits(whole.x_MRC, target.dtype):
         return None
-    return fused if fused.can(whole, numbers, target.dtype) else None
+    return fused if fused.can(whole, numbers) else None
 
 
 def _write_fused(fused: Fused, numbers: Any, whole: Chunk, target: Target) -> None:

@@ -126,7 +126,7 @@ def _native_weighted_sum(chunk: Chunk, c_M: Tensor, _: None, out_RC: Tensor) -> 
     )
 
 
-def _can_weighted_sum(_: Chunk, c_M: Tensor, dtype: torch.dtype) -> bool:  # noqa: ARG001
+def _can_weighted_sum(_: Chunk, c_M: Tensor) -> bool:
     return any(c_M.tolist())
 
 
@@ -138,7 +138,7 @@ def _fused_weighted_sum(chunk: Chunk, c_M: Tensor, _: None, target: Target) -> N
 
 
 weighted_sum = Kernel(
-    _weighted_sum, native=_native_weighted_sum, fused=Fused(_can_weighted_sum, _fused_weighted_sum)
+    _weighted_sum, native=_native_weighted_sum, fused=Fused(_fused_weighted_sum, can=_can_weighted_sum)
 )
 """Numbers: c_M, one coefficient per input, float64."""
 
@@ -170,8 +170,8 @@ def _native_line_weighted_sum(chunk: Chunk, lines: LineCoefficients, found: None
     return bool(torch.isfinite(out_RC).all())
 
 
-def _can_line_weighted_sum(chunk: Chunk, lines: LineCoefficients, dtype: torch.dtype) -> bool:
-    return lines.c_LM.shape[0] > 1 or _can_weighted_sum(chunk, lines.c_LM[0], dtype)
+def _can_line_weighted_sum(chunk: Chunk, lines: LineCoefficients) -> bool:
+    return lines.c_LM.shape[0] > 1 or _can_weighted_sum(chunk, lines.c_LM[0])
 
 
 def _fused_line_weighted_sum(chunk: Chunk, lines: LineCoefficients, found: None, target: Target) -> None:
@@ -187,7 +187,7 @@ def _fused_line_weighted_sum(chunk: Chunk, lines: LineCoefficients, found: None,
 line_weighted_sum = Kernel(
     _line_weighted_sum,
     native=_native_line_weighted_sum,
-    fused=Fused(_can_line_weighted_sum, _fused_line_weighted_sum),
+    fused=Fused(_fused_line_weighted_sum, can=_can_line_weighted_sum),
 )
 """Numbers: LineCoefficients; those of a whole tensor are one line that serves every row."""
 

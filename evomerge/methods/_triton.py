@@ -18,12 +18,13 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-__all__ = ["equal_counts", "masked_sum", "random_l1", "weighted_sum"]
+__all__ = ["equal_counts", "masked_sum", "random_l1", "selected", "weighted_sum"]
 
 if tuple(int(part) for part in triton.__version__.split(".")[:2]) < (3, 3):
     raise ImportError("Triton is older than 3.3")
 
 FULL, TRIM, RANDOM = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
+NEARSWAP, FUSION, RAM = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 
 
 # --------------------------------------------------------------------------- reading
@@ -456,3 +457,62 @@ def random_l1(
             after += tl.sum(tl.reshape(tl.where(keep, wide, 0.0), (LANES, 8)), axis=1)
         tl.store(sums + (span * COUNT + d) * 2, tl.sum(before, axis=0))
         tl.store(sums + (span * COUNT + d) * 2 + 1, tl.sum(after, axis=0))
+
+
+# --------------------------------------------------------------------------- selection
+
+
+@triton.jit
+def selected(
+    addresses,
+    numbers,
+    place,
+    state,
+    divergence,
+    n,
+    columns,
+    COUNT: tl.constexpr,
+    HOW: tl.constexpr,
+    KIND: tl.constexpr,
+    OUT: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    BIG: tl.constexpr,
+    LONG: tl.constexpr,
+    BLOCK: tl.constexpr,
+    WORDS: tl.constexpr,
+):
+    """Nearswap, arcee fusion and RAM; see ``_selected``. The number is t, the threshold or epsilon."""
+    keys = _key_table(WORDS)
+    sums = _no_sums(BLOCK, WORDS)
+    x = _inputs(addresses, COUNT + 1, KIND, ALIGNED)
+    limit = _float(numbers, 0)
+    blocks = tl.cdiv(n, BLOCK)
+    for turn in range(_turns(blocks)):
+        block = _block(turn)
+        start = _start(block, BLOCK, BIG)
+        offsets = start + tl.arange(0, BLOCK)
+        inside = offsets < n
+        base = _values(x[0], offsets, inside)
+        if HOW == NEARSWAP:
+            other = _values(x[1], offsets, inside)
+            distance = tl.abs(base - other)
+            distance = tl.where(distance > 1e-6, distance, 1e-6)
+            share = tl.div_rn(tl.zeros((BLOCK,), tl.float32) + limit, distance)
+            share = tl.where(share < 1, share, 1.0)
+            value = share * other + (1.0 - share) * base
+        elif HOW == FUSION:
+            d = _values(x[1], offsets, inside) - base
+            row, further, _ = _lines(start, columns, BLOCK, LONG)
+            factor = tl.abs(tl.load(divergence + (row.to(tl.int64) + further), mask=inside, other=0.0))
+            value = base + d * (tl.abs(d) * factor >= limit).to(tl.float32)
+        else:
+            count = tl.zeros((BLOCK,), tl.float32)
+            total = tl.zeros((BLOCK,), tl.float32)
+            for m in tl.static_range(COUNT):
+                d = _values(x[m + 1], offsets, inside) - base
+                active = (tl.abs(d) > limit).to(tl.float32)
+                count = count + active
+                total = total + d * active
+            value = base + tl.div_rn(total, tl.where(count > 1, count, 1.0))
+        sums = _put(value, place, start, n, block, keys, sums, OUT, BLOCK, WORDS)
+    _add_sums(state, sums, OUT)

@@ -27,9 +27,7 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 
 # A row longer than a block, rows that blocks cut, a vector, one element, and a whole number of blocks.
 SHAPES = [(3, 2050), (70, 33), (2, 2048), (1, 1)]
-COVERED = sorted(
-    set(EXAMPLES) - {"della", "della_linear", "sce", "nearswap", "arcee_fusion", "ram", "ramplus_tl"}
-)
+COVERED = sorted(set(EXAMPLES) - {"della", "della_linear", "sce", "ramplus_tl"})
 DTYPES = [torch.bfloat16, torch.float32, torch.float16]
 
 Merge = Callable[..., tuple[Tensor, Digest]]
@@ -219,9 +217,9 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from evomerge.methods import _triton
 
-POINTERS = dict.fromkeys(("addresses", "numbers", "state", "prefix"), "*i64") | {
-    "place": "*bf16", "lines": "*fp32", "factors": "*fp64", "counts": "*i32", "sums": "*fp64"
-}
+POINTERS = dict.fromkeys(("addresses", "numbers", "state", "prefix"), "*i64")
+POINTERS |= dict.fromkeys(("lines", "divergence"), "*fp32") | dict.fromkeys(("factors", "sums"), "*fp64")
+POINTERS |= {"place": "*bf16", "counts": "*i32"}
 BASE = dict(KIND=tl.bfloat16, ALIGNED=True, BLOCK=2048)
 WRITE = dict(BASE, OUT=tl.bfloat16, WORDS=512, LONG=True)
 MASKED = dict(WRITE, CUTS=0, CONSENSUS=True, NORMALIZE=True, SCALED=True)
@@ -235,6 +233,9 @@ KERNELS = [
     (_triton.masked_sum, dict(MASKED, COUNT=3, MODE=1, CUTS=2), 4),
     (_triton.masked_sum, dict(MASKED, COUNT=3, MODE=2), 4),
     (_triton.masked_sum, dict(MASKED, COUNT=3, MODE=2, LONG=False, CONSENSUS=False), 4),
+    (_triton.selected, dict(WRITE, COUNT=1, HOW=0), 2),
+    (_triton.selected, dict(WRITE, COUNT=1, HOW=1), 2),
+    (_triton.selected, dict(WRITE, COUNT=3, HOW=2), 4),
     (_triton.equal_counts, dict(BASE, COUNT=3, CUTS=2), 4),
     (_triton.random_l1, dict(BASE, COUNT=3, SPAN=8, LONG=True), 6),
 ]
