@@ -78,6 +78,11 @@ def key_table() -> Any:
     return x ^ x >> 16
 
 
+@functools.cache
+def _table_on(device: torch.device) -> Tensor:
+    return torch.from_numpy(key_table().view(np.int64)).to(device)
+
+
 def _sums(bytes_: Tensor, first: int) -> Tensor:
     """Both sums of bytes whose first is in word ``first``; (2,), int64. Wraps as uint64 would."""
     missing = -bytes_.numel() % 8
@@ -89,7 +94,7 @@ def _sums(bytes_: Tensor, first: int) -> Tensor:
     block = torch.arange(low, high, device=words.device)
     odd = _shifted(_mix(2 * block + 1), 32) | 1
     offset = _mix(2 * block + 2)
-    table = torch.from_numpy(key_table().view(np.int64)).to(words.device)
+    table = _table_on(words.device)
     of = (place >> KEY_BLOCK_BITS) - low
     keys = table[place & (KEY_BLOCK - 1)] * odd[of] + offset[of]
     crossed = words ^ keys

@@ -226,6 +226,8 @@ MASKED = dict(WRITE, CUTS=0, CONSENSUS=True, NORMALIZE=True, SCALED=True)
 KERNELS = [
     (_triton.weighted_sum, dict(WRITE, COUNT=3, LINES=0), 3),
     (_triton.weighted_sum, dict(WRITE, COUNT=16, LINES=0), 16),
+    (_triton.weighted_sum, dict(WRITE, COUNT=3, LINES=0, OUT=tl.float32, BLOCK=1024), 0),
+    (_triton.masked_sum, dict(MASKED, COUNT=2, MODE=2, OUT=tl.float16, KIND=tl.float32), 6),
     (_triton.weighted_sum, dict(WRITE, COUNT=4, LINES=1), 4),
     (_triton.weighted_sum, dict(WRITE, COUNT=4, LINES=2, LONG=False), 4),
     (_triton.masked_sum, dict(MASKED, COUNT=3, MODE=0), 4),
