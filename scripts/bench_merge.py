@@ -64,10 +64,10 @@ print(json.dumps([seconds, int(re.search(r"VmHWM:\\s+(\\d+)", status).group(1)) 
 """
 
 
-def make_models(
-    folder: Path, parameters: float, count: int, *, vocabulary: int = 32_000, layers: int = 16
-) -> int:
-    """A base and fine-tunes of about ``parameters`` each, bfloat16; bytes of one."""
+def llama_like(
+    parameters: float, vocabulary: int = 32_000, layers: int = 16
+) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:
+    """Names and shapes of a model of about ``parameters``, and its configuration."""
     hidden = max(256, round((parameters / 16 / 13) ** 0.5 / 64) * 64)
     inner = hidden * 11 // 4 // 64 * 64
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (vocabulary, hidden)}
@@ -91,6 +91,14 @@ def make_models(
         "num_hidden_layers": layers,
         "dtype": "bfloat16",
     }
+    return shapes, config
+
+
+def make_models(
+    folder: Path, parameters: float, count: int, *, vocabulary: int = 32_000, layers: int = 16
+) -> int:
+    """A base and fine-tunes of about ``parameters`` each, bfloat16; bytes of one."""
+    shapes, config = llama_like(parameters, vocabulary, layers)
     generator = torch.Generator().manual_seed(0)
     base = {n: torch.randn(s, generator=generator) * 0.02 for n, s in shapes.items()}
     for i in range(count):

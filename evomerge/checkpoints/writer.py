@@ -45,6 +45,10 @@ class TensorFile:
     _buffer: Tensor | None = field(default=None, init=False)
     _started: int = field(default=0, init=False)
 
+    def place(self, device: torch.device) -> Tensor | None:  # noqa: ARG002
+        """There is none: files are not mapped."""
+        return None
+
     def room(self, row: int, like: Tensor, dtype: torch.dtype) -> Tensor:  # noqa: ARG002
         """A buffer of the shape of ``like`` beside it; the last one given is free again."""
         elements = like.numel()

@@ -7,18 +7,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from evomerge.engine.fingerprint import TensorDigest
+from evomerge.engine.fingerprint import check_finite
 from evomerge.engine.plan import TensorPlan
 from evomerge.engine.statistics import Statistics
-from evomerge.errors import CandidateError, FailureKind, RecipeError
-from evomerge.methods import ROW_BLOCK, Chunk, MergeMethod, compiled, get_method, key_of, output_rows
+from evomerge.errors import RecipeError
+from evomerge.methods import (
+    ROW_BLOCK,
+    Chunk,
+    Destination,
+    Digest,
+    MergeMethod,
+    Sink,
+    compiled,
+    get_method,
+    key_of,
+    write_rows,
+)
 
-__all__ = ["ComputePool", "Destination", "InMemory", "Read", "merge_tensor", "rows_of"]
+__all__ = ["ComputePool", "Read", "merge_tensor", "rows_of"]
 
 _CHUNK_ELEMENTS = {"compiled": 1 << 18, "cpu": 1 << 16, "other": 1 << 24}
 """Elements of a chunk. Compiled functions have tiles of their own, and each call costs some 50 us; with
@@ -37,40 +48,6 @@ Read = Callable[[str, str], Tensor]
 """(model reference, tensor name) -> the tensor, on the device it is computed on."""
 
 
-class Destination(Protocol):
-    """Where one output tensor goes, as rows in the output dtype."""
-
-    def room(self, row: int, like: Tensor, dtype: torch.dtype) -> Tensor:
-        """A tensor of ``dtype`` to compute the rows from ``row`` on in; with shape and device of ``like``."""
-        ...
-
-    def put(self, row: int, rows: Tensor) -> None:
-        """Those rows are computed; ``rows`` may be what ``room`` gave, which is then free again."""
-        ...
-
-
-class InMemory:
-    """A tensor in memory, (R, C); of another dtype (what a live model calculates in) or device if need be."""
-
-    def __init__(self, place_RC: Tensor) -> None:
-        self._place_RC = place_RC
-
-    def room(self, row: int, like: Tensor, dtype: torch.dtype) -> Tensor:
-        """The place itself where it has that dtype and device."""
-        if self._place_RC.dtype == dtype and self._place_RC.device == like.device:
-            return self._rows(row, like)
-        return torch.empty(like.shape, dtype=dtype, device=like.device)
-
-    def put(self, row: int, rows: Tensor) -> None:
-        """Copies what was not computed in place."""
-        place_RC = self._rows(row, rows)
-        if place_RC.data_ptr() != rows.data_ptr():
-            place_RC.copy_(rows)
-
-    def _rows(self, row: int, like: Tensor) -> Tensor:
-        return self._place_RC[row : row + like.shape[0]]
-
-
 def merge_tensor(
     tensor: TensorPlan,
     read: Read,
@@ -79,39 +56,35 @@ def merge_tensor(
     *,
     chunk_elements: int | None = None,
     release: Release | None = None,
-) -> str:
+) -> Digest:
     """Writes one output tensor to ``destination``; the digest of what it is in the output dtype.
 
     ``release`` is told now and then which rows a pass over the tensor has left behind.
 
+    On a GPU nothing waits for the result: the digest lies there, and says too whether all is finite.
+
     Raises:
-        CandidateError: The result holds NaN or infinity.
+        CandidateError: The result holds NaN or infinity (on a CPU).
         RecipeError: The parameters do not work for these inputs.
     """
     method = get_method(tensor.method)
     x_MRC = [rows_of(read(i.model, i.tensor).contiguous()) for i in tensor.inputs]
-    digest = TensorDigest()
+    digest = Digest.on(x_MRC[0].device)
     if not tensor.dtype.is_floating_point or _is_shared_limit(tensor, x_MRC):
         same_RC = x_MRC[0].to(tensor.dtype)
-        digest.update(same_RC)
+        digest.add(same_RC, 0)
         destination.put(0, same_RC)
-        return digest.hexdigest()
+        return digest
 
     def chunks() -> Iterator[Chunk]:
         return _chunks(tensor, x_MRC, chunk_elements or _chunk_elements(x_MRC[0]), release)
 
     scalars = _prepare(tensor, method, statistics.get(tensor, method, chunks))
-    kernel = method.kernel
-    found = kernel.reduce(chunks, scalars) if kernel.reduce is not None else None
-    finite = True
-    for chunk in chunks():
-        out_RC = destination.room(chunk.row, chunk.x_MRC[0], tensor.dtype)
-        finite = output_rows(kernel, chunk, scalars, found, out_RC) and finite
-        digest.update(out_RC)
-        destination.put(chunk.row, out_RC)
-    if not finite:
-        raise CandidateError(FailureKind.NON_FINITE_WEIGHTS, f"tensor {tensor.name!r} holds NaN or infinity")
-    return digest.hexdigest()
+    whole = _chunk(tensor, tuple(x_MRC), 0)
+    write_rows(method.kernel, scalars, chunks, whole, Sink(destination, tensor.dtype, digest))
+    if digest.state.device.type == "cpu":
+        check_finite(tensor, digest)
+    return digest
 
 
 def rows_of(tensor: Tensor) -> Tensor:
@@ -174,6 +147,10 @@ def _is_shared_limit(tensor: TensorPlan, x_MRC: Sequence[Tensor]) -> bool:
     return tensor.shape == () and all(bool(x.isinf()) and torch.equal(x, x_MRC[0]) for x in x_MRC)
 
 
+def _chunk(tensor: TensorPlan, x_MRC: tuple[Tensor, ...], row: int) -> Chunk:
+    return Chunk(x_MRC, row, has_base=tensor.has_base, is_vector=len(tensor.shape) < 2)
+
+
 def _chunks(
     tensor: TensorPlan, x_MRC: Sequence[Tensor], elements: int, release: Release | None
 ) -> Iterator[Chunk]:
@@ -181,12 +158,7 @@ def _chunks(
     released = 0
     step = max(1, elements // (max(1, columns) * ROW_BLOCK)) * ROW_BLOCK
     for row in range(0, rows, step):
-        yield Chunk(
-            tuple(x_RC[row : row + step] for x_RC in x_MRC),
-            row,
-            has_base=tensor.has_base,
-            is_vector=len(tensor.shape) < 2,
-        )
+        yield _chunk(tensor, tuple(x_RC[row : row + step] for x_RC in x_MRC), row)
         done = min(row + step, rows)
         if release is not None and (done - released) * columns >= _RELEASE_ELEMENTS:
             release(released, done)

@@ -14,12 +14,13 @@ from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.checkpoints.files import read_json
 from evomerge.checkpoints.writer import CheckpointWriter
 from evomerge.engine.compute import ComputePool, merge_tensor
-from evomerge.engine.fingerprint import combined_fingerprint
+from evomerge.engine.fingerprint import fingerprint
 from evomerge.engine.inputs import Inputs
 from evomerge.engine.live_model import check_loads
 from evomerge.engine.plan import MergePlan, TensorPlan
 from evomerge.engine.statistics import Statistics
 from evomerge.errors import CandidateError, CheckpointError, OutputError
+from evomerge.methods import Digest
 from evomerge.recipe import Recipe, dump_recipe
 from evomerge.tokenizers.vocabulary import tokenizer_files
 
@@ -81,22 +82,22 @@ def merge_to_disk(
     with CheckpointWriter(
         path, infos, shard_bytes=options.shard_bytes, overwrite=options.overwrite
     ) as writer:
-        fingerprint = _write_weights(merge_plan, writer, options)
+        written = _write_weights(merge_plan, writer, options)
         expected = options.expected_fingerprint
-        if expected is not None and fingerprint != expected:
+        if expected is not None and written != expected:
             raise OutputError(
                 str(path),
-                f"the merged weights have fingerprint {fingerprint}, the scored ones had {expected}",
+                f"the merged weights have fingerprint {written}, the scored ones had {expected}",
                 "A source model, a version of evomerge or torch, or the kind of device has changed since.",
             )
         writer.write_text("config.json", json.dumps(dict(merge_plan.config), indent=2) + "\n")
         writer.write_text(
-            "evomerge_recipe.yml", dump_recipe(recipe, comments=[f"evomerge-fingerprint: {fingerprint}"])
+            "evomerge_recipe.yml", dump_recipe(recipe, comments=[f"evomerge-fingerprint: {written}"])
         )
-        writer.write_text("README.md", _card(recipe, checkpoints, merge_plan, fingerprint))
+        writer.write_text("README.md", _card(recipe, checkpoints, merge_plan, written))
         _write_side_files(merge_plan, writer)
         writer.commit()
-    return MergeResult(fingerprint, len(infos), merge_plan.bytes, warnings)
+    return MergeResult(written, len(infos), merge_plan.bytes, warnings)
 
 
 def _write_weights(
@@ -111,7 +112,7 @@ def _write_weights(
     def read(model: str, name: str) -> Tensor:
         return checkpoints[model].read(name).to(device)
 
-    def fill(tensor: TensorPlan) -> str:
+    def fill(tensor: TensorPlan) -> Digest:
         def release(first: int, end: int | None) -> None:
             for part in tensor.inputs:
                 checkpoints[part.model].let_go(part.tensor, first, end)
@@ -129,15 +130,13 @@ def _write_weights(
         return digest
 
     try:
-        digests = pool.map(fill, merge_plan.tensors)
+        return fingerprint(merge_plan.tensors, pool.map(fill, merge_plan.tensors))
     except CandidateError as exception:
         raise CheckpointError(
             "", f"the merge failed: {exception.reason}", "Check the models and the weights."
         ) from None
     finally:
         pool.close()
-    names = [t.name for t in merge_plan.tensors]
-    return combined_fingerprint(merge_plan.tensors, dict(zip(names, digests, strict=True)))
 
 
 def _write_side_files(merge_plan: MergePlan, writer: CheckpointWriter) -> None:

@@ -1,41 +1,52 @@
-"""Fingerprints of weights: 128 bits of xxHash3 over names, dtypes, shapes and bytes.
+"""Fingerprints of weights: 128 bits of the digests of all tensors, with their names, dtypes and shapes.
 
 They tell sets of weights apart and find accidents; they do not stop someone who wants a collision.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Sequence
 
 import torch
-import xxhash
-from torch import Tensor
 
 from evomerge.engine.plan import TensorPlan
+from evomerge.errors import CandidateError, FailureKind
+from evomerge.methods import Digest
 
-__all__ = ["TensorDigest", "combined_fingerprint"]
-
-
-class TensorDigest:
-    """Digest of one output tensor, fed with its rows in order."""
-
-    def __init__(self) -> None:
-        self._state = xxhash.xxh3_128()
-
-    def update(self, rows_RC: Tensor) -> None:
-        """Adds rows in their output dtype."""
-        flat = rows_RC.detach().contiguous().view(-1)
-        if flat.numel():
-            self._state.update(flat.cpu().view(torch.uint8).numpy().data)
-
-    def hexdigest(self) -> str:
-        """128 bits, hexadecimal."""
-        return self._state.hexdigest()
+__all__ = ["check_finite", "fingerprint"]
 
 
-def combined_fingerprint(tensors: Sequence[TensorPlan], digests: Mapping[str, str]) -> str:
-    """One digest of a whole set of weights: names, dtypes, shapes and bytes; the order does not matter."""
-    state = xxhash.xxh3_128()
-    for tensor in sorted(tensors, key=lambda t: t.name):
-        state.update(f"{tensor.name} {tensor.dtype} {list(tensor.shape)} {digests[tensor.name]}\n".encode())
-    return state.hexdigest()
+def fingerprint(tensors: Sequence[TensorPlan], digests: Sequence[Digest]) -> str:
+    """One digest of a whole set of weights: names, dtypes, shapes and bytes; the order does not matter.
+
+    ``digests`` are those of ``tensors``, on one device, which is waited for once: here.
+
+    Raises:
+        CandidateError: A tensor holds NaN or infinity.
+    """
+    states = torch.stack([digest.state for digest in digests]).tolist() if digests else []
+    lines = []
+    for tensor, (first, second, spoiled) in zip(tensors, states, strict=True):
+        _check(tensor, spoiled)
+        digest = f"{first & _MASK:016x}{second & _MASK:016x}"
+        lines.append(f"{tensor.name} {tensor.dtype} {list(tensor.shape)} {digest}\n")
+    # A name may hold any character but its line ends with what is none of it.
+    return hashlib.blake2b("".join(sorted(lines)).encode(), digest_size=16).hexdigest()
+
+
+def check_finite(tensor: TensorPlan, digest: Digest) -> None:
+    """Looks now whether a tensor is finite, which costs nothing on a CPU.
+
+    Raises:
+        CandidateError: It holds NaN or infinity.
+    """
+    _check(tensor, int(digest.state[2]))
+
+
+_MASK = 0xFFFF_FFFF_FFFF_FFFF
+
+
+def _check(tensor: TensorPlan, spoiled: int) -> None:
+    if spoiled:
+        raise CandidateError(FailureKind.NON_FINITE_WEIGHTS, f"tensor {tensor.name!r} holds NaN or infinity")

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from evomerge.checkpoints.checkpoint import Checkpoint
-from evomerge.engine.compute import ComputePool, InMemory, merge_tensor
-from evomerge.engine.fingerprint import combined_fingerprint
+from evomerge.engine.compute import ComputePool, merge_tensor
+from evomerge.engine.fingerprint import fingerprint
 from evomerge.engine.inputs import Inputs
 from evomerge.engine.live_model import LiveModel
 from evomerge.engine.memory import SourcesIn, memory_plan
@@ -18,6 +18,7 @@ from evomerge.engine.plan import MergePlan, TensorPlan
 from evomerge.engine.statistics import Statistics
 from evomerge.engine.vocabulary import TokenizerFolder
 from evomerge.errors import CandidateError, CheckpointError, FailureKind
+from evomerge.methods import Digest, InMemory
 from evomerge.recipe import Recipe
 from evomerge.tokenizers.vocabulary import load_tokenizer
 
@@ -109,7 +110,7 @@ class Materializer:
         self.statistics.clear()
 
     def _fill(self, live: LiveModel, merge_plan: MergePlan) -> str:
-        def fill(tensor: TensorPlan) -> str:
+        def fill(tensor: TensorPlan) -> Digest:
             place = InMemory(live.place(tensor.name))
             return merge_tensor(
                 tensor, self._read, self.statistics, place, chunk_elements=self._chunk_elements
@@ -117,8 +118,7 @@ class Materializer:
 
         digests = self._pool.map(fill, merge_plan.tensors)
         live.settle()
-        names = [t.name for t in merge_plan.tensors]
-        return combined_fingerprint(merge_plan.tensors, dict(zip(names, digests, strict=True)))
+        return fingerprint(merge_plan.tensors, digests)
 
     def _live_model(self, merge_plan: MergePlan, *, is_stack: bool) -> LiveModel:
         dtype = self.compute_dtype or _main_dtype(merge_plan)

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from evomerge.checkpoints.checkpoint import Checkpoint
-from evomerge.engine.compute import InMemory, merge_tensor, rows_of
+from evomerge.engine.compute import merge_tensor, rows_of
 from evomerge.engine.plan import MergePlan, TensorPlan
 from evomerge.engine.statistics import Statistics
+from evomerge.methods import InMemory
 
 __all__ = ["staged"]
 

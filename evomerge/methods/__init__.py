@@ -2,7 +2,9 @@
 
 from evomerge.methods import interpolation, selection, task_arithmetic
 from evomerge.methods._chunks import ROW_BLOCK, Chunk, Chunks, Kernel, Measure, nothing
-from evomerge.methods._native import compiled, output_rows
+from evomerge.methods._digest import Digest
+from evomerge.methods._native import compiled
+from evomerge.methods._output import Destination, InMemory, Sink, write_rows
 from evomerge.methods._random import key_of
 from evomerge.methods._registry import (
     Base,
@@ -20,12 +22,16 @@ __all__ = [
     "Base",
     "Chunk",
     "Chunks",
+    "Destination",
+    "Digest",
+    "InMemory",
     "Kernel",
     "Measure",
     "MergeMethod",
     "Parameter",
     "PerModel",
     "Range",
+    "Sink",
     "compiled",
     "get_method",
     "interpolation",
@@ -33,7 +39,7 @@ __all__ = [
     "merge_method",
     "methods",
     "nothing",
-    "output_rows",
     "selection",
     "task_arithmetic",
+    "write_rows",
 ]

@@ -24,8 +24,10 @@ __all__ = [
     "ROW_BLOCK",
     "Chunk",
     "Chunks",
+    "Fused",
     "Kernel",
     "Measure",
+    "Target",
     "block_sums",
     "magnitude_bits",
     "nothing",
@@ -74,17 +76,44 @@ class Measure:
 
 
 @dataclass(frozen=True)
+class Target:
+    """Where the rows of a tensor go: to ``place_RC``, whatever its dtype, rounded to ``dtype`` before.
+
+    ``state`` is that of the ``Digest`` of what was rounded.
+    """
+
+    place_RC: Tensor
+    dtype: torch.dtype
+    state: Tensor
+
+
+@dataclass(frozen=True)
+class Fused:
+    """A kernel for GPUs, which works on whole tensors and does all that remains to be done, digest included.
+
+    ``can`` says whether it knows inputs and numbers like these; ``reduce`` and ``apply`` are those of the
+    ``Kernel``, but nothing they do waits for the device.
+    """
+
+    apply: Callable[[Chunk, Any, Any, Target], None]
+    reduce: Callable[[Chunk, Any, torch.dtype], Any] | None = None
+    can: Callable[[Chunk, Any], bool] = lambda *_: True
+
+
+@dataclass(frozen=True)
 class Kernel:
     """What happens to the weights of one tensor for one candidate.
 
     ``apply`` makes float32 rows from a chunk, the candidate's numbers, and what the optional ``reduce`` pass
     found; ``reduce`` returns None where the numbers need no pass. ``native`` does the work of ``apply`` on a
     CPU: it writes the same bits, rounded to the dtype of its last argument, and says whether all are finite.
+    ``fused`` does the work of both on a GPU.
     """
 
     apply: Callable[[Chunk, Any, Any], Tensor]
     reduce: Callable[[Chunks, Any], Any] | None = None
     native: Callable[[Chunk, Any, Any, Tensor], bool] | None = None
+    fused: Fused | None = None
 
 
 nothing = Measure("nothing", lambda _: None)

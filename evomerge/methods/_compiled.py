@@ -17,7 +17,8 @@ _TILE, _GRAM_TILE = 2048, 512
 _LANES = 16
 _fast = {"nogil": True, "cache": True, "error_model": "numpy", "boundscheck": False}
 _fused = {**_fast, "fastmath": {"contract"}}  # only where whole rows are summed in float64: no chunk can show
-u8, u32, i32, i64, f32, f64 = np.uint8, np.uint32, np.int32, np.int64, np.float32, np.float64
+u8, u32, u64 = np.uint8, np.uint32, np.uint64
+i32, i64, f32, f64 = np.int32, np.int64, np.float32, np.float64
 
 
 def _cast(name, source, target, to):
@@ -39,6 +40,8 @@ _as_bits = _cast("_as_bits", types.float32, types.uint32, ir.IntType(32))
 _as_double = _cast("_as_double", types.int64, types.float64, ir.DoubleType())
 _as_long = _cast("_as_long", types.float64, types.int64, ir.IntType(64))
 _half_pointer = _cast("_half_pointer", types.int64, types.CPointer(types.uint16), ir.IntType(16).as_pointer())
+_byte_pointer = _cast("_byte_pointer", types.int64, types.CPointer(types.uint8), ir.IntType(8).as_pointer())
+_word_pointer = _cast("_word_pointer", types.int64, types.CPointer(types.uint64), ir.IntType(64).as_pointer())
 _float_pointer = _cast(
     "_float_pointer", types.int64, types.CPointer(types.float32), ir.FloatType().as_pointer()
 )
@@ -138,6 +141,55 @@ def _store(address, kind, start, n, values):
 def _subtract(a, b, n):
     for i in range(n):
         a[i] = a[i] - b[i]
+
+
+# --------------------------------------------------------------------------- digest
+
+_LOW = u64(0xFFFFFFFF)
+
+
+@njit(**_fast)
+def _mix64(z):
+    z = (z ^ (z >> u64(30))) * u64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> u64(27))) * u64(0x94D049BB133111EB)
+    return z ^ (z >> u64(31))
+
+
+@njit(**_fast)
+def _digest_block(words, table, block, state):
+    """Adds words that share a block of keys."""
+    odd = (_mix64(u64(2) * block + u64(1)) >> u64(32)) | u64(1)
+    offset = _mix64(u64(2) * block + u64(2))
+    first, second = u64(0), u64(0)
+    for i in range(words.size):
+        word = words[i]
+        key = (table[i] & _LOW) * odd + offset
+        crossed = word ^ key
+        first += (crossed & _LOW) * (crossed >> u64(32))
+        second += (word & _LOW) * (key & _LOW) + (word >> u64(32)) * (key >> u64(32))
+    state[0] += first
+    state[1] += second
+
+
+@njit(**_fast)
+def digest(address, size, word, table, state):
+    """Adds ``size`` bytes, the first of them in ``word``, to the sums in ``state``; see ``_digest``."""
+    whole = size // 8
+    words = carray(_word_pointer(address), whole)
+    at = 0
+    while at < whole:
+        place = (word + at) % table.size
+        n = min(table.size - place, whole - at)
+        block = u64((word + at) // table.size)
+        _digest_block(words[at : at + n], table[place : place + n], block, state)
+        at += n
+    if size % 8:
+        rest = carray(_byte_pointer(address + 8 * whole), size % 8)
+        last = np.zeros(1, u64)
+        for i in range(size % 8):
+            last[0] |= u64(rest[i]) << u64(8 * i)
+        place = (word + whole) % table.size
+        _digest_block(last, table[place : place + 1], u64((word + whole) // table.size), state)
 
 
 # --------------------------------------------------------------------------- span
@@ -708,7 +760,7 @@ def masked_sum(
                     v = values[k]
                     for i in range(n):
                         signed = v[i] if total[i] >= 0 else -v[i]
-                        agree = signed if signed > 0 else f32(0)
+                        agree = f32(0) if signed <= 0 else signed  # NaN stays
                         weight[i] = weight[i] + (w if signed > 0 else f32(0))
                         sum_[i] = sum_[i] + agree
                     k += 1
@@ -916,7 +968,7 @@ def sce_apply(x, kind, n, first, shares, cut, out, out_kind):
             w = shares[k]
             for i in range(size):
                 signed = d[k, i] if total[i] >= 0 else -d[k, i]
-                agree = signed if signed > 0 else f32(0)
+                agree = f32(0) if signed <= 0 else signed  # NaN stays
                 share[i] = share[i] + (w if signed > 0 else f32(0))
                 sum_[i] = sum_[i] + agree * w
         for i in range(size):

@@ -19,26 +19,40 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evomerge.methods._chunks import ROW_BLOCK, Chunk, Kernel
+from evomerge.methods._chunks import ROW_BLOCK, Chunk
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-__all__ = ["Inputs", "Output", "blocks", "compiled", "floats", "functions", "output_rows", "usable"]
+__all__ = [
+    "Inputs",
+    "Output",
+    "blocks",
+    "compiled",
+    "floats",
+    "functions",
+    "usable",
+    "wanted",
+]
 
 _KINDS = {torch.bfloat16: 0, torch.float32: 1}
 
 
 @functools.cache
 def compiled() -> ModuleType | None:
-    """The compiled functions, or ``None`` where numba is missing or ``EVOMERGE_NATIVE=0`` is set."""
-    if os.environ.get("EVOMERGE_NATIVE", "1") == "0":
+    """The functions compiled by numba, or ``None`` where it is missing or ``EVOMERGE_NATIVE`` is not 1."""
+    if wanted() != "1":
         return None
     try:
         from evomerge.methods import _compiled
     except (ImportError, RuntimeError):  # numba has no place at all to keep what it compiled
         return None
     return _compiled
+
+
+def wanted() -> str:
+    """What ``EVOMERGE_NATIVE`` says: 1 (the default), 0 for torch alone, triton."""
+    return os.environ.get("EVOMERGE_NATIVE", "1")
 
 
 def functions() -> ModuleType:
@@ -52,14 +66,6 @@ def functions() -> ModuleType:
 def usable(chunk: Chunk | Tensor) -> bool:
     """Whether the compiled functions can work on this chunk (or tensor)."""
     return chunk.device.type == "cpu" and compiled() is not None
-
-
-def output_rows(kernel: Kernel, chunk: Chunk, numbers: Any, found: Any, out_RC: Tensor) -> bool:
-    """Writes the output rows of a chunk to ``out_RC``, in its dtype; whether all elements are finite."""
-    if kernel.native is not None and usable(chunk):
-        return kernel.native(chunk, numbers, found, out_RC)
-    out_RC.copy_(kernel.apply(chunk, numbers, found))
-    return bool(torch.isfinite(out_RC).all())
 
 
 class Inputs:

@@ -7,6 +7,7 @@ int32 arithmetic, which CPU and GPU compute alike.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 
 import torch
@@ -19,6 +20,7 @@ _C2 = -1028477387  # 0xC2B2AE35 as int32
 _GOLDEN = -1640531527  # 0x9E3779B9 as int32
 
 
+@functools.lru_cache(maxsize=1 << 16, typed=True)
 def key_of(*parts: int | str) -> int:
     """64 bits from ``parts``: the same on every machine and in every process."""
     text = "\x1f".join(f"{type(p).__name__}:{p}" for p in parts)
@@ -45,7 +47,12 @@ def random_bits(key: int, row: int, rows: int, columns: int, device: torch.devic
 
 def keep(bits_RC: Tensor, probability: float) -> Tensor:
     """True with ``probability`` in (0, 1), for each of the uniform int32 values."""
-    return bits_RC < int(thresholds(torch.tensor([probability], dtype=torch.float64))[0])
+    return bits_RC < threshold(probability)
+
+
+def threshold(probability: float) -> int:
+    """One of ``thresholds``."""
+    return min(max(round(probability * 2**32) - 2**31, -(2**31)), 2**31 - 1)
 
 
 def thresholds(probability: Tensor) -> Tensor:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +19,7 @@ from torch import Tensor
 from evomerge.methods._chunks import Chunk, Chunks
 from evomerge.methods._native import functions, usable
 
-__all__ = ["Cut", "Finder", "Histogram", "Threshold", "histograms"]
+__all__ = ["Cut", "Exact", "Finder", "Histogram", "Threshold", "exact_histograms", "histograms"]
 
 LOW_BITS = 16
 _LOW = (1 << LOW_BITS) - 1
@@ -25,6 +27,14 @@ BINS = 1 << 15
 
 Fields = Callable[[Chunk], Iterable[Tensor]]
 """From a chunk, one or more tensors of float32 magnitudes as int32 bits; each (R, C)."""
+
+
+@dataclass(frozen=True)
+class Exact:
+    """A cut whose value is known: its bits, and how many of the elements of that size are above it."""
+
+    bits: int
+    equal: int
 
 
 @dataclass(frozen=True)
@@ -38,6 +48,23 @@ class Cut:
     bin: int
     taken: int
     l1: float = 0.0
+    exact: Exact | None = None
+
+
+@dataclass(frozen=True)
+class Values:
+    """All values that occur, descending, as int32 bits; how many elements are as large or larger.
+
+    NumPy arrays, in which the search for one number takes a microsecond.
+    """
+
+    bits: Any
+    from_top: Any
+
+    def cut(self, rank: int) -> Exact:
+        """The cut below the ``rank`` largest values."""
+        place = int(np.searchsorted(self.from_top, rank))
+        return Exact(int(self.bits[place]), rank - (int(self.from_top[place - 1]) if place else 0))
 
 
 @dataclass(frozen=True)
@@ -45,12 +72,13 @@ class Histogram:
     """The bins that hold values, ascending: how many each holds, and the sum of their lower bits.
 
     With those sums the sum of a whole bin is exact. Empty bins are left out: a study keeps one histogram for
-    each tensor of each model.
+    each tensor of each model. Kernels for GPUs also want the ``values`` themselves; see ``exact_histograms``.
     """
 
     bins: Tensor
     counts: Tensor
     lows: Tensor
+    values: Values | None = None
 
     @classmethod
     def of(cls, counts_B: Tensor, lows_B: Tensor) -> Histogram:
@@ -58,10 +86,14 @@ class Histogram:
         bins = torch.nonzero(counts_B).flatten()
         return cls(bins, counts_B[bins], lows_B[bins])
 
-    @property
+    @cached_property
     def elements(self) -> int:
         """Number of values."""
         return int(self.counts.sum())
+
+    @cached_property
+    def _from_top(self) -> Any:
+        return np.cumsum(self.counts.numpy()[::-1])
 
     def l1(self, first_bin: int = 0) -> float:
         """Sum of the values in ``first_bin`` and above, correctly rounded."""
@@ -70,11 +102,12 @@ class Histogram:
 
     def cut(self, rank: int, *, with_l1: bool = False) -> Cut:
         """The cut below the ``rank`` largest values, 0 < rank <= elements."""
-        from_top = torch.cumsum(self.counts.flip(0), 0)
-        place = int(torch.searchsorted(from_top, rank))
+        from_top = self._from_top
+        place = int(np.searchsorted(from_top, rank))
         bin_ = int(self.bins[len(self.bins) - 1 - place])
         above = int(from_top[place - 1]) if place else 0
-        return Cut(bin_, rank - above, self.l1(bin_ + 1) if with_l1 else 0.0)
+        exact = self.values.cut(rank) if self.values is not None else None
+        return Cut(bin_, rank - above, self.l1(bin_ + 1) if with_l1 else 0.0, exact)
 
 
 @dataclass(frozen=True)
@@ -112,6 +145,43 @@ def histograms(chunks: Chunks, fields: Fields) -> tuple[Histogram, ...]:
                 totals[i][0].add_(counts)
                 totals[i][1].add_(lows)
     return tuple(Histogram.of(counts.cpu(), lows.to(torch.int64).cpu()) for counts, lows in totals)
+
+
+MOST_VALUES = 1 << 18
+"""Of one tensor of one model. Differences of 16-bit weights have some thousands; of float32 too many."""
+
+
+def exact_histograms(chunks: Chunks, fields: Fields) -> tuple[Histogram, ...]:
+    """As ``histograms``, by sorting, with the values that occur where they are not too many; one read.
+
+    With them a cut is found without looking at the weights again, and nothing has to wait for that.
+    """
+    totals: list[tuple[Tensor, Tensor]] = []
+    for chunk in chunks():
+        for i, bits_RC in enumerate(fields(chunk)):
+            bits, counts = torch.unique(bits_RC, return_counts=True)
+            if len(totals) == i:
+                totals.append((bits, counts))
+            else:
+                totals[i] = _joined(totals[i], (bits, counts))
+    return tuple(_exact(bits.cpu(), counts.cpu()) for bits, counts in totals)
+
+
+def _joined(one: tuple[Tensor, Tensor], two: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    bits, place = torch.unique(torch.cat([one[0], two[0]]), return_inverse=True)
+    counts = torch.zeros(bits.numel(), dtype=torch.int64, device=bits.device)
+    return bits, counts.index_add_(0, place, torch.cat([one[1], two[1]]))
+
+
+def _exact(bits: Tensor, counts: Tensor) -> Histogram:
+    bins, low = bits >> LOW_BITS, bits & ((1 << LOW_BITS) - 1)
+    coarse = torch.zeros(2, BINS, dtype=torch.int64)
+    coarse[0].index_add_(0, bins, counts)
+    coarse[1].index_add_(0, bins, counts * low)
+    values = None
+    if bits.numel() <= MOST_VALUES:
+        values = Values(bits.flip(0).numpy(), torch.cumsum(counts.flip(0), 0).numpy())
+    return replace(Histogram.of(coarse[0], coarse[1]), values=values)
 
 
 def _histogram(bits_RC: Tensor, *, native: bool) -> tuple[Tensor, Tensor]:

@@ -13,12 +13,15 @@ from evomerge.methods._chunks import (
     ROW_BLOCK,
     Chunk,
     Chunks,
+    Fused,
     Kernel,
     Measure,
+    Target,
     block_sums,
     magnitude_bits,
     task_vectors,
 )
+from evomerge.methods._gpu import FUSION, NEARSWAP, RAM, Launch, float_bits
 from evomerge.methods._masked import elect
 from evomerge.methods._native import Inputs, Output, blocks, floats, functions, usable
 from evomerge.methods._ranks import BINS, LOW_BITS, Cut, Finder, Histogram, Threshold, histograms
@@ -225,7 +228,12 @@ def _native_nearswap(chunk: Chunk, t: float, _: None, out_RC: Tensor) -> bool:
     return out.finished(functions().nearswap(x.addresses, x.kind, n, np.float32(t), out.address, out.kind))
 
 
-nearswap = Kernel(_nearswap, native=_native_nearswap)
+def _fused_nearswap(chunk: Chunk, t: float, _: None, target: Target) -> None:
+    launch = Launch(chunk.x_MRC, (float_bits(t),), target.dtype)
+    launch.write("selected", target, (launch.numbers,), COUNT=1, HOW=NEARSWAP)
+
+
+nearswap = Kernel(_nearswap, native=_native_nearswap, fused=Fused(_fused_nearswap))
 """Numbers: t."""
 
 
@@ -308,7 +316,13 @@ def _native_fusion(chunk: Chunk, s: Importance, _: None, out_RC: Tensor) -> bool
     return out.finished(finite)
 
 
-fusion = Kernel(_fusion, native=_native_fusion)
+def _fused_fusion(chunk: Chunk, s: Importance, _: None, target: Target) -> None:
+    divergence_R = s.divergence_R.float().to(chunk.device, non_blocking=True)
+    launch = Launch(chunk.x_MRC, (float_bits(s.threshold),), target.dtype)
+    launch.write("selected", target, (divergence_R,), COUNT=1, HOW=FUSION)
+
+
+fusion = Kernel(_fusion, native=_native_fusion, fused=Fused(_fused_fusion))
 """Numbers: Importance."""
 
 
@@ -377,5 +391,10 @@ def _native_ram(chunk: Chunk, s: Ram, factors: tuple[float, ...] | None, out_RC:
     return out.finished(finite)
 
 
-ram = Kernel(_ram, reduce=_ram_reduce, native=_native_ram)
+def _fused_ram(chunk: Chunk, s: Ram, _: None, target: Target) -> None:
+    launch = Launch(chunk.x_MRC, (float_bits(s.epsilon),), target.dtype)
+    launch.write("selected", target, (launch.numbers,), COUNT=len(chunk.x_MRC) - 1, HOW=RAM)
+
+
+ram = Kernel(_ram, reduce=_ram_reduce, native=_native_ram, fused=Fused(_fused_ram, can=lambda _, s: s.r == 0))
 """Numbers: Ram."""

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evomerge.methods._chunks import ROW_BLOCK, Chunk, Chunks, Kernel, Measure, block_sums
+from evomerge.methods._chunks import ROW_BLOCK, Chunk, Chunks, Fused, Kernel, Measure, Target, block_sums
+from evomerge.methods._gpu import Launch, float_bits
 from evomerge.methods._native import Inputs, Output, blocks, floats, functions, usable
 
 __all__ = [
@@ -125,7 +126,20 @@ def _native_weighted_sum(chunk: Chunk, c_M: Tensor, _: None, out_RC: Tensor) -> 
     )
 
 
-weighted_sum = Kernel(_weighted_sum, native=_native_weighted_sum)
+def _can_weighted_sum(_: Chunk, c_M: Tensor) -> bool:
+    return any(c_M.tolist())
+
+
+def _fused_weighted_sum(chunk: Chunk, c_M: Tensor, _: None, target: Target) -> None:
+    used = [(x_RC, c) for x_RC, c in zip(chunk.x_MRC, c_M.tolist(), strict=True) if c != 0]
+    launch = Launch([x_RC for x_RC, _ in used], [float_bits(c) for _, c in used], target.dtype)
+    no_lines = (launch.numbers,)
+    launch.write("weighted_sum", target, no_lines, COUNT=len(used), LINES=0)
+
+
+weighted_sum = Kernel(
+    _weighted_sum, native=_native_weighted_sum, fused=Fused(_fused_weighted_sum, can=_can_weighted_sum)
+)
 """Numbers: c_M, one coefficient per input, float64."""
 
 
@@ -156,7 +170,25 @@ def _native_line_weighted_sum(chunk: Chunk, lines: LineCoefficients, found: None
     return bool(torch.isfinite(out_RC).all())
 
 
-line_weighted_sum = Kernel(_line_weighted_sum, native=_native_line_weighted_sum)
+def _can_line_weighted_sum(chunk: Chunk, lines: LineCoefficients) -> bool:
+    return lines.c_LM.shape[0] > 1 or _can_weighted_sum(chunk, lines.c_LM[0])
+
+
+def _fused_line_weighted_sum(chunk: Chunk, lines: LineCoefficients, found: None, target: Target) -> None:
+    if lines.c_LM.shape[0] == 1:
+        _fused_weighted_sum(chunk, lines.c_LM[0], found, target)
+        return
+    c_LM = lines.c_LM.float().contiguous().to(chunk.device, non_blocking=True)
+    launch = Launch(chunk.x_MRC, (), target.dtype)
+    along = 2 if lines.per_column else 1
+    launch.write("weighted_sum", target, (c_LM,), COUNT=len(chunk.x_MRC), LINES=along)
+
+
+line_weighted_sum = Kernel(
+    _line_weighted_sum,
+    native=_native_line_weighted_sum,
+    fused=Fused(_fused_line_weighted_sum, can=_can_line_weighted_sum),
+)
 """Numbers: LineCoefficients; those of a whole tensor are one line that serves every row."""
 
 

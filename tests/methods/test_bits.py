@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from evomerge.engine.compute import ComputePool, InMemory, merge_tensor, rows_of
+from evomerge.engine.compute import ComputePool, merge_tensor, rows_of
 from evomerge.engine.plan import Input, TensorPlan
 from evomerge.engine.statistics import Statistics
-from evomerge.methods import Base, _native, get_method, methods
+from evomerge.methods import Base, InMemory, _native, get_method, methods
 
 EXAMPLES: dict[str, dict[str, Any]] = {
     "linear": {"weight": (0.2, 0.3, 0.4)},
