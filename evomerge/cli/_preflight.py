@@ -31,8 +31,8 @@ def announce(fitness: FitnessSpec) -> None:
     """Says so if code of strangers may run; before anything of theirs is opened."""
     if fitness.trust_remote_code:
         warn(
-            "fitness.trust_remote_code is on: Python code that comes with a model or a dataset may run, "
-            "with all that you may do on this machine."
+            "fitness.trust_remote_code is on: Python code that comes with a model, a dataset or a task "
+            "definition may run, with all that you may do on this machine."
         )
 
 
