@@ -65,16 +65,9 @@ def preflight(experiment: Experiment) -> Preflight:
 def without_effect(experiment: Experiment) -> tuple[str, ...]:
     """One sentence for each setting of the workers that does nothing here."""
     workers = experiment.spec.workers
-    if workers.backend != "inline":
+    if workers.backend != "inline" or workers.address is None:
         return ()
-    found = []
-    if workers.timeout is not None:
-        found.append(
-            "workers.timeout needs the backend ray: inline, nothing can end a candidate that takes too long"
-        )
-    if workers.address is not None:
-        found.append("workers.address needs the backend ray: inline, everything runs in this process")
-    return tuple(found)
+    return ("workers.address needs the backend ray: inline, everything runs in this process",)
 
 
 def _opened(experiment: Experiment) -> dict[str, Checkpoint]:
