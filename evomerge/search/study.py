@@ -18,7 +18,7 @@ import evomerge
 from evomerge.errors import FailureKind, StudyError
 from evomerge.fitness.scores import Scores, Split
 from evomerge.recipe import Dimension, Value
-from evomerge.search._lease import Lease
+from evomerge.search._lease import Driver, Lease, driver_of
 from evomerge.search._rows import MAIN, LeaseLost, Row, StoredScores
 from evomerge.search._storage import Storage, open_storage, shown
 from evomerge.workers.jobs import Failure, Seconds
@@ -26,7 +26,17 @@ from evomerge.workers.jobs import Failure, Seconds
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-__all__ = ["AcceptedDrift", "Difference", "SplitResult", "Study", "Trial", "shown", "study_names", "versions"]
+__all__ = [
+    "AcceptedDrift",
+    "Difference",
+    "Driver",
+    "SplitResult",
+    "Study",
+    "Trial",
+    "shown",
+    "study_names",
+    "versions",
+]
 
 FORMAT = 1
 """Of what is stored; a study of a later format is refused."""
@@ -101,12 +111,13 @@ class AcceptedDrift:
     """From here on the sampler went on from a history that it would not have proposed itself.
 
     The first ``generations`` (the last of them perhaps only begun, ``candidates`` in all) are from before;
-    the others were proposed under ``versions``.
+    the others were proposed under ``versions``, of which ``changed`` differ from those before.
     """
 
     generations: int
     candidates: int
     versions: Mapping[str, str]
+    changed: tuple[Difference, ...] = ()
 
 
 class Study:
@@ -182,7 +193,20 @@ class Study:
     @property
     def accepted_drifts(self) -> tuple[AcceptedDrift, ...]:
         """Where the search went on although its sampler no longer proposed what is recorded, in order."""
-        return tuple(AcceptedDrift(**stored) for stored in self._head.get("drifts", ()))
+        stored = [AcceptedDrift(**each) for each in self._head.get("drifts", ())]
+        before = [self.versions, *(drift.versions for drift in stored)]
+        return tuple(
+            replace(drift, changed=_changed(old, drift.versions))
+            for old, drift in zip(before, stored, strict=False)
+        )
+
+    def driver(self) -> Driver | None:
+        """Who holds the study now, dead or alive; ``None`` if nobody does.
+
+        Raises:
+            StudyError: The storage cannot be read.
+        """
+        return driver_of(self._storage, self.name)
 
     def accept_drift(self, now: Mapping[str, str]) -> None:
         """Notes that all candidates so far stay as they are, whatever the sampler proposes in their place.
@@ -202,10 +226,9 @@ class Study:
         """Where ``document`` differs from the study's own, apart from the ``free`` fields, in its order."""
         old, new = dict(_leaves(self.document)), dict(_leaves(_plain(document)))
         return tuple(
-            Difference(place, old.get(place), new.get(place))
-            for place in dict.fromkeys((*new, *old))
-            if (place in old) != (place in new) or old.get(place) != new.get(place)
-            if not any(place == f or place.startswith((f"{f}.", f"{f}[")) for f in free)
+            difference
+            for difference in _changed(old, new)
+            if not any(difference.field == f or difference.field.startswith((f"{f}.", f"{f}[")) for f in free)
         )
 
     def record(self, trial: Trial) -> Trial:
@@ -430,6 +453,14 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[name] = "absent"
     return {**found, "evomerge": evomerge.__version__}
+
+
+def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[Difference, ...]:
+    return tuple(
+        Difference(field, old.get(field), new.get(field))
+        for field in dict.fromkeys((*new, *old))
+        if (field in old) != (field in new) or old.get(field) != new.get(field)
+    )
 
 
 def _distributions(dimensions: Sequence[Dimension]) -> dict[str, BaseDistribution]:
