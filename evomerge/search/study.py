@@ -571,8 +571,7 @@ def _split_snapshot(result: SplitResult) -> dict[str, Any]:
     }
 
 
-def _text(document: Mapping[str, Any]) -> str:
-    return json.dumps(document, separators=(",", ":"))
+_text = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def _plain(document: Mapping[str, Any]) -> dict[str, Any]:
