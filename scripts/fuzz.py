@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import os
+import random
 import sys
 import tempfile
 import time
@@ -78,7 +79,7 @@ def led_by_coverage() -> None:
     import atheris
 
     with atheris.instrument_imports(include=["evomerge", "yaml"]):
-        from fuzz_bytes import BYTE_TARGETS
+        from fuzz_bytes import BYTE_TARGETS, damaged_json
         from fuzz_guard import guarded
         from fuzz_targets import Workshop
 
@@ -99,9 +100,14 @@ def led_by_coverage() -> None:
         os.chdir(shop.empty())
         guarded(lambda: target.run(data, shop), shop.folder)
 
+    def mutate(data: bytes, size: int, seed: int) -> bytes:
+        chance = random.Random(seed)
+        changed = damaged_json(data, chance) if target.json and chance.random() < 0.8 else None
+        return changed if changed is not None and len(changed) <= size else atheris.Mutate(data, size)
+
     limits = [f"-max_total_time={options.atheris}", f"-seed={options.seed + 1}", "-max_len=20000"]
     reports = [f"-artifact_prefix={folder}/", "-print_final_stats=1", "-verbosity=1"]
-    atheris.Setup([sys.argv[0], *limits, *reports, str(corpus)], check)
+    atheris.Setup([sys.argv[0], *limits, *reports, str(corpus)], check, custom_mutator=mutate)
     atheris.Fuzz()
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import StudyError
-from evomerge.search._rows import LEASE, LeaseLost
+from evomerge.search._rows import LEASE, SENSELESS, LeaseLost
 
 if TYPE_CHECKING:
     from evomerge.search._storage import Storage
@@ -197,17 +197,35 @@ def driver_of(storage: Storage, study: str) -> Driver | None:
 def _age(storage: Storage, study: str, holder: Holder) -> float:
     """Seconds since the holder's last sign of life, by this machine's clock."""
     beat = _json(storage.system_attribute(study, _BEAT))
-    said = beat["at"] if beat.get("token") == holder.token else holder.since
-    return (datetime.now(UTC) - datetime.fromisoformat(said).replace(tzinfo=UTC)).total_seconds()
+    said = beat.get("at") if beat.get("token") == holder.token else holder.since
+    try:
+        return (datetime.now(UTC) - datetime.fromisoformat(str(said)).replace(tzinfo=UTC)).total_seconds()
+    except SENSELESS:
+        raise _damaged() from None
 
 
 def _parsed(text: str | None) -> Holder | None:
     document = _json(text)
-    return Holder(**{f.name: document[f.name] for f in fields(Holder)}) if document else None
+    if not document:
+        return None
+    given: dict[str, Any] = {f.name: document.get(f.name) for f in fields(Holder)}
+    if not all(isinstance(v, int if name == "pid" else str) for name, v in given.items()):
+        raise _damaged()
+    return Holder(**given)
 
 
 def _json(text: str | None) -> dict[str, Any]:
-    return json.loads(text) if text else {}
+    try:
+        document = json.loads(text) if text else {}
+    except SENSELESS:
+        raise _damaged() from None
+    if not isinstance(document, dict):
+        raise _damaged()
+    return document
+
+
+def _damaged() -> StudyError:
+    return StudyError("the study", "is damaged: who drives it cannot be read")
 
 
 def _myself() -> Holder:

@@ -11,17 +11,29 @@ import importlib.metadata
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import BaseModel, ConfigDict
+
 import evomerge
-from evomerge.errors import FailureKind, StudyError
+from evomerge.errors import StudyError
 from evomerge.fitness.scores import Scores, Split
-from evomerge.recipe import Dimension, Value
+from evomerge.recipe import Dimension
 from evomerge.search._lease import Driver, Lease, driver_of
-from evomerge.search._rows import MAIN, LeaseLost, Row, StoredScores
+from evomerge.search._records import (
+    SplitResult,
+    Trial,
+    row_of,
+    scores_of,
+    split_result_of,
+    split_snapshot,
+    split_text,
+    trial_of,
+    trial_snapshot,
+)
+from evomerge.search._rows import MAIN, SENSELESS, LeaseLost
 from evomerge.search._storage import Storage, open_storage, shown
-from evomerge.workers.jobs import Failure, Seconds
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -42,56 +54,7 @@ FORMAT = 1
 """Of what is stored; a study of a later format is refused."""
 
 _STUDY = "evomerge"
-_SCORES = "scores"
-"""Item scores are one JSON text, not nested values: Optuna keeps every attribute in memory."""
-
 _DECIDING = ("cma", "numpy", "optuna", "torch", "lm_eval")
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One finished evaluation. ``(generation, index)`` is its identity, not the order it finished in.
-
-    Baselines have ``generation`` -1 and no vector. ``score`` is the fitness on search items, higher is
-    better, ``None`` for a failed trial. ``recipe`` is a digest: equal digests are equal recipes.
-    ``cached_from`` names the trial whose result answered this one. ``number`` is the study's own count, in
-    the order of finishing (-1 until recorded).
-    """
-
-    kind: Literal["baseline", "candidate"]
-    name: str
-    generation: int
-    index: int
-    recipe: str
-    vector: tuple[float, ...] = ()
-    values: Mapping[str, Value] = field(default_factory=dict)
-    score: float | None = None
-    scores: Scores | None = None
-    failure: Failure | None = None
-    fingerprint: str | None = None
-    seconds: Seconds = field(default_factory=Seconds)
-    cached_from: str | None = None
-    attempts: int = 1
-    number: int = -1
-
-    @property
-    def failed(self) -> bool:
-        """Whether there is a failure instead of scores."""
-        return self.failure is not None
-
-    @property
-    def place(self) -> tuple[int, int]:
-        """Where it stands in the study's order."""
-        return self.generation, self.index
-
-
-@dataclass(frozen=True)
-class SplitResult:
-    """What became of a trial's model on the items of another split: either scores or a failure."""
-
-    scores: Scores | None = None
-    failure: Failure | None = None
-    fingerprint: str | None = None
 
 
 @dataclass(frozen=True)
@@ -118,6 +81,23 @@ class AcceptedDrift:
     candidates: int
     versions: Mapping[str, str]
     changed: tuple[Difference, ...] = ()
+
+
+class _StoredDrift(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+    generations: int
+    candidates: int
+    versions: dict[str, str]
+
+
+class _StoredHead(BaseModel):
+    """What the study's own record must be before it is believed."""
+
+    model_config = ConfigDict(strict=True)
+    format: int
+    experiment: dict[str, Any]
+    versions: dict[str, str]
+    drifts: list[_StoredDrift] = []
 
 
 class Study:
@@ -240,10 +220,10 @@ class Study:
         """
         if trial.place in self._trials:
             raise StudyError(self._where(), f"{trial.name} is recorded already")
-        row = _row(trial, self._distributions)
+        row = row_of(trial, self._distributions)
         with self._writing():
             number = self._storage.add_trial(self.name, row)
-        recorded = replace(trial, number=number, scores=_scores(row))
+        recorded = replace(trial, number=number, scores=scores_of(row))
         self._add(recorded)
         return recorded
 
@@ -307,7 +287,7 @@ class Study:
         if (split, number) in self._splits:
             raise StudyError(self._where(), f"{key} is recorded already")
         with self._writing():
-            self._storage.set_attribute(self.name, key, _split_text(result))
+            self._storage.set_attribute(self.name, key, split_text(result))
         self._splits[split, number] = result
 
     def split_results(self, split: Split) -> dict[int, SplitResult]:
@@ -328,10 +308,10 @@ class Study:
         """
         names = {t.number: t.name for t in self.trials()}
         splits = {
-            split.value: {names[n]: _split_snapshot(r) for n, r in self.split_results(split).items()}
+            split.value: {names[n]: split_snapshot(r) for n, r in self.split_results(split).items()}
             for split in (Split.VALIDATION, Split.TEST)
         }
-        return {"trials": [_trial_snapshot(t) for t in self.trials()], **splits}
+        return {"trials": [trial_snapshot(t) for t in self.trials()], **splits}
 
     def digest(self) -> str:
         """SHA-256 of the snapshot."""
@@ -388,23 +368,33 @@ class Study:
         head = attributes.get(_STUDY)
         if not isinstance(head, Mapping):
             raise StudyError(self._where(), "this study was not written by evomerge", "Choose another name.")
-        if head["format"] > FORMAT:
-            raise StudyError(
-                self._where(),
-                f"was written by a later evomerge ({head['versions'].get('evomerge')})",
-                "Update.",
-            )
+        with self._decoding("its own record"):
+            if head["format"] > FORMAT:
+                later = head["versions"].get("evomerge")
+                raise StudyError(self._where(), f"was written by a later evomerge ({later})", "Update.")
+            _StoredHead.model_validate(head)
         return dict(head)
 
     def _read(self, attributes: Mapping[str, Any]) -> None:
         self._head = self._checked_head(attributes)
-        for row in self._storage.trials(self.name):
-            if MAIN in row.attributes:
-                self._add(_trial(row))
-        for key in attributes:
-            split, _, number = key.partition("/")
-            if number.isdecimal():
-                self._splits[Split(split), int(number)] = _split_from(attributes[key])
+        rows = self._storage.trials(self.name)
+        with self._decoding("a trial"):
+            for row in rows:
+                if MAIN in row.attributes:
+                    self._add(trial_of(row))
+        numbers = {trial.number for trial in self._trials.values()}
+        with self._decoding("a result of validation or test"):
+            for key in attributes:
+                split, _, number = key.partition("/")
+                if number.isdecimal() and int(number) in numbers:
+                    self._splits[Split(split), int(number)] = split_result_of(attributes[key])
+
+    @contextmanager
+    def _decoding(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except SENSELESS:
+            raise StudyError(self._where(), f"the study is damaged: {what} cannot be read") from None
 
     def _refuse_others(self, document: Mapping[str, Any], free: Collection[str]) -> None:
         differences = self.differing_fields(document, free)
@@ -476,102 +466,6 @@ def _distributions(dimensions: Sequence[Dimension]) -> dict[str, BaseDistributio
         else:
             made[d.name] = CategoricalDistribution(d.choices)
     return made
-
-
-def _row(trial: Trial, distributions: Mapping[str, BaseDistribution]) -> Row:
-    main = {
-        "kind": trial.kind,
-        "name": trial.name,
-        "generation": trial.generation,
-        "index": trial.index,
-        "recipe": trial.recipe,
-        "vector": list(trial.vector),
-        "values": dict(trial.values),
-        "failure": _failure_document(trial.failure),
-        "fingerprint": trial.fingerprint,
-        "seconds": {"materialize": trial.seconds.materialize, "evaluate": trial.seconds.evaluate},
-        "cached_from": trial.cached_from,
-        "attempts": trial.attempts,
-    }
-    scores = {} if trial.scores is None else {_SCORES: _text(trial.scores.document())}
-    known = {n: (distributions[n], v) for n, v in trial.values.items() if n in distributions}
-    return Row(known, None if trial.failed else trial.score, {MAIN: main, **scores})
-
-
-def _trial(row: Row) -> Trial:
-    stored = row.attributes[MAIN]
-    return Trial(
-        kind=stored["kind"],
-        name=stored["name"],
-        generation=stored["generation"],
-        index=stored["index"],
-        recipe=stored["recipe"],
-        vector=tuple(stored["vector"]),
-        values=stored["values"],
-        score=row.score,
-        scores=_scores(row),
-        failure=_failure_from(stored["failure"]),
-        fingerprint=stored["fingerprint"],
-        seconds=Seconds(**stored["seconds"]),
-        cached_from=stored["cached_from"],
-        attempts=stored["attempts"],
-        number=row.number,
-    )
-
-
-def _scores(row: Row) -> Scores | None:
-    text = row.attributes.get(_SCORES)
-    return None if text is None else StoredScores(text)
-
-
-def _split_text(result: SplitResult) -> str:
-    return _text(
-        {
-            "scores": None if result.scores is None else result.scores.document(),
-            "failure": _failure_document(result.failure),
-            "fingerprint": result.fingerprint,
-        }
-    )
-
-
-def _split_from(text: str) -> SplitResult:
-    stored = json.loads(text)
-    scores = None if stored["scores"] is None else Scores.from_document(stored["scores"])
-    return SplitResult(scores, _failure_from(stored["failure"]), stored["fingerprint"])
-
-
-def _failure_document(failure: Failure | None) -> dict[str, str] | None:
-    return None if failure is None else {"kind": failure.kind.value, "reason": failure.reason}
-
-
-def _failure_from(stored: Mapping[str, str] | None) -> Failure | None:
-    return None if stored is None else Failure(FailureKind(stored["kind"]), stored["reason"])
-
-
-def _trial_snapshot(trial: Trial) -> dict[str, Any]:
-    return {
-        "kind": trial.kind,
-        "name": trial.name,
-        "generation": trial.generation,
-        "index": trial.index,
-        "recipe": trial.recipe,
-        "vector": list(trial.vector),
-        "values": dict(trial.values),
-        "score": trial.score,
-        "cached_from": trial.cached_from,
-        **_split_snapshot(SplitResult(trial.scores, trial.failure, trial.fingerprint)),
-    }
-
-
-def _split_snapshot(result: SplitResult) -> dict[str, Any]:
-    return {
-        "scores": None if result.scores is None else result.scores.document(),
-        "failure": None if result.failure is None else result.failure.kind.value,
-        "fingerprint": result.fingerprint,
-    }
-
-
-_text = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def _plain(document: Mapping[str, Any]) -> dict[str, Any]:

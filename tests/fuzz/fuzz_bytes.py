@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from fuzz_inputs import EXPERIMENT, MODELS, RECIPES, SPACES, VOCABULARIES, as_yaml
+from fuzz_inputs import EXPERIMENT, MODELS, ODD_TEXTS, RECIPES, SPACES, VOCABULARIES, as_yaml
 from fuzz_targets import CONFIG, Workshop
 
 from evomerge.checkpoints.checkpoint import Checkpoint, open_checkpoint
@@ -17,15 +20,57 @@ from evomerge.recipe import SearchSpace, dump_recipe, load_recipe, parse_recipe,
 from evomerge.search.experiment import Experiment
 from evomerge.search.study import Study
 
-__all__ = ["BYTE_TARGETS", "ByteTarget"]
+__all__ = ["BYTE_TARGETS", "ByteTarget", "damaged_json"]
 
 
 @dataclass(frozen=True)
 class ByteTarget:
-    """``run`` reads a file with the bytes it gets; ``seeds`` are files that are as they should be."""
+    """``run`` reads a file with the bytes it gets; ``seeds`` are files that are as they should be.
+
+    ``json`` says that lines of the file are JSON, which blind changes of bytes would only break.
+    """
 
     run: Callable[[bytes, Workshop], None]
     seeds: Callable[[Workshop], list[bytes]]
+    json: bool = False
+
+
+def damaged_json(data: bytes, chance: random.Random) -> bytes | None:
+    """``data`` with one value in one of its lines of JSON changed, moved or gone; None if it has none."""
+    lines = data.split(b"\n")
+    number = chance.choice([i for i, line in enumerate(lines) if line] or [0])
+    try:
+        document = json.loads(lines[number])
+    except (ValueError, RecursionError):
+        return None
+    places = list(_places(document, []))
+    if not places:
+        return None
+    parent, key = chance.choice(places)
+    other, other_key = chance.choice(places)
+    kind = chance.randrange(5)
+    if kind == 0:
+        del parent[key]
+    elif kind == 1:
+        parent[key] = copy.deepcopy(other[other_key])
+    elif kind == 2 and isinstance(parent, dict):
+        parent[chance.choice(ODD_TEXTS)] = parent.pop(key)
+    elif kind == 3 and isinstance(parent[key], int | float):
+        parent[key] += chance.choice((-1, 1, 8, -(2**31), 2**63, 0.5))
+    else:
+        parent[key] = chance.choice(_ODD)
+    lines[number] = json.dumps(document).encode()
+    return b"\n".join(lines)
+
+
+def _places(node: Any, found: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+    for key in node if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ():
+        found.append((node, key))
+        _places(node[key], found)
+    return found
+
+
+_ODD: tuple[Any, ...] = (None, True, 0, -1, 2**64, 1e308, "", "x", [], {}, [[]], {"a": None}, *ODD_TEXTS)
 
 
 def _recipe(data: bytes, shop: Workshop) -> None:
@@ -133,6 +178,12 @@ def _yamls(documents: Sequence[object]) -> Callable[[Workshop], list[bytes]]:
     return lambda _: [as_yaml(document).encode() for document in documents]
 
 
+def _tokenizers(shop: Workshop) -> list[bytes]:
+    """On one line."""
+    text = (shop.models["one"] / "tokenizer.json").read_bytes()
+    return [json.dumps(json.loads(text)).encode()]
+
+
 def _file(name: str) -> Callable[[Workshop], list[bytes]]:
     return lambda shop: [Path(shop.models["one"] / name).read_bytes()]
 
@@ -143,7 +194,7 @@ BYTE_TARGETS = {
     "experiment": ByteTarget(_experiment, _yamls((EXPERIMENT,))),
     "vocabulary": ByteTarget(_vocabulary, _yamls(VOCABULARIES)),
     "weights": ByteTarget(_weights, _file("model.safetensors")),
-    "header": ByteTarget(_header, lambda shop: [_parts(shop)[0]]),
+    "header": ByteTarget(_header, lambda shop: [_parts(shop)[0]], json=True),
     "index": ByteTarget(
         _index,
         lambda shop: [
@@ -154,7 +205,8 @@ BYTE_TARGETS = {
                 }
             ).encode()
         ],
+        json=True,
     ),
-    "tokenizer": ByteTarget(_tokenizer, _file("tokenizer.json")),
-    "journal": ByteTarget(_journal, _journals),
+    "tokenizer": ByteTarget(_tokenizer, _tokenizers, json=True),
+    "journal": ByteTarget(_journal, _journals, json=True),
 }
