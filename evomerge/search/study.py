@@ -7,19 +7,16 @@ change; what comes later (validation, test) is a user attribute of the study, on
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
-
-import evomerge
 from evomerge.errors import StudyError
 from evomerge.fitness.scores import Scores, Split
 from evomerge.recipe import Dimension
+from evomerge.search._head import HEAD, AcceptedDrift, Difference, Head, versions
 from evomerge.search._lease import Driver, Lease, driver_of
 from evomerge.search._records import (
     SplitResult,
@@ -50,55 +47,6 @@ __all__ = [
     "versions",
 ]
 
-FORMAT = 1
-"""Of what is stored; a study of a later format is refused."""
-
-_STUDY = "evomerge"
-_DECIDING = ("cma", "numpy", "optuna", "torch", "lm_eval")
-
-
-@dataclass(frozen=True)
-class Difference:
-    """One field in which two experiments differ; ``None`` where it is absent."""
-
-    field: str
-    old: Any
-    new: Any
-
-    def __str__(self) -> str:
-        return f"{self.field}: {self.old!r} -> {self.new!r}"
-
-
-@dataclass(frozen=True)
-class AcceptedDrift:
-    """From here on the sampler went on from a history that it would not have proposed itself.
-
-    The first ``generations`` (the last of them perhaps only begun, ``candidates`` in all) are from before;
-    the others were proposed under ``versions``, of which ``changed`` differ from those before.
-    """
-
-    generations: int
-    candidates: int
-    versions: Mapping[str, str]
-    changed: tuple[Difference, ...] = ()
-
-
-class _StoredDrift(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid")
-    generations: int
-    candidates: int
-    versions: dict[str, str]
-
-
-class _StoredHead(BaseModel):
-    """What the study's own record must be before it is believed."""
-
-    model_config = ConfigDict(strict=True)
-    format: int
-    experiment: dict[str, Any]
-    versions: dict[str, str]
-    drifts: list[_StoredDrift] = []
-
 
 class Study:
     """An append-only log of trials; durable when a method returns.
@@ -119,7 +67,7 @@ class Study:
         self._storage = storage
         self._distributions = _distributions(dimensions)
         self._lease: Lease | None = None
-        self._head: dict[str, Any] = {}
+        self._head = Head(experiment={}, versions={})
         self._trials: dict[tuple[int, int], Trial] = {}
         self._generations: dict[int, dict[int, Trial]] = {}
         self._splits: dict[tuple[Split, int], SplitResult] = {}
@@ -162,23 +110,17 @@ class Study:
     @property
     def document(self) -> dict[str, Any]:
         """The experiment: as the study was created with it; fields that may change, as of the last run."""
-        document: dict[str, Any] = self._head["experiment"]
-        return document
+        return self._head.experiment
 
     @property
     def versions(self) -> dict[str, str]:
         """Versions of the libraries that decide, as of the study's creation."""
-        return dict(self._head["versions"])
+        return dict(self._head.versions)
 
     @property
     def accepted_drifts(self) -> tuple[AcceptedDrift, ...]:
         """Where the search went on although its sampler no longer proposed what is recorded, in order."""
-        stored = [AcceptedDrift(**each) for each in self._head.get("drifts", ())]
-        before = [self.versions, *(drift.versions for drift in stored)]
-        return tuple(
-            replace(drift, changed=_changed(old, drift.versions))
-            for old, drift in zip(before, stored, strict=False)
-        )
+        return self._head.accepted_drifts
 
     def driver(self) -> Driver | None:
         """Who holds the study now, dead or alive; ``None`` if nobody does.
@@ -193,23 +135,13 @@ class Study:
 
         ``now`` are the versions of the libraries that decide from here on.
         """
-        stored = {
-            "generations": len(self.generations()),
-            "candidates": len(self.candidates()),
-            "versions": dict(now),
-        }
-        self._set_head({**self._head, "drifts": [*self._head.get("drifts", ()), stored]})
+        self._set_head(self._head.with_drift(len(self.generations()), len(self.candidates()), now))
 
     def differing_fields(
         self, document: Mapping[str, Any], free: Collection[str] = ()
     ) -> tuple[Difference, ...]:
         """Where ``document`` differs from the study's own, apart from the ``free`` fields, in its order."""
-        old, new = dict(_leaves(self.document)), dict(_leaves(_plain(document)))
-        return tuple(
-            difference
-            for difference in _changed(old, new)
-            if not any(difference.field == f or difference.field.startswith((f"{f}.", f"{f}[")) for f in free)
-        )
+        return self._head.differences(document, free)
 
     def record(self, trial: Trial) -> Trial:
         """Writes a finished trial in one transaction; returns it with its number.
@@ -356,27 +288,16 @@ class Study:
         if not self.resumed:
             self._storage.create_study(self.name)
         elif (known := self._storage.attributes(self.name)) or self._storage.trials(self.name):
-            self._checked_head(known)  # a stranger's study gets no lease
+            Head.read(known, self._where())  # a stranger's study gets no lease
         self._lease = Lease(self._storage, self.name)
         attributes = self._storage.attributes(self.name)
-        if _STUDY not in attributes:  # new, or killed between the transactions of its creation
-            self._set_head({"format": FORMAT, "experiment": _plain(document), "versions": versions()})
-            attributes[_STUDY] = self._head
+        if HEAD not in attributes:  # new, or killed between the transactions of its creation
+            self._set_head(Head.of(document))
+            attributes[HEAD] = self._head.stored()
         self._read(attributes)
 
-    def _checked_head(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
-        head = attributes.get(_STUDY)
-        if not isinstance(head, Mapping):
-            raise StudyError(self._where(), "this study was not written by evomerge", "Choose another name.")
-        with self._decoding("its own record"):
-            if head["format"] > FORMAT:
-                later = head["versions"].get("evomerge")
-                raise StudyError(self._where(), f"was written by a later evomerge ({later})", "Update.")
-            _StoredHead.model_validate(head)
-        return dict(head)
-
     def _read(self, attributes: Mapping[str, Any]) -> None:
-        self._head = self._checked_head(attributes)
+        self._head = Head.read(attributes, self._where())
         rows = self._storage.trials(self.name)
         with self._decoding("a trial"):
             for row in rows:
@@ -408,13 +329,13 @@ class Study:
 
     def _remember(self, document: Mapping[str, Any]) -> None:
         """Those who read the study later see the budget and the places of the models as they are now."""
-        now = _plain(document)
-        if now != self.document:
-            self._set_head({**self._head, "experiment": now})
+        now = self._head.with_experiment(document)
+        if now != self._head:
+            self._set_head(now)
 
-    def _set_head(self, head: dict[str, Any]) -> None:
+    def _set_head(self, head: Head) -> None:
         with self._writing():
-            self._storage.set_attribute(self.name, _STUDY, head)
+            self._storage.set_attribute(self.name, HEAD, head.stored())
         self._head = head
 
     def _where(self) -> str:
@@ -434,25 +355,6 @@ def study_names(storage: str) -> tuple[str, ...]:
         opened.close()
 
 
-def versions() -> dict[str, str]:
-    """Installed versions of what decides a search: cma, numpy, optuna, torch, lm_eval, evomerge."""
-    found = {}
-    for name in _DECIDING:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "absent"
-    return {**found, "evomerge": evomerge.__version__}
-
-
-def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[Difference, ...]:
-    return tuple(
-        Difference(field, old.get(field), new.get(field))
-        for field in dict.fromkeys((*new, *old))
-        if (field in old) != (field in new) or old.get(field) != new.get(field)
-    )
-
-
 def _distributions(dimensions: Sequence[Dimension]) -> dict[str, BaseDistribution]:
     """Optuna's words for the dimensions, for those who look at a study with its tools; not read here."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -466,21 +368,3 @@ def _distributions(dimensions: Sequence[Dimension]) -> dict[str, BaseDistributio
         else:
             made[d.name] = CategoricalDistribution(d.choices)
     return made
-
-
-def _plain(document: Mapping[str, Any]) -> dict[str, Any]:
-    """As it comes back from the storage: lists for tuples, texts for enumerations."""
-    plain: dict[str, Any] = json.loads(json.dumps(document))
-    return plain
-
-
-def _leaves(node: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value that is no container, and every empty container, with its dotted name."""
-    if isinstance(node, dict) and node:
-        for key, value in node.items():
-            yield from _leaves(value, f"{place}.{key}" if place else str(key))
-    elif isinstance(node, list) and node:
-        for i, value in enumerate(node):
-            yield from _leaves(value, f"{place}[{i}]")
-    else:
-        yield place, node
