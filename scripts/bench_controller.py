@@ -3,14 +3,16 @@
     python scripts/bench_controller.py [--storage URL ...] [--sizes 10 1000 10000] [--dimensions 20]
 
 The evaluator is simulated: it looks its scores up. For each size of the study (trials already in it) the
-overhead is the time from one finished trial to the next, with a bare transaction of the same payload between
-every two, so that both see the same disk at the same time. The median is what follows a trial within a
-generation; the mean also has its share of asking, telling and making recipes.
+overhead is the time from one finished trial to the next, with a bare transaction between every two, so that
+both see the same disk at the same time: one row with as many bytes as a trial stores, with the same
+durability. The median is what follows a trial within a generation; the mean also has its share of asking,
+telling and making recipes, which is what remains of it without the storage.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
 import random
@@ -23,8 +25,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from optuna.distributions import distribution_to_json
+
 from evomerge.fitness.scores import ItemScore, Scores, Split, TaskScore
 from evomerge.recipe import Recipe, SearchSpace
+from evomerge.search._records import row_of
 from evomerge.search.baselines import baselines, starts
 from evomerge.search.controller import Progress, Quiet, SearchPlan, search
 from evomerge.search.samplers import SamplerSettings
@@ -69,19 +74,44 @@ class Stopwatch(Quiet):
     """Time between trials from the moment the study holds ``size`` candidates."""
 
     size: int
-    bare: Callable[[], None]
+    url: str
+    study: Study
     overhead: list[float] = field(default_factory=list)
+    storage: list[float] = field(default_factory=list)
     single: list[float] = field(default_factory=list)
     last: float = 0.0
+    bare: Callable[[], None] | None = None
+    bytes: int = 0
+
+    def __post_init__(self) -> None:
+        self._record, self.study.record = self.study.record, self.record
+
+    def record(self, trial: Trial) -> Trial:
+        """What the search calls instead of ``Study.record``."""
+        start = time.perf_counter()
+        recorded = self._record(trial)
+        self._recording = time.perf_counter() - start
+        return recorded
 
     def on_trial(self, trial: Trial, progress: Progress) -> None:
         now = time.perf_counter()
         if trial.kind == "candidate" and progress.done > self.size:
             self.overhead.append(now - self.last)
+            self.storage.append(self._recording)
+            if self.bare is None:
+                self.bytes = stored_bytes(self.study, trial)
+                self.bare = bare_transaction(self.url, random.Random(0).randbytes(self.bytes // 2).hex())
             start = time.perf_counter()
             self.bare()
             self.single.append(time.perf_counter() - start)
         self.last = time.perf_counter()
+
+
+def stored_bytes(study: Study, trial: Trial) -> int:
+    """Bytes that a trial puts into a storage, without keys and indexes."""
+    row = row_of(trial, study._distributions)  # noqa: SLF001
+    parameters = sum(len(name) + 8 + len(distribution_to_json(d)) for name, (d, _) in row.parameters.items())
+    return parameters + sum(len(json.dumps(value)) for value in row.attributes.values())
 
 
 def bare_transaction(url: str, payload: str) -> Callable[[], None]:
@@ -104,9 +134,8 @@ def bare_transaction(url: str, payload: str) -> Callable[[], None]:
         server = psycopg.connect(url.replace("+psycopg", ""), autocommit=True)
         server.execute("CREATE TABLE IF NOT EXISTS bare (payload TEXT)")
 
-        def postgres() -> None:
-            with server.transaction():
-                server.execute("INSERT INTO bare VALUES (%s)", (payload,))
+        def postgres() -> None:  # one statement is one transaction, and one way to the server and back
+            server.execute("INSERT INTO bare VALUES (%s)", (payload,))
 
         return postgres
     path = Path(url.removeprefix("journal:///") + ".bare")
@@ -138,18 +167,19 @@ def bench(url: str, sizes: Sequence[int], dimensions: int, items: int) -> None:
         start = time.perf_counter()
         study = Study.open(url, "bench", document={}, dimensions=plan.space.dimensions)
         opening = time.perf_counter() - start
-        # About what a trial writes, and no easier to compress (PostgreSQL does that).
-        payload = random.Random(0).randbytes((25 * items + 60 * dimensions) // 2).hex()
-        watch = Stopwatch(size, bare_transaction(url, payload))
+        watch = Stopwatch(size, url, study)
         filled = len(study.candidates())
         search(plan, study, executor, watch)
         study.close()
-        one, bare = statistics.median(watch.overhead), statistics.median(watch.single)
-        mean, bare_mean = statistics.mean(watch.overhead), statistics.mean(watch.single)
+        one, stored, bare = map(statistics.median, (watch.overhead, watch.storage, watch.single))
+        mean, storing, single = map(statistics.mean, (watch.overhead, watch.storage, watch.single))
         print(
-            f"  {size:>6} trials: median {one * 1e3:6.2f} ms a trial, bare transaction {bare * 1e3:6.2f} ms, "
-            f"ratio {one / bare:5.1f}; mean {mean * 1e3:6.2f} ms, bare {bare_mean * 1e3:6.2f} ms, "
-            f"ratio {mean / bare_mean:5.1f} (opened with {filled} trials in {opening:.2f} s)",
+            f"  {size:>6} trials: median {one * 1e3:5.2f} ms a trial, of which storage {stored * 1e3:5.2f}; "
+            f"bare transaction of {watch.bytes} bytes {bare * 1e3:5.2f}; ratio {one / bare:4.1f}\n"
+            f"                 mean {mean * 1e3:5.2f} ms a trial: storage {storing * 1e3:5.2f}, "
+            f"proposing and filling {(mean - storing) * 1e3:5.2f}; bare {single * 1e3:5.2f}; "
+            f"ratio {mean / single:4.1f}, of storage alone {storing / single:4.1f} "
+            f"(opened with {filled} trials in {opening:.2f} s)",
             flush=True,
         )
     replay(url, sizes[-1] + MEASURED, dimensions, executor)

@@ -1,11 +1,12 @@
 """Kills a search again and again until it is done, and compares what it found with one that was left alone.
 
-    python scripts/chaos.py [--runs 20] [--kills 4] [--workers 1 2] [--seed 0] [--keep]
+    python scripts/chaos.py [--runs 20] [--kills 4] [--workers 1 2] [--storage sqlite] [--seed 0] [--keep]
 
 The experiment is a small one on the zoo (experiments/zoo), run by ``evomerge search`` in processes of its
 own. Each run gets ``--kills`` kills at moments drawn from ``--seed``: of the driver, of one Ray worker, or of
 the whole process group; after the death of the driver the same command goes on. A run is survived if it ends
-with exit code 0 and its study (parameters, values, item scores, order, fingerprints) equals the reference's.
+with exit code 0 and its study (parameters, values, item scores, order, fingerprints) equals that of the
+reference, which lies in SQLite. PostgreSQL is a server of its own, started for the runs and gone with them.
 """
 
 from __future__ import annotations
@@ -22,10 +23,15 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
+
+if TYPE_CHECKING:
+    from postgres_support import PostgresServer
 
 ROOT = Path(__file__).resolve().parent.parent
 RAY_WORKER = "ray::_Host"
@@ -148,6 +154,58 @@ def called(pid: int) -> str:
         return ""
 
 
+class Storages:
+    """Where the studies of the runs lie: in the folder of each, or in a database of a server."""
+
+    def __init__(self, kind: str, server: PostgresServer | None) -> None:
+        self._kind = kind
+        self._server = server
+
+    def url(self, out: Path) -> str:
+        """URL of an empty storage for the run in the folder ``out``."""
+        if self._server is not None:
+            return self._server.new_database()
+        return f"{self._kind}:///{out.with_suffix('.db' if self._kind == 'sqlite' else '.log-study')}"
+
+    def count(self, url: str) -> int:
+        """Trials in the study at ``url``.
+
+        Raises:
+            OSError: there is none yet, or it cannot be read in this moment.
+        """
+        if self._server is not None:
+            return count_rows(url)
+        path = Path(url.partition(":///")[2])
+        if self._kind == "journal":
+            return path.read_bytes().count(b'{"op_code":4,')
+        return count_trials(path)
+
+
+def count_rows(url: str) -> int:
+    """Trials in a PostgreSQL database."""
+    import psycopg
+
+    try:
+        with psycopg.connect(url.replace("+psycopg", "")) as connection:
+            row = connection.execute("SELECT count(*) FROM trials").fetchone()
+            return int(row[0]) if row else 0
+    except psycopg.Error as error:
+        raise OSError(str(error)) from None
+
+
+@contextmanager
+def storages(kind: str) -> Iterator[Storages]:
+    """Storages of one kind, for as long as the runs take."""
+    if kind != "postgres":
+        yield Storages(kind, None)
+        return
+    sys.path.insert(0, str(ROOT / "tests"))
+    from postgres_support import running_server
+
+    with running_server() as server:
+        yield Storages(kind, server)
+
+
 def count_trials(database: Path) -> int:
     """Trials in an SQLite study."""
     connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
@@ -192,15 +250,15 @@ ENVIRONMENT = {
 }
 
 
-def search_command(file: Path, out: Path, workers: int) -> list[str]:
+def search_command(file: Path, out: Path, workers: int, url: str) -> list[str]:
     words = [sys.executable, "-m", "evomerge.cli.main", "search", str(file), "--out", str(out)]
-    return [*words, "--workers", str(workers)]
+    return [*words, "--workers", str(workers), "--storage", url]
 
 
-def digest(out: Path) -> str:
+def digest(url: str) -> str:
     from evomerge.search.study import Study
 
-    with Study.open(f"sqlite:///{out / 'study.db'}", "chaos") as study:
+    with Study.open(url, "chaos") as study:
         return study.digest()
 
 
@@ -213,17 +271,29 @@ def main() -> int:
     )
     parser.add_argument("--kills", type=int, default=4, help="kills in each run")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--storage", choices=["sqlite", "journal", "postgres"], default="sqlite")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", action="store_true", help="keep the folder with logs and studies")
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
+    with storages(arguments.storage) as stored:
+        failed = torment(arguments, folder, stored)
+    if arguments.keep or failed:
+        print(f"Logs and studies: {folder}")
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+    return 1 if failed else 0
+
+
+def torment(arguments: argparse.Namespace, folder: Path, stored: Storages) -> int:
+    """Makes the reference and all runs, and reports; the number of runs that failed."""
     file = folder / "chaos.yml"
     file.write_text(yaml.safe_dump(experiment(), sort_keys=False))
-    print(f"Reference run in {folder}", flush=True)
-    reference = folder / "reference"
+    print(f"Reference run in {folder}; kills on {arguments.storage}", flush=True)
+    reference = f"sqlite:///{folder}/reference.db"
     with (folder / "reference.log").open("wb") as log:
         subprocess.run(
-            search_command(file, reference, 1),
+            search_command(file, folder / "reference", 1, reference),
             check=True,
             stdout=log,
             stderr=log,
@@ -234,10 +304,11 @@ def main() -> int:
     for number in range(arguments.runs):
         workers = arguments.workers[number % len(arguments.workers)]
         out = folder / f"run{number}"
+        url = stored.url(out)
         began = time.monotonic()
         chaos = Chaos(
-            command=lambda out=out, workers=workers: search_command(file, out, workers),  # type: ignore[misc]
-            recorded=lambda out=out: count_trials(out / "study.db"),  # type: ignore[misc]
+            command=lambda out=out, workers=workers, url=url: search_command(file, out, workers, url),  # type: ignore[misc]
+            recorded=lambda url=url: stored.count(url),  # type: ignore[misc]
             victims=("driver", "group") if workers == 1 else ("driver", "worker", "group"),
             chance=random.Random(f"{arguments.seed}/{number}"),
             log=folder / f"run{number}.log",
@@ -246,7 +317,7 @@ def main() -> int:
             environment=ENVIRONMENT,
         )
         code = chaos.run(arguments.kills)
-        same = code == 0 and digest(out) == expected
+        same = code == 0 and digest(url) == expected
         failed += not same
         made += chaos.kills
         survived += chaos.kills if same else Counter()
@@ -257,11 +328,7 @@ def main() -> int:
         )
     print(f"Kills survived: {survived.total()} of {made.total()} ({dict(survived)} of {dict(made)})")
     print(f"Runs equal to the reference: {arguments.runs - failed} of {arguments.runs}")
-    if arguments.keep or failed:
-        print(f"Logs and studies: {folder}")
-    else:
-        shutil.rmtree(folder, ignore_errors=True)
-    return 1 if failed else 0
+    return failed
 
 
 if __name__ == "__main__":

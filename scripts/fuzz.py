@@ -2,7 +2,7 @@
 
     python scripts/fuzz.py --examples 100000 --seed 1           all targets, by their shares
     python scripts/fuzz.py --examples 5000 --target space       one of them
-    python scripts/fuzz.py --target recipe_file --atheris 60    one of them led by coverage, for 60 seconds
+    python scripts/fuzz.py --atheris 60 --target journal        files as bytes, led by coverage, 60 seconds
 
 An input must give a result or one UserError: no other exception, no hang, no write outside its folder, no
 program, no connection, nothing unpickled. Prints counts for each target after each round, and each failure
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import os
+import random
 import sys
 import tempfile
 import time
@@ -48,10 +49,8 @@ class Count:
 def main() -> None:
     """Runs what is asked for; exit code 1 if an input broke something."""
     if "--atheris" in sys.argv:
-        import atheris
-
-        with atheris.instrument_imports(include=["evomerge", "yaml"]):
-            import fuzz_targets  # noqa: F401
+        led_by_coverage()
+        return
     from fuzz_targets import TARGETS
 
     parser = argparse.ArgumentParser(
@@ -60,17 +59,12 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=10_000, help="inputs of all targets together")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--target", choices=[t.name for t in TARGETS], action="append")
-    parser.add_argument(
-        "--atheris", type=int, metavar="SECONDS", help="lets atheris find the inputs, for one target"
-    )
     options = parser.parse_args()
     targets = [t for t in TARGETS if options.target is None or t.name in options.target]
     shares = sum(t.weight for t in targets)
     with tempfile.TemporaryDirectory(prefix="evomerge-fuzz-") as folder:
         os.chdir(folder)
         run = _Run(Path(folder))
-        if options.atheris is not None:
-            run.atheris(targets[0], options.atheris)
         rounds = max(1, round(options.examples / ROUND))
         for number in range(rounds):
             for target in targets:
@@ -78,6 +72,43 @@ def main() -> None:
                 run.hypothesis(target, max(1, round(share)), options.seed * 1_000_003 + number)
             run.summary()
         sys.exit(run.summary())
+
+
+def led_by_coverage() -> None:
+    """Lets atheris look for files that reach new code, and stop at the first that breaks something."""
+    import atheris
+
+    with atheris.instrument_imports(include=["evomerge", "yaml"]):
+        from fuzz_bytes import BYTE_TARGETS, damaged_json
+        from fuzz_guard import guarded
+        from fuzz_targets import Workshop
+
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--atheris", type=int, metavar="SECONDS", required=True)
+    parser.add_argument("--target", choices=list(BYTE_TARGETS), required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    target = BYTE_TARGETS[options.target]
+    folder = Path(tempfile.mkdtemp(prefix="evomerge-fuzz-"))  # holds the input that broke something
+    shop = Workshop(folder / "shop")
+    corpus = folder / "corpus"
+    corpus.mkdir()
+    for i, seed in enumerate(target.seeds(shop)):
+        (corpus / str(i)).write_bytes(seed)
+
+    def check(data: bytes) -> None:
+        os.chdir(shop.empty())
+        guarded(lambda: target.run(data, shop), shop.folder)
+
+    def mutate(data: bytes, size: int, seed: int) -> bytes:
+        chance = random.Random(seed)
+        changed = damaged_json(data, chance) if target.json and chance.random() < 0.8 else None
+        return changed if changed is not None and len(changed) <= size else atheris.Mutate(data, size)
+
+    limits = [f"-max_total_time={options.atheris}", f"-seed={options.seed + 1}", "-max_len=20000"]
+    reports = [f"-artifact_prefix={folder}/", "-print_final_stats=1", "-verbosity=1"]
+    atheris.Setup([sys.argv[0], *limits, *reports, str(corpus)], check, custom_mutator=mutate)
+    atheris.Fuzz()
 
 
 class _Run:
@@ -144,20 +175,6 @@ class _Run:
             print(f"  {target.name}: {failure}", flush=True)
         faulthandler.cancel_dump_traceback_later()
         count.seconds += time.monotonic() - began
-
-    def atheris(self, target: Any, seconds: int) -> None:
-        """Lets atheris look for inputs that reach new code; does not return."""
-        import atheris
-        from hypothesis import HealthCheck, given, settings
-
-        count = self.counts.setdefault(target.name, Count())
-        check = settings(database=None, deadline=None, suppress_health_check=list(HealthCheck))(
-            given(target.inputs())(self.check(target, count))
-        )
-        atheris.Setup(
-            [sys.argv[0], f"-max_total_time={seconds}", "-max_len=8000"], check.hypothesis.fuzz_one_input
-        )
-        atheris.Fuzz()
 
     def summary(self) -> int:
         """Prints the table; the exit code."""

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -64,6 +65,13 @@ class PostgresServer:
 def postgres_server() -> Iterator[PostgresServer]:
     """A running PostgreSQL server."""
     pytest.importorskip("psycopg")
+    with running_server() as server:
+        yield server
+
+
+@contextmanager
+def running_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL server with data of its own, which go with it."""
     for program in ("initdb", "pg_ctl"):
         if shutil.which(program) is None:
             pytest.skip(f"the PostgreSQL program {program} is not installed")

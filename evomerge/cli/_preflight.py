@@ -31,8 +31,8 @@ def announce(fitness: FitnessSpec) -> None:
     """Says so if code of strangers may run; before anything of theirs is opened."""
     if fitness.trust_remote_code:
         warn(
-            "fitness.trust_remote_code is on: Python code that comes with a model or a dataset may run, "
-            "with all that you may do on this machine."
+            "fitness.trust_remote_code is on: Python code that comes with a model, a dataset or a task "
+            "definition may run, with all that you may do on this machine."
         )
 
 
@@ -65,16 +65,9 @@ def preflight(experiment: Experiment) -> Preflight:
 def without_effect(experiment: Experiment) -> tuple[str, ...]:
     """One sentence for each setting of the workers that does nothing here."""
     workers = experiment.spec.workers
-    if workers.backend != "inline":
+    if workers.backend != "inline" or workers.address is None:
         return ()
-    found = []
-    if workers.timeout is not None:
-        found.append(
-            "workers.timeout needs the backend ray: inline, nothing can end a candidate that takes too long"
-        )
-    if workers.address is not None:
-        found.append("workers.address needs the backend ray: inline, everything runs in this process")
-    return tuple(found)
+    return ("workers.address needs the backend ray: inline, everything runs in this process",)
 
 
 def _opened(experiment: Experiment) -> dict[str, Checkpoint]:

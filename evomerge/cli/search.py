@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -174,7 +175,7 @@ class _Run:
         if workers.backend == "inline":
             from evomerge.workers.inline import InlineExecutor
 
-            executor = InlineExecutor(spec)
+            executor = InlineExecutor(replace(spec, timeout_s=workers.timeout))
         else:
             from evomerge.workers.ray_executor import RayExecutor
 

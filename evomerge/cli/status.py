@@ -26,8 +26,8 @@ def command(
         bool, typer.Option("--markdown", help="Print the leaderboard alone, as a Markdown table.")
     ] = False,
 ) -> None:
-    """Show how far a study is, and its leaderboard."""
-    from evomerge.report.tables import leaderboard_markdown, study_document
+    """Show how far a study is, who works on it, and its leaderboard."""
+    from evomerge.report.tables import drift_text, driver_text, leaderboard_markdown, study_document
     from evomerge.search.leaderboard import leaderboard
 
     opened = open_study(study, storage)
@@ -44,6 +44,11 @@ def command(
         f"{opened.study.name}: {len(candidates)} candidates in {len(opened.study.generations())} "
         f"generations, {len(opened.study.baselines())} baselines",
     )
+    driver = opened.study.driver()
+    if driver is not None:
+        console.print(driver_text(driver))
+    for drift in opened.study.accepted_drifts:
+        console.print(drift_text(drift))
     failures = Counter(t.failure.kind.value for t in trials if t.failure is not None)
     if failures:
         console.print("Failed: " + ", ".join(f"{n} {kind}" for kind, n in sorted(failures.items())))

@@ -15,6 +15,7 @@ from evomerge.fitness.task_info import TaskInfo
 if TYPE_CHECKING:
     from torch import nn
 
+    from evomerge.fitness.deadline import Deadline
     from evomerge.fitness.lm_eval_tasks import EvalTask
 
 __all__ = ["Evaluator"]
@@ -40,21 +41,25 @@ class Evaluator:
         """
         return tuple(task.info for task in self._tasks)
 
-    def score(self, model: nn.Module, tokenizer: Any, split: Split) -> Scores:
+    def score(
+        self, model: nn.Module, tokenizer: Any, split: Split, deadline: Deadline | None = None
+    ) -> Scores:
         """The scores of ``model`` (a transformers model, put into eval mode) on the items of ``split``.
 
-        Out of memory, a task is tried again with half the batch, and so on down to single sequences.
+        Out of memory, a task is tried again with half the batch, and so on down to single sequences. A
+        ``deadline`` is looked at between two forward passes: one that hangs is not ended.
 
         Raises:
             FitnessError: as ``describe``; also a task that does not fit the model or tokenizer.
-            CandidateError: logits or metrics are not finite, or memory does not suffice.
+            CandidateError: logits or metrics are not finite, or memory or time do not suffice.
         """
         import torch
 
         tokenizer = self._with_padding(tokenizer)
         model.eval()
         with torch.inference_mode():
-            return Scores(split, tuple(self._score(task, model, tokenizer, split) for task in self._tasks))
+            tasks = tuple(self._score(task, model, tokenizer, split, deadline) for task in self._tasks)
+        return Scores(split, tasks)
 
     @cached_property
     def _tasks(self) -> tuple[EvalTask, ...]:
@@ -70,12 +75,14 @@ class Evaluator:
             self._padded = (tokenizer, with_padding(tokenizer))
         return self._padded[1]
 
-    def _score(self, task: EvalTask, model: nn.Module, tokenizer: Any, split: Split) -> TaskScore:
+    def _score(
+        self, task: EvalTask, model: nn.Module, tokenizer: Any, split: Split, deadline: Deadline | None
+    ) -> TaskScore:
         from evomerge.fitness.lm_eval_model import LiveModel
 
         batch_size, tried = self.spec.batch_size, list[str]()
         while batch_size:
-            live = LiveModel(model, tokenizer, batch_size, self.spec.trust_remote_code)
+            live = LiveModel(model, tokenizer, batch_size, self.spec.trust_remote_code, deadline)
             scored = _unless_out_of_memory(partial(task.score, live, split))
             if scored is not None:
                 return scored

@@ -21,7 +21,7 @@ from lm_eval.tasks import TaskManager
 
 from evomerge.errors import FitnessError, did_you_mean
 
-__all__ = ["leaves", "load_tasks", "task_manager"]
+__all__ = ["leaves", "load_tasks", "reachable", "task_manager"]
 
 _FETCH = "Fetch it once with a connection (and without HF_HUB_OFFLINE=1), or use a task with local files."
 
@@ -49,8 +49,8 @@ def task_manager(names: Sequence[str], include_paths: Sequence[Path]) -> TaskMan
         paths: list[str | Path] = [*folders, *include_paths]
         manager = TaskManager(include_path=paths, include_defaults=False)
         missing = [name for name in names if name not in manager.task_index]
-        members = [name for name in _members(manager, names) if name not in manager.task_index]
-        more = _outermost([*folders, *_folders([*missing, *members])])
+        unknown = [name for name in reachable(manager, names) if name not in manager.task_index]
+        more = _outermost([*folders, *_folders(unknown)])
         if more != folders:
             folders = more
             continue
@@ -79,6 +79,21 @@ def leaves(manager: TaskManager, name: str) -> list[str]:
         return []
     each = [leaves(manager, member) if isinstance(member, str) else [] for member in members]
     return list(dict.fromkeys(leaf for found in each for leaf in found)) if all(each) else []
+
+
+def reachable(manager: TaskManager, names: Iterable[str]) -> list[str]:
+    """``names``, and all that groups and tags among them refer to, at any depth; known or not."""
+    found = dict.fromkeys(names)
+    todo = list(found)
+    while todo:
+        name = todo.pop()
+        entry = manager.task_index.get(name)
+        config = entry.cfg if entry is not None else None
+        tagged = sorted(entry.tags) if entry is not None and name in manager.all_tags else ()
+        new = [member for member in (*_referred(config), *tagged) if member not in found]
+        found.update(dict.fromkeys(new))
+        todo += new
+    return list(found)
 
 
 def load_tasks(manager: TaskManager, name: str, where: str) -> dict[str, Task]:
@@ -151,19 +166,6 @@ def _suggestion(name: str, manager: TaskManager, include_paths: Sequence[Path]) 
     if not include_paths:
         where = "Tasks of your own need their folder in fitness.include_path."
     return f"{near} {where}" if near.startswith("Did you mean") else where
-
-
-def _members(manager: TaskManager, names: Iterable[str]) -> list[str]:
-    """Every name that the groups among ``names`` refer to, at any depth."""
-    found: dict[str, None] = {}
-    todo = list(names)
-    while todo:
-        entry = manager.task_index.get(todo.pop())
-        for name in _referred(entry.cfg if entry is not None else None):
-            if name not in found:
-                found[name] = None
-                todo.append(name)
-    return list(found)
 
 
 def _referred(config: dict[str, Any] | None) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""lm-eval's view of the live model: no progress bars, and logits that are not finite are an error."""
+"""lm-eval's view of the live model: no progress bars, a time limit, logits that are not finite an error."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from lm_eval.models.huggingface import HFLM
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from evomerge.errors import FitnessError
+from evomerge.fitness.deadline import Deadline
 
 __all__ = ["LiveModel", "NonFiniteLogitsError", "with_padding"]
 
@@ -25,7 +26,8 @@ class NonFiniteLogitsError(Exception):
 class LiveModel(HFLM):  # type: ignore[misc]
     """An ``HFLM`` around a model that is in memory. Cheap (0.2 ms): make one per use, keep none.
 
-    Keeping one would keep the model's memory when its owner replaces the model.
+    Keeping one would keep the model's memory when its owner replaces the model. ``deadline`` is looked at
+    before each forward pass, in generation before each token; what is past it raises its ``CandidateError``.
     """
 
     def __init__(
@@ -34,7 +36,9 @@ class LiveModel(HFLM):  # type: ignore[misc]
         tokenizer: Any,
         batch_size: int,
         trust_remote_code: bool = False,
+        deadline: Deadline | None = None,
     ) -> None:
+        self._deadline = deadline
         super().__init__(
             pretrained=model,
             tokenizer=tokenizer,
@@ -51,11 +55,18 @@ class LiveModel(HFLM):  # type: ignore[misc]
         # loglikelihood_rolling asks for one progress bar per batch, whatever its caller said (0.4.13).
         return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
 
+    def _model_call(self, *args: Any, **kwargs: Any) -> Any:
+        if self._deadline is not None:
+            self._deadline.check()
+        return super()._model_call(*args, **kwargs)
+
     def _model_generate(self, context: torch.Tensor, max_length: int, stop: list[str], **kwargs: Any) -> Any:
         watch = _FiniteLogits()
-        generated = super()._model_generate(
-            context, max_length, stop, logits_processor=LogitsProcessorList([watch]), **kwargs
-        )
+        processors = LogitsProcessorList([watch])
+        if self._deadline is not None:
+            self._deadline.check()
+            processors.append(_InTime(self._deadline))
+        generated = super()._model_generate(context, max_length, stop, logits_processor=processors, **kwargs)
         row = watch.first_bad_row(len(context))
         if row is not None:
             raise NonFiniteLogitsError(context[row].tolist())
@@ -82,6 +93,17 @@ class _FiniteLogits(LogitsProcessor):
             return None
         beams = max(1, len(self._bad) // batch)
         return int(self._bad.nonzero()[0]) // beams
+
+
+class _InTime(LogitsProcessor):
+    """Raises when the time is over. ``max_time`` would end the answer instead, and a part be scored."""
+
+    def __init__(self, deadline: Deadline) -> None:
+        self._deadline = deadline
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+        self._deadline.check()
+        return scores
 
 
 def with_padding(tokenizer: Any) -> Any:

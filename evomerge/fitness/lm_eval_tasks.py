@@ -27,6 +27,7 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from evomerge.errors import CandidateError, FailureKind, FitnessError, did_you_mean
 from evomerge.fitness.lm_eval_index import load_tasks, task_manager
 from evomerge.fitness.lm_eval_model import LiveModel, NonFiniteLogitsError
+from evomerge.fitness.lm_eval_trust import refuse_code, sandbox_templates
 from evomerge.fitness.objectives import POSITIVE_AGGREGATIONS
 from evomerge.fitness.scores import ItemScore, Split, TaskScore
 from evomerge.fitness.spec import FitnessSpec, TaskSpec
@@ -299,9 +300,14 @@ def build_tasks(fitness: FitnessSpec, base_dir: Path) -> tuple[EvalTask, ...]:
     """The tasks of ``fitness``, groups and tags expanded, in the order of the experiment.
 
     Raises:
-        FitnessError: see ``EvalTask``; also a task that is not found, and data that is not there.
+        FitnessError: see ``EvalTask``; also a task that is not found, data that is not there, and a
+            definition that would run code which is not trusted.
     """
-    manager = task_manager([spec.task for spec in fitness.tasks], fitness.include_paths(base_dir))
+    sandbox_templates()
+    names = [spec.task for spec in fitness.tasks]
+    manager = task_manager(names, fitness.include_paths(base_dir))
+    if not fitness.trust_remote_code:
+        refuse_code(manager, names)
     built: list[EvalTask] = []
     for index, spec in enumerate(fitness.tasks):
         members = load_tasks(manager, spec.task, f"fitness.tasks[{index}]: {spec.task}")

@@ -119,7 +119,8 @@ class FitnessSpec(_Frozen):
         default=None, description="Use only so many items of each task (the first in the seeded order)."
     )
     trust_remote_code: StrictBool = Field(
-        default=False, description="Lets lm-eval run Python code that comes with a model or a dataset."
+        default=False,
+        description="Lets lm-eval run Python code that comes with a model, a dataset or a task definition.",
     )
 
     @field_validator("tasks", mode="before")

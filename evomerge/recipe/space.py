@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from evomerge.errors import RecipeError, did_you_mean
 from evomerge.recipe.files import parse_recipe
@@ -140,6 +140,7 @@ class SearchSpace:
             if len(dimensions) > MAX_DIMENSIONS:
                 raise RecipeError("", f"has more than {MAX_DIMENSIONS} dimensions, too many to search")
         self.holes: tuple[Hole, ...] = tuple(holes)
+        self._tree = _tree(self.holes)
         self.dimensions: tuple[Dimension, ...] = tuple(dimensions.values())
         self._check()
 
@@ -161,11 +162,7 @@ class SearchSpace:
         Raises:
             RecipeError: The filled recipe is no recipe.
         """
-        document = copy.deepcopy(self.document)
-        for hole in self.holes:
-            filled: Any = [values[n] for n in hole.names] if hole.gradient else values[hole.names[0]]
-            _put(document, hole.path, filled)
-        return parse_recipe(document)
+        return parse_recipe(_filled(self.document, self._tree, values))
 
     def references(self) -> tuple[str, ...]:
         """Every model that some filling of the space names."""
@@ -336,7 +333,25 @@ def _text(path: Path) -> str:
     return text
 
 
-def _put(document: Any, path: Path, value: Any) -> None:
-    for part in path[:-1]:
-        document = document[part]
-    document[path[-1]] = value
+_Tree = dict[str | int, "_Tree | Hole"]
+"""Keys and positions on the way to holes, without all the rest of the document."""
+
+
+def _tree(holes: Iterable[Hole]) -> _Tree:
+    root: _Tree = {}
+    for hole in holes:
+        node = root
+        for part in hole.path[:-1]:
+            node = cast("_Tree", node.setdefault(part, {}))  # no hole lies within another
+        node[hole.path[-1]] = hole
+    return root
+
+
+def _filled(node: Any, tree: _Tree | Hole, values: Mapping[str, Value]) -> Any:
+    """``node`` with its holes filled. Only the way to a hole is copied; the rest is shared, so only read."""
+    if isinstance(tree, Hole):
+        return [values[name] for name in tree.names] if tree.gradient else values[tree.names[0]]
+    filled = node.copy()
+    for part, below in tree.items():
+        filled[part] = _filled(node[part], below, values)
+    return filled

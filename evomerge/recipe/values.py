@@ -91,7 +91,7 @@ def _check_entry(entry: Mapping[str, Any]) -> Mapping[str, Any]:
         isinstance(value, list | tuple) and value and all(map(_is_scalar, value))
     ):
         raise ValueError("the 'value' of a filter entry is a value or a list of values")
-    return dict(entry)
+    return {**entry, "value": value if _is_scalar(value) else list(value)}
 
 
 def _matches(filter_: str | None, tensor: str) -> bool:

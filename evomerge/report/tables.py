@@ -7,9 +7,17 @@ from dataclasses import asdict
 from typing import Any
 
 from evomerge.search.leaderboard import Row
-from evomerge.search.study import Study, Trial
+from evomerge.search.study import AcceptedDrift, Driver, Study, Trial
 
-__all__ = ["leaderboard_markdown", "row_document", "study_document", "trial_document"]
+__all__ = [
+    "drift_document",
+    "drift_text",
+    "driver_text",
+    "leaderboard_markdown",
+    "row_document",
+    "study_document",
+    "trial_document",
+]
 
 
 def trial_document(trial: Trial) -> dict[str, Any]:
@@ -46,6 +54,32 @@ def row_document(row: Row) -> dict[str, Any]:
     }
 
 
+def driver_text(driver: Driver) -> str:
+    """Who works on a study, on one line."""
+    who = f"process {driver.pid} on {driver.host}, since {driver.since} UTC"
+    if driver.alive:
+        return f"Driver: {who}; alive, last sign of life {driver.silent_s:.0f} s ago"
+    return (
+        f"Driver: {who}; dead, so the next search takes over (last sign of life {driver.silent_s:.0f} s ago)"
+    )
+
+
+def drift_text(drift: AcceptedDrift) -> str:
+    """What was accepted with ``--accept-drift``, on one line."""
+    changed = ", ".join(f"{d.field} {d.old or 'absent'} -> {d.new or 'absent'}" for d in drift.changed)
+    return f"Drift accepted after {drift.candidates} candidates: {changed or 'no version changed'}"
+
+
+def drift_document(drift: AcceptedDrift) -> dict[str, Any]:
+    """A drift that was accepted."""
+    return {
+        "after_generations": drift.generations,
+        "after_candidates": drift.candidates,
+        "changed": {d.field: {"old": d.old, "new": d.new} for d in drift.changed},
+        "versions": dict(drift.versions),
+    }
+
+
 def leaderboard_markdown(rows: Sequence[Row]) -> str:
     """The leaderboard as a Markdown table, the winner in bold; ends with a line break."""
     tasks = list(dict.fromkeys(t.task for row in rows for t in row.tasks))
@@ -70,14 +104,16 @@ def _cell(text: str) -> str:
 
 def study_document(study: Study, rows: Sequence[Row]) -> dict[str, Any]:
     """What ``search --json`` and ``status --json`` print."""
-    trials = study.trials()
+    trials, driver = study.trials(), study.driver()
     return {
         "study": study.name,
         "storage": study.url,
         "candidates": len(study.candidates()),
         "failed": sum(1 for t in trials if t.failed),
         "generations": len(study.generations()),
+        "driver": None if driver is None else asdict(driver),
         "versions": study.versions,
+        "accepted_drifts": [drift_document(d) for d in study.accepted_drifts],
         "leaderboard": [row_document(row) for row in rows],
         "trials": [trial_document(t) for t in trials],
     }

@@ -25,7 +25,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from evomerge.errors import StudyError
-from evomerge.search._rows import LEASE, MAIN, LeaseLost, Row
+from evomerge.search._rows import LEASE, MAIN, SENSELESS, LeaseLost, Row
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -52,7 +52,7 @@ class Backend:
 
     def study_names(self) -> tuple[str, ...]:
         """Names of all studies, sorted."""
-        return tuple(sorted(s.study_name for s in self._storage.get_all_studies()))
+        return tuple(sorted(str(s.study_name) for s in self._storage.get_all_studies()))
 
     def create_study(self, name: str) -> None:
         """A study, empty if it is not there; Optuna's value is the score, so it maximizes."""
@@ -74,7 +74,8 @@ class Backend:
     def trials(self, name: str) -> list[Row]:
         """All trials, in the order they were written."""
         stored = self._storage.get_all_trials(self.study_id(name), deepcopy=False)
-        return [Row({}, t.value, t.user_attrs, t.number) for t in stored]
+        # Not `value`, which raises where somebody gave a study several objectives.
+        return [Row({}, t.values[0] if t.values else None, t.user_attrs, t.number) for t in stored]
 
     def add_trial(self, name: str, row: Row, *, again: bool) -> int:
         """Writes a finished trial; its number. ``again``: an earlier attempt may have written it."""
@@ -135,6 +136,20 @@ class Backend:
             raise LeaseLost
 
 
+class _Journal(JournalStorage):
+    """Optuna's journal; a line that makes no sense is damage to the file, and no bug of Optuna's (5.0)."""
+
+    def __init__(self, file: _FencedFile) -> None:
+        self._file = file
+        super().__init__(file)
+
+    def _sync_with_backend(self) -> None:
+        try:
+            super()._sync_with_backend()
+        except SENSELESS:
+            raise self._file.damaged() from None
+
+
 class JournalBackend(Backend):
     """A journal file: one line a write, with the fence checked under the lock that it is written under.
 
@@ -143,7 +158,7 @@ class JournalBackend(Backend):
 
     def __init__(self, path: Path) -> None:
         self._file = _FencedFile(path)
-        super().__init__(JournalStorage(self._file))
+        super().__init__(_Journal(self._file))
         self._fences = self._file.fences
         self._writer = uuid.uuid4().hex
         self._texts = DistributionTexts()
@@ -207,8 +222,8 @@ class _FencedFile(JournalFileBackend):
         """The lines from ``log_number_from`` on."""
         try:
             yield from super().read_logs(log_number_from)
-        except ValueError:
-            raise self._damaged() from None
+        except (ValueError, RecursionError):
+            raise self.damaged() from None
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Writes one line each and waits until they are on the disk, or leaves nothing behind.
@@ -261,11 +276,10 @@ class _FencedFile(JournalFileBackend):
                     file.truncate(self._seen)
                     break
                 try:
-                    log = json.loads(line)
-                except ValueError:
-                    raise self._damaged() from None
+                    self._note(json.loads(line))
+                except SENSELESS:
+                    raise self.damaged() from None
                 self._seen += len(line)
-                self._note(log)
 
     def _note(self, log: Mapping[str, Any]) -> None:
         if log["op_code"] == _CREATE_TRIAL:
@@ -282,7 +296,8 @@ class _FencedFile(JournalFileBackend):
         if lease != wanted:
             raise LeaseLost
 
-    def _damaged(self) -> StudyError:
+    def damaged(self) -> StudyError:
+        """What to raise for a line that is none of ours."""
         return StudyError(
             str(self._path),
             "a line of this journal is damaged",

@@ -290,7 +290,8 @@ class _Postgres(DatabaseBackend):
     _share = "FOR SHARE"
 
     # One statement, so one way to the server and back; its parts see the tables as they were before it.
-    # Arrays go in binary (b): as text, their quotes cost more than everything else together.
+    # Arrays go in binary (b): as text, their quotes cost more than everything else together. OFFSET 0 keeps
+    # the condition on the study out of the inner query, so that any plan begins at `after`.
     _statement = """
         WITH held AS (
             SELECT 1 FROM study_system_attributes
@@ -298,7 +299,11 @@ class _Postgres(DatabaseBackend):
         ), trial AS (
             INSERT INTO trials (number, study_id, state, datetime_start, datetime_complete)
             SELECT
-                %(next)s + (SELECT count(*) FROM trials WHERE study_id = %(study)s AND trial_id > %(after)s),
+                %(next)s + (
+                    SELECT count(*)
+                    FROM (SELECT study_id FROM trials WHERE trial_id > %(after)s OFFSET 0) since
+                    WHERE since.study_id = %(study)s
+                ),
                 %(study)s, CAST(%(state)s AS trialstate), %(now)s, %(now)s
             FROM held RETURNING trial_id, number
         ), score AS (
@@ -319,6 +324,8 @@ class _Postgres(DatabaseBackend):
 
     def _prepare(self, connection: Any) -> None:
         connection.autocommit = True
+        # For long studies the server would make a new plan for each trial, which costs as much as running it.
+        connection.execute("SET plan_cache_mode = force_generic_plan")
 
     def _insert(self, values: _Values, row: Row) -> tuple[int, int]:
         score, score_type = (None, None) if row.score is None else _stored(row.score)

@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import StudyError
-from evomerge.search._rows import LEASE, LeaseLost
+from evomerge.search._rows import LEASE, SENSELESS, LeaseLost
 
 if TYPE_CHECKING:
     from evomerge.search._storage import Storage
 
-__all__ = ["DEAD_AFTER_S", "Holder", "Lease", "holder_of"]
+__all__ = ["DEAD_AFTER_S", "Driver", "Holder", "Lease", "driver_of", "holder_of"]
 
 BEAT_S = 15.0
 """Time between two heartbeats."""
@@ -59,6 +59,21 @@ class Holder:
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}, since {self.since} UTC"
+
+
+@dataclass(frozen=True)
+class Driver:
+    """Who holds a study, for those who only look. ``since`` is UTC.
+
+    ``alive`` is certain on the driver's own machine; from another one it means that the last sign of life is
+    young enough. ``silent_s`` is its age in seconds, by the clock of who looks.
+    """
+
+    host: str
+    pid: int
+    since: str
+    alive: bool
+    silent_s: float
 
 
 class Lease:
@@ -114,7 +129,7 @@ class Lease:
             if other.pid == mine.pid or _started(other.pid) != other.started:
                 return
             raise self._taken(other, "it is running")
-        age = self._age(other)
+        age = _age(self._storage, self._study, other)
         if not 0 <= age <= DEAD_AFTER_S:
             _log.warning(
                 "Study %r was held by %s; its last sign of life is %.0f s old. Watching for %.0f s.",
@@ -125,7 +140,9 @@ class Lease:
             )
             if not self._moves():
                 return
-        raise self._taken(other, f"its last sign of life came {max(self._age(other), 0):.0f} s ago")
+        raise self._taken(
+            other, f"its last sign of life came {max(_age(self._storage, self._study, other), 0):.0f} s ago"
+        )
 
     def _taken(self, other: Holder, sign: str) -> StudyError:
         return StudyError(
@@ -134,12 +151,6 @@ class Lease:
             "Wait for it, or end it. One that died is replaced at once on its own machine, elsewhere "
             f"{DEAD_AFTER_S:.0f} s after its last sign of life.",
         )
-
-    def _age(self, other: Holder) -> float:
-        """Seconds since the last sign of life, by this machine's clock."""
-        beat = _json(self._storage.system_attribute(self._study, _BEAT))
-        said = beat["at"] if beat.get("token") == other.token else other.since
-        return (datetime.now(UTC) - datetime.fromisoformat(said).replace(tzinfo=UTC)).total_seconds()
 
     def _moves(self) -> bool:
         """Whether lease or heartbeat change while they are watched."""
@@ -172,13 +183,49 @@ def holder_of(storage: Storage, study: str) -> Holder | None:
     return _parsed(storage.system_attribute(study, LEASE))
 
 
+def driver_of(storage: Storage, study: str) -> Driver | None:
+    """Who holds the study's lease, and whether it lives; ``None`` if it was given back, or never taken."""
+    holder = holder_of(storage, study)
+    if holder is None:
+        return None
+    age = max(0.0, _age(storage, study, holder))
+    here = holder.machine == _machine()
+    alive = _started(holder.pid) == holder.started if here else age <= DEAD_AFTER_S
+    return Driver(holder.host, holder.pid, holder.since, alive, age)
+
+
+def _age(storage: Storage, study: str, holder: Holder) -> float:
+    """Seconds since the holder's last sign of life, by this machine's clock."""
+    beat = _json(storage.system_attribute(study, _BEAT))
+    said = beat.get("at") if beat.get("token") == holder.token else holder.since
+    try:
+        return (datetime.now(UTC) - datetime.fromisoformat(str(said)).replace(tzinfo=UTC)).total_seconds()
+    except SENSELESS:
+        raise _damaged() from None
+
+
 def _parsed(text: str | None) -> Holder | None:
     document = _json(text)
-    return Holder(**{f.name: document[f.name] for f in fields(Holder)}) if document else None
+    if not document:
+        return None
+    given: dict[str, Any] = {f.name: document.get(f.name) for f in fields(Holder)}
+    if not all(isinstance(v, int if name == "pid" else str) for name, v in given.items()):
+        raise _damaged()
+    return Holder(**given)
 
 
 def _json(text: str | None) -> dict[str, Any]:
-    return json.loads(text) if text else {}
+    try:
+        document = json.loads(text) if text else {}
+    except SENSELESS:
+        raise _damaged() from None
+    if not isinstance(document, dict):
+        raise _damaged()
+    return document
+
+
+def _damaged() -> StudyError:
+    return StudyError("the study", "is damaged: who drives it cannot be read")
 
 
 def _myself() -> Holder:

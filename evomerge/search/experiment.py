@@ -95,9 +95,7 @@ class WorkersSpec(_Frozen):
     gpus_per_worker: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         default=0.0, description="GPUs that Ray sets aside for a worker; 0.5 = two workers share one."
     )
-    timeout: _Seconds | None = Field(
-        default=None, description="Seconds after which a candidate is given up (backend ray)."
-    )
+    timeout: _Seconds | None = Field(default=None, description="Seconds after which a candidate is given up.")
     retries: _Positive = Field(
         default=2, description="Workers that one candidate may kill before it counts as failed (backend ray)."
     )

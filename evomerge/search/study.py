@@ -7,106 +7,45 @@ change; what comes later (validation, test) is a user attribute of the study, on
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-import evomerge
-from evomerge.errors import FailureKind, StudyError
+from evomerge.errors import StudyError
 from evomerge.fitness.scores import Scores, Split
-from evomerge.recipe import Dimension, Value
-from evomerge.search._lease import Lease
-from evomerge.search._rows import MAIN, LeaseLost, Row, StoredScores
+from evomerge.recipe import Dimension
+from evomerge.search._head import HEAD, AcceptedDrift, Difference, Head, versions
+from evomerge.search._lease import Driver, Lease, driver_of
+from evomerge.search._records import (
+    SplitResult,
+    Trial,
+    row_of,
+    scores_of,
+    split_result_of,
+    split_snapshot,
+    split_text,
+    trial_of,
+    trial_snapshot,
+)
+from evomerge.search._rows import MAIN, SENSELESS, LeaseLost
 from evomerge.search._storage import Storage, open_storage, shown
-from evomerge.workers.jobs import Failure, Seconds
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-__all__ = ["AcceptedDrift", "Difference", "SplitResult", "Study", "Trial", "shown", "study_names", "versions"]
-
-FORMAT = 1
-"""Of what is stored; a study of a later format is refused."""
-
-_STUDY = "evomerge"
-_SCORES = "scores"
-"""Item scores are one JSON text, not nested values: Optuna keeps every attribute in memory."""
-
-_DECIDING = ("cma", "numpy", "optuna", "torch", "lm_eval")
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One finished evaluation. ``(generation, index)`` is its identity, not the order it finished in.
-
-    Baselines have ``generation`` -1 and no vector. ``score`` is the fitness on search items, higher is
-    better, ``None`` for a failed trial. ``recipe`` is a digest: equal digests are equal recipes.
-    ``cached_from`` names the trial whose result answered this one. ``number`` is the study's own count, in
-    the order of finishing (-1 until recorded).
-    """
-
-    kind: Literal["baseline", "candidate"]
-    name: str
-    generation: int
-    index: int
-    recipe: str
-    vector: tuple[float, ...] = ()
-    values: Mapping[str, Value] = field(default_factory=dict)
-    score: float | None = None
-    scores: Scores | None = None
-    failure: Failure | None = None
-    fingerprint: str | None = None
-    seconds: Seconds = field(default_factory=Seconds)
-    cached_from: str | None = None
-    attempts: int = 1
-    number: int = -1
-
-    @property
-    def failed(self) -> bool:
-        """Whether there is a failure instead of scores."""
-        return self.failure is not None
-
-    @property
-    def place(self) -> tuple[int, int]:
-        """Where it stands in the study's order."""
-        return self.generation, self.index
-
-
-@dataclass(frozen=True)
-class SplitResult:
-    """What became of a trial's model on the items of another split: either scores or a failure."""
-
-    scores: Scores | None = None
-    failure: Failure | None = None
-    fingerprint: str | None = None
-
-
-@dataclass(frozen=True)
-class Difference:
-    """One field in which two experiments differ; ``None`` where it is absent."""
-
-    field: str
-    old: Any
-    new: Any
-
-    def __str__(self) -> str:
-        return f"{self.field}: {self.old!r} -> {self.new!r}"
-
-
-@dataclass(frozen=True)
-class AcceptedDrift:
-    """From here on the sampler went on from a history that it would not have proposed itself.
-
-    The first ``generations`` (the last of them perhaps only begun, ``candidates`` in all) are from before;
-    the others were proposed under ``versions``.
-    """
-
-    generations: int
-    candidates: int
-    versions: Mapping[str, str]
+__all__ = [
+    "AcceptedDrift",
+    "Difference",
+    "Driver",
+    "SplitResult",
+    "Study",
+    "Trial",
+    "shown",
+    "study_names",
+    "versions",
+]
 
 
 class Study:
@@ -128,7 +67,7 @@ class Study:
         self._storage = storage
         self._distributions = _distributions(dimensions)
         self._lease: Lease | None = None
-        self._head: dict[str, Any] = {}
+        self._head = Head(experiment={}, versions={})
         self._trials: dict[tuple[int, int], Trial] = {}
         self._generations: dict[int, dict[int, Trial]] = {}
         self._splits: dict[tuple[Split, int], SplitResult] = {}
@@ -171,42 +110,38 @@ class Study:
     @property
     def document(self) -> dict[str, Any]:
         """The experiment: as the study was created with it; fields that may change, as of the last run."""
-        document: dict[str, Any] = self._head["experiment"]
-        return document
+        return self._head.experiment
 
     @property
     def versions(self) -> dict[str, str]:
         """Versions of the libraries that decide, as of the study's creation."""
-        return dict(self._head["versions"])
+        return dict(self._head.versions)
 
     @property
     def accepted_drifts(self) -> tuple[AcceptedDrift, ...]:
         """Where the search went on although its sampler no longer proposed what is recorded, in order."""
-        return tuple(AcceptedDrift(**stored) for stored in self._head.get("drifts", ()))
+        return self._head.accepted_drifts
+
+    def driver(self) -> Driver | None:
+        """Who holds the study now, dead or alive; ``None`` if nobody does.
+
+        Raises:
+            StudyError: The storage cannot be read.
+        """
+        return driver_of(self._storage, self.name)
 
     def accept_drift(self, now: Mapping[str, str]) -> None:
         """Notes that all candidates so far stay as they are, whatever the sampler proposes in their place.
 
         ``now`` are the versions of the libraries that decide from here on.
         """
-        stored = {
-            "generations": len(self.generations()),
-            "candidates": len(self.candidates()),
-            "versions": dict(now),
-        }
-        self._set_head({**self._head, "drifts": [*self._head.get("drifts", ()), stored]})
+        self._set_head(self._head.with_drift(len(self.generations()), len(self.candidates()), now))
 
     def differing_fields(
         self, document: Mapping[str, Any], free: Collection[str] = ()
     ) -> tuple[Difference, ...]:
         """Where ``document`` differs from the study's own, apart from the ``free`` fields, in its order."""
-        old, new = dict(_leaves(self.document)), dict(_leaves(_plain(document)))
-        return tuple(
-            Difference(place, old.get(place), new.get(place))
-            for place in dict.fromkeys((*new, *old))
-            if (place in old) != (place in new) or old.get(place) != new.get(place)
-            if not any(place == f or place.startswith((f"{f}.", f"{f}[")) for f in free)
-        )
+        return self._head.differences(document, free)
 
     def record(self, trial: Trial) -> Trial:
         """Writes a finished trial in one transaction; returns it with its number.
@@ -217,10 +152,10 @@ class Study:
         """
         if trial.place in self._trials:
             raise StudyError(self._where(), f"{trial.name} is recorded already")
-        row = _row(trial, self._distributions)
+        row = row_of(trial, self._distributions)
         with self._writing():
             number = self._storage.add_trial(self.name, row)
-        recorded = replace(trial, number=number, scores=_scores(row))
+        recorded = replace(trial, number=number, scores=scores_of(row))
         self._add(recorded)
         return recorded
 
@@ -284,7 +219,7 @@ class Study:
         if (split, number) in self._splits:
             raise StudyError(self._where(), f"{key} is recorded already")
         with self._writing():
-            self._storage.set_attribute(self.name, key, _split_text(result))
+            self._storage.set_attribute(self.name, key, split_text(result))
         self._splits[split, number] = result
 
     def split_results(self, split: Split) -> dict[int, SplitResult]:
@@ -305,10 +240,10 @@ class Study:
         """
         names = {t.number: t.name for t in self.trials()}
         splits = {
-            split.value: {names[n]: _split_snapshot(r) for n, r in self.split_results(split).items()}
+            split.value: {names[n]: split_snapshot(r) for n, r in self.split_results(split).items()}
             for split in (Split.VALIDATION, Split.TEST)
         }
-        return {"trials": [_trial_snapshot(t) for t in self.trials()], **splits}
+        return {"trials": [trial_snapshot(t) for t in self.trials()], **splits}
 
     def digest(self) -> str:
         """SHA-256 of the snapshot."""
@@ -353,35 +288,34 @@ class Study:
         if not self.resumed:
             self._storage.create_study(self.name)
         elif (known := self._storage.attributes(self.name)) or self._storage.trials(self.name):
-            self._checked_head(known)  # a stranger's study gets no lease
+            Head.read(known, self._where())  # a stranger's study gets no lease
         self._lease = Lease(self._storage, self.name)
         attributes = self._storage.attributes(self.name)
-        if _STUDY not in attributes:  # new, or killed between the transactions of its creation
-            self._set_head({"format": FORMAT, "experiment": _plain(document), "versions": versions()})
-            attributes[_STUDY] = self._head
+        if HEAD not in attributes:  # new, or killed between the transactions of its creation
+            self._set_head(Head.of(document))
+            attributes[HEAD] = self._head.stored()
         self._read(attributes)
 
-    def _checked_head(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
-        head = attributes.get(_STUDY)
-        if not isinstance(head, Mapping):
-            raise StudyError(self._where(), "this study was not written by evomerge", "Choose another name.")
-        if head["format"] > FORMAT:
-            raise StudyError(
-                self._where(),
-                f"was written by a later evomerge ({head['versions'].get('evomerge')})",
-                "Update.",
-            )
-        return dict(head)
-
     def _read(self, attributes: Mapping[str, Any]) -> None:
-        self._head = self._checked_head(attributes)
-        for row in self._storage.trials(self.name):
-            if MAIN in row.attributes:
-                self._add(_trial(row))
-        for key in attributes:
-            split, _, number = key.partition("/")
-            if number.isdecimal():
-                self._splits[Split(split), int(number)] = _split_from(attributes[key])
+        self._head = Head.read(attributes, self._where())
+        rows = self._storage.trials(self.name)
+        with self._decoding("a trial"):
+            for row in rows:
+                if MAIN in row.attributes:
+                    self._add(trial_of(row))
+        numbers = {trial.number for trial in self._trials.values()}
+        with self._decoding("a result of validation or test"):
+            for key in attributes:
+                split, _, number = key.partition("/")
+                if number.isdecimal() and int(number) in numbers:
+                    self._splits[Split(split), int(number)] = split_result_of(attributes[key])
+
+    @contextmanager
+    def _decoding(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except SENSELESS:
+            raise StudyError(self._where(), f"the study is damaged: {what} cannot be read") from None
 
     def _refuse_others(self, document: Mapping[str, Any], free: Collection[str]) -> None:
         differences = self.differing_fields(document, free)
@@ -395,13 +329,13 @@ class Study:
 
     def _remember(self, document: Mapping[str, Any]) -> None:
         """Those who read the study later see the budget and the places of the models as they are now."""
-        now = _plain(document)
-        if now != self.document:
-            self._set_head({**self._head, "experiment": now})
+        now = self._head.with_experiment(document)
+        if now != self._head:
+            self._set_head(now)
 
-    def _set_head(self, head: dict[str, Any]) -> None:
+    def _set_head(self, head: Head) -> None:
         with self._writing():
-            self._storage.set_attribute(self.name, _STUDY, head)
+            self._storage.set_attribute(self.name, HEAD, head.stored())
         self._head = head
 
     def _where(self) -> str:
@@ -421,17 +355,6 @@ def study_names(storage: str) -> tuple[str, ...]:
         opened.close()
 
 
-def versions() -> dict[str, str]:
-    """Installed versions of what decides a search: cma, numpy, optuna, torch, lm_eval, evomerge."""
-    found = {}
-    for name in _DECIDING:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "absent"
-    return {**found, "evomerge": evomerge.__version__}
-
-
 def _distributions(dimensions: Sequence[Dimension]) -> dict[str, BaseDistribution]:
     """Optuna's words for the dimensions, for those who look at a study with its tools; not read here."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -445,118 +368,3 @@ def _distributions(dimensions: Sequence[Dimension]) -> dict[str, BaseDistributio
         else:
             made[d.name] = CategoricalDistribution(d.choices)
     return made
-
-
-def _row(trial: Trial, distributions: Mapping[str, BaseDistribution]) -> Row:
-    main = {
-        "kind": trial.kind,
-        "name": trial.name,
-        "generation": trial.generation,
-        "index": trial.index,
-        "recipe": trial.recipe,
-        "vector": list(trial.vector),
-        "values": dict(trial.values),
-        "failure": _failure_document(trial.failure),
-        "fingerprint": trial.fingerprint,
-        "seconds": {"materialize": trial.seconds.materialize, "evaluate": trial.seconds.evaluate},
-        "cached_from": trial.cached_from,
-        "attempts": trial.attempts,
-    }
-    scores = {} if trial.scores is None else {_SCORES: _text(trial.scores.document())}
-    known = {n: (distributions[n], v) for n, v in trial.values.items() if n in distributions}
-    return Row(known, None if trial.failed else trial.score, {MAIN: main, **scores})
-
-
-def _trial(row: Row) -> Trial:
-    stored = row.attributes[MAIN]
-    return Trial(
-        kind=stored["kind"],
-        name=stored["name"],
-        generation=stored["generation"],
-        index=stored["index"],
-        recipe=stored["recipe"],
-        vector=tuple(stored["vector"]),
-        values=stored["values"],
-        score=row.score,
-        scores=_scores(row),
-        failure=_failure_from(stored["failure"]),
-        fingerprint=stored["fingerprint"],
-        seconds=Seconds(**stored["seconds"]),
-        cached_from=stored["cached_from"],
-        attempts=stored["attempts"],
-        number=row.number,
-    )
-
-
-def _scores(row: Row) -> Scores | None:
-    text = row.attributes.get(_SCORES)
-    return None if text is None else StoredScores(text)
-
-
-def _split_text(result: SplitResult) -> str:
-    return _text(
-        {
-            "scores": None if result.scores is None else result.scores.document(),
-            "failure": _failure_document(result.failure),
-            "fingerprint": result.fingerprint,
-        }
-    )
-
-
-def _split_from(text: str) -> SplitResult:
-    stored = json.loads(text)
-    scores = None if stored["scores"] is None else Scores.from_document(stored["scores"])
-    return SplitResult(scores, _failure_from(stored["failure"]), stored["fingerprint"])
-
-
-def _failure_document(failure: Failure | None) -> dict[str, str] | None:
-    return None if failure is None else {"kind": failure.kind.value, "reason": failure.reason}
-
-
-def _failure_from(stored: Mapping[str, str] | None) -> Failure | None:
-    return None if stored is None else Failure(FailureKind(stored["kind"]), stored["reason"])
-
-
-def _trial_snapshot(trial: Trial) -> dict[str, Any]:
-    return {
-        "kind": trial.kind,
-        "name": trial.name,
-        "generation": trial.generation,
-        "index": trial.index,
-        "recipe": trial.recipe,
-        "vector": list(trial.vector),
-        "values": dict(trial.values),
-        "score": trial.score,
-        "cached_from": trial.cached_from,
-        **_split_snapshot(SplitResult(trial.scores, trial.failure, trial.fingerprint)),
-    }
-
-
-def _split_snapshot(result: SplitResult) -> dict[str, Any]:
-    return {
-        "scores": None if result.scores is None else result.scores.document(),
-        "failure": None if result.failure is None else result.failure.kind.value,
-        "fingerprint": result.fingerprint,
-    }
-
-
-def _text(document: Mapping[str, Any]) -> str:
-    return json.dumps(document, separators=(",", ":"))
-
-
-def _plain(document: Mapping[str, Any]) -> dict[str, Any]:
-    """As it comes back from the storage: lists for tuples, texts for enumerations."""
-    plain: dict[str, Any] = json.loads(json.dumps(document))
-    return plain
-
-
-def _leaves(node: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value that is no container, and every empty container, with its dotted name."""
-    if isinstance(node, dict) and node:
-        for key, value in node.items():
-            yield from _leaves(value, f"{place}.{key}" if place else str(key))
-    elif isinstance(node, list) and node:
-        for i, value in enumerate(node):
-            yield from _leaves(value, f"{place}[{i}]")
-    else:
-        yield place, node

@@ -13,9 +13,9 @@ __all__ = ["InlineExecutor"]
 class InlineExecutor:
     """Runs jobs here, one after the other, in the order given.
 
-    No job can be ended from outside, so there is no time limit, and what kills a worker kills the search
-    (which resumes from its study). ``make_worker`` is called for the first job, and what it raises comes
-    out of ``map``.
+    No job can be ended from outside: a time limit is the worker's own (``WorkerSpec.timeout_s``), and what
+    kills a worker kills the search (which resumes from its study). ``make_worker`` is called for the first
+    job, and what it raises comes out of ``map``.
     """
 
     def __init__(self, make_worker: MakeWorker) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evomerge.errors import CandidateError, FailureKind, RecipeError
+from evomerge.fitness.deadline import Deadline
 from evomerge.fitness.spec import FitnessSpec
 from evomerge.workers.jobs import Failure, Job, Outcome, Seconds
 
@@ -24,7 +25,7 @@ class WorkerSpec:
 
     ``models`` are the models of every job to come: the names that recipes use, and the references they stand
     for. ``folder`` is where relative paths start. ``dtype`` is what the live model calculates in (``None`` =
-    the dtype of the merge).
+    the dtype of the merge). A job that is not done after ``timeout_s`` seconds ends at its next forward pass.
     """
 
     models: tuple[tuple[str, str], ...]
@@ -33,6 +34,7 @@ class WorkerSpec:
     device: str = "auto"
     dtype: str | None = None
     threads: int = 1
+    timeout_s: float | None = None
 
     def __call__(self) -> Worker:
         """A worker with its models and tasks loaded: the spec is its own factory.
@@ -61,6 +63,7 @@ class Worker:
         import torch
 
         materializer, evaluator = self.load()
+        deadline = None if self.spec.timeout_s is None else Deadline.after(self.spec.timeout_s)
         start = time.perf_counter()
         made = None
         fingerprint = None
@@ -70,7 +73,7 @@ class Worker:
             torch.set_num_threads(
                 self.spec.threads
             )  # here: the threads that merge set their own, for MKL too
-            scores = evaluator.score(materializer.model, materializer.tokenizer, job.split)
+            scores = evaluator.score(materializer.model, materializer.tokenizer, job.split, deadline)
             return Outcome(job.key, scores, None, fingerprint, _seconds(start, made))
         except RecipeError as exception:  # the values of this candidate do not go together
             failure = Failure(FailureKind.INVALID_RECIPE, str(exception))
@@ -102,7 +105,9 @@ class Worker:
                 compute_dtype=dtypes[self.spec.dtype] if self.spec.dtype is not None else None,
                 threads=self.spec.threads,
             )
-            self._parts = materializer, Evaluator(self.spec.fitness, self.spec.folder)
+            evaluator = Evaluator(self.spec.fitness, self.spec.folder)
+            evaluator.describe()  # builds the tasks, on nobody's time
+            self._parts = materializer, evaluator
         return self._parts
 
 

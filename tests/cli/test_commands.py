@@ -207,9 +207,17 @@ def test_check_tells_models_that_nothing_uses(cli: Cli, write: Write) -> None:
 def test_check_tells_settings_of_workers_that_do_nothing_inline(cli: Cli, write: Write) -> None:
     workers = {"timeout": 60, "address": "auto"}
     warnings = json.loads(cli("check", write(changed("workers", workers)), "--json").stdout)["warnings"]
-    assert [warning.split(" needs")[0] for warning in warnings] == ["workers.timeout", "workers.address"]
+    assert [warning.split(" needs")[0] for warning in warnings] == ["workers.address"]
     ray = changed("workers", {"backend": "ray", **workers})
     assert json.loads(cli("check", write(ray), "--json").stdout)["warnings"] == []
+
+
+def test_candidates_that_take_too_long_inline_fail_as_such(cli: Cli, write: Write) -> None:
+    done = cli("search", write(changed("workers.timeout", 1e-6)))
+    assert done.returncode == 2
+    assert "4 of 4 candidates failed (4 timeout); the last: not finished after 1e-06 seconds" in " ".join(
+        done.stderr.split()
+    )
 
 
 def test_check_as_json_lists_dimensions_tasks_and_memory(cli: Cli, write: Write) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from fitness_support import GENERATE
 
 from evomerge.errors import CandidateError, FailureKind
 from evomerge.fitness import Evaluator, FitnessSpec, Split
+from evomerge.fitness.deadline import Deadline
 
 
 def evaluator(tasks_dir: Path, **settings: Any) -> Evaluator:
@@ -91,6 +94,53 @@ def test_a_model_in_training_mode_is_scored_in_eval_mode(tasks_dir: Path, model:
     evaluator(tasks_dir).score(model, tokenizer, Split.SEARCH)
     assert not model.training
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+class Slow:
+    """Counts forward passes and makes each take ``seconds``."""
+
+    def __init__(self, model: Any, seconds: float) -> None:
+        self.passes = 0
+        self.seconds = seconds
+        self._hook = model.model.register_forward_pre_hook(self._wait)
+
+    def _wait(self, *_: Any) -> None:
+        self.passes += 1
+        time.sleep(self.seconds)
+
+    def remove(self) -> None:
+        self._hook.remove()
+
+
+LONG = GENERATE.replace("t_generate", "t_long").replace("max_gen_toks: 6", "max_gen_toks: 90")
+LONG = LONG.replace("tag: [t_tag, t_other]\n", "").replace('until: ["\\n"]', 'until: ["<never>"]')
+
+
+@pytest.mark.parametrize("task", ["t_long", "t_likelihood", "t_rolling"])
+def test_time_that_runs_out_fails_the_candidate_and_leaves_the_next_one_alone(
+    tasks_dir: Path, model: Any, tokenizer: Any, task: str
+) -> None:
+    (tasks_dir / "long.yaml").write_text(LONG)
+    ours = evaluator(tasks_dir, tasks=[task], splits={"search": 6}, batch_size=1)
+    expected = ours.score(model, tokenizer, Split.SEARCH)
+    slow = Slow(model, 0.02)
+    with pytest.raises(CandidateError, match=r"not finished after 0\.07 seconds") as caught:
+        ours.score(model, tokenizer, Split.SEARCH, Deadline.after(0.07))
+    assert caught.value.kind is FailureKind.TIMEOUT
+    assert 1 <= slow.passes <= 4  # within one answer of 90 tokens, or six items
+    slow.remove()
+    assert ours.score(model, tokenizer, Split.SEARCH, Deadline.after(1e6)) == expected
+
+
+def test_a_deadline_that_is_past_lets_no_forward_pass_begin(
+    tasks_dir: Path, model: Any, tokenizer: Any
+) -> None:
+    for task in ("t_generate", "t_choice"):
+        slow = Slow(model, 0.0)
+        with pytest.raises(CandidateError) as caught:
+            evaluator(tasks_dir, tasks=[task]).score(model, tokenizer, Split.SEARCH, Deadline.after(0.0))
+        assert caught.value.kind is FailureKind.TIMEOUT
+        assert slow.passes == 0
 
 
 def test_the_evaluator_keeps_no_model_alive(tasks_dir: Path, tokenizer: Any) -> None:

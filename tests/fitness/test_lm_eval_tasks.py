@@ -99,7 +99,7 @@ def test_a_changed_model_is_scored_anew_and_nothing_of_the_one_before_remains(
     tasks_dir: Path, model: Any, tokenizer: Any
 ) -> None:
     names = ("t_choice", "t_generate", "t_likelihood", "t_rolling", "t_custom")
-    one = evaluator(tasks_dir, *names)
+    one = evaluator(tasks_dir, *names, trust_remote_code=True)
     first = one.score(model, tokenizer, Split.SEARCH)
     other = make_model(1)
     with torch.no_grad():
@@ -109,7 +109,9 @@ def test_a_changed_model_is_scored_anew_and_nothing_of_the_one_before_remains(
     one.score(model, tokenizer, Split.TEST)
 
     assert second != first
-    assert second == evaluator(tasks_dir, *names).score(other, tokenizer, Split.SEARCH)
+    assert second == evaluator(tasks_dir, *names, trust_remote_code=True).score(
+        other, tokenizer, Split.SEARCH
+    )
     assert one.score(make_model(0), tokenizer, Split.SEARCH) == first
     assert Scores.from_document(json.loads(json.dumps(first.document()))) == first
 
@@ -160,7 +162,8 @@ def test_bleu_items_hold_their_own_bleu(tasks_dir: Path, model: Any, tokenizer: 
 
 def test_a_tasks_own_metrics_work_even_undeclared_ones(tasks_dir: Path, model: Any, tokenizer: Any) -> None:
     metrics = ("letters", "some", "undeclared")
-    ours = evaluator(tasks_dir, *({"task": "t_custom", "metric": metric} for metric in metrics))
+    tasks = [{"task": "t_custom", "metric": metric} for metric in metrics]
+    ours = evaluator(tasks_dir, *tasks, trust_remote_code=True)
     letters, some, undeclared = ours.score(model, tokenizer, Split.SEARCH).tasks
 
     assert letters.aggregation == "custom:longest"
@@ -175,7 +178,7 @@ def test_a_tasks_own_metrics_work_even_undeclared_ones(tasks_dir: Path, model: A
 def test_a_metric_that_never_comes_out_is_an_error_that_lists_those_that_do(
     tasks_dir: Path, model: Any, tokenizer: Any
 ) -> None:
-    ours = evaluator(tasks_dir, {"task": "t_custom", "metric": "never"})
+    ours = evaluator(tasks_dir, {"task": "t_custom", "metric": "never"}, trust_remote_code=True)
     with pytest.raises(FitnessError, match=r"no metric 'never'.*letters, some, undeclared"):
         ours.score(model, tokenizer, Split.SEARCH)
 
@@ -266,7 +269,7 @@ def test_code_of_a_task_that_fails_on_answers_fails_the_candidate(
     (tmp_path / "custom.py").write_text("def process_results(d, r):\n    return 1 / 0\nlongest = max\n")
     write_jsonl(tmp_path / "text.jsonl", documents("text"))
     with pytest.raises(CandidateError, match="ZeroDivisionError") as caught:
-        evaluator(tmp_path, "t_custom").score(model, tokenizer, Split.SEARCH)
+        evaluator(tmp_path, "t_custom", trust_remote_code=True).score(model, tokenizer, Split.SEARCH)
     assert caught.value.kind is FailureKind.EVALUATION
 
 

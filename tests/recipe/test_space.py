@@ -185,3 +185,37 @@ def test_several_wrong_fields_come_in_one_message(tmp_path: Path) -> None:
     assert "Did you mean 'merge_method'?" in text
     assert "models[0].parmeters" in text
     assert "Did you mean 'parameters'?" in text
+
+
+def test_a_recipe_and_its_space_share_nothing_that_can_be_changed() -> None:
+    document = {
+        "merge_method": "linear",
+        "models": [
+            {
+                "model": "a",
+                "parameters": {
+                    "weight": {"float": [0, 1]},
+                    "fixed": [{"filter": "mlp", "value": [1, 2]}],
+                    "list": [3, 4],
+                },
+            }
+        ],
+    }
+    made = SearchSpace(document)
+    before = made.fill({"a.weight": 0.5}).key()
+    recipe = made.fill({"a.weight": 0.5})
+    assert recipe.models is not None
+    parameters = recipe.models[0].parameters
+    parameters["fixed"][0]["value"].append(9)
+    parameters["list"].append(9)
+    parameters["new"] = 1
+    assert made.document == document
+    assert made.fill({"a.weight": 0.5}).key() == before
+
+
+def test_holes_that_yaml_shares_between_two_places_are_two_holes() -> None:
+    shared = {"weight": {"float": [0, 1]}}
+    models = [{"model": name, "parameters": shared} for name in "ab"]
+    made = SearchSpace({"merge_method": "linear", "models": models})
+    recipe = made.fill({"a.weight": 0.25, "b.weight": 0.75})
+    assert [source.parameters["weight"] for source in recipe.models or ()] == [0.25, 0.75]

@@ -382,6 +382,11 @@ def test_going_back_to_the_old_versions_is_another_drift(
         run(journal, plan)
     study = drifted(journal, plan)
     assert [d.candidates for d in study.accepted_drifts] == [16, 24]
+    installed = versions()["cma"]
+    assert [[(c.field, c.old, c.new) for c in d.changed] for d in study.accepted_drifts] == [
+        [("cma", installed, "99.0")],
+        [("cma", "99.0", installed)],
+    ]
 
 
 def test_accepting_drift_changes_nothing_where_there_is_none(tmp_path: Path) -> None:

@@ -252,6 +252,37 @@ def test_a_process_id_that_now_belongs_to_another_process_is_no_living_driver(jo
     assert now.pid == os.getpid()
 
 
+def test_a_reader_sees_who_holds_the_study_and_whether_it_lives(
+    storage: str, start: Callable[[str], Driver]
+) -> None:
+    first = start(storage)
+    first.go()
+    assert first.answer() == "held"
+    with Study.open(storage, "held") as reader:
+        driver = reader.driver()
+        assert driver is not None
+        assert (driver.host, driver.pid, driver.alive) == (socket.gethostname(), first.process.pid, True)
+        assert 0 <= driver.silent_s < 30
+        first.process.send_signal(signal.SIGKILL)
+        first.process.wait()
+        assert (dead := reader.driver()) is not None
+        assert (dead.pid, dead.since, dead.alive) == (driver.pid, driver.since, False)
+    opened(storage).close()
+    assert Study.open(storage, "held").driver() is None  # given back
+
+
+def test_from_another_machine_a_driver_lives_as_long_as_its_heartbeat_is_young(
+    journal: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = opened(journal)
+    elsewhere(monkeypatch)
+    assert (driver := study.driver()) is not None
+    assert driver.alive
+    monkeypatch.setattr(_lease, "DEAD_AFTER_S", -1.0)
+    assert (driver := study.driver()) is not None
+    assert not driver.alive
+
+
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc")
 def test_an_ended_process_that_nobody_waited_for_is_dead() -> None:
     process = subprocess.Popen(["true"])

@@ -318,7 +318,7 @@ def test_a_study_of_somebody_else_is_refused(tmp_path: Path) -> None:
 
 def test_a_study_of_a_later_format_is_refused(journal: str) -> None:
     study = opened(journal)
-    study._storage.set_attribute("first", "evomerge", {**study._head, "format": 2})
+    study._storage.set_attribute("first", "evomerge", {**study._head.stored(), "format": 2})
     with pytest.raises(StudyError, match="later evomerge"):
         opened(journal)
 

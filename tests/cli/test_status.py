@@ -1,0 +1,36 @@
+"""What status says besides the leaderboard."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+
+from cli_support import EXPERIMENT
+from typer.testing import CliRunner
+
+from evomerge.cli.main import app
+from evomerge.search.study import Study, Trial, versions
+
+
+def test_status_names_the_driver_and_the_drifts_that_were_accepted(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/study.db"
+    document = {**EXPERIMENT, "workers": {"dtype": None}}
+    with Study.open(url, "small", document=document) as study:
+        study.record(Trial("candidate", "g0.0", 0, 0, "digest", score=0.5))
+        study.accept_drift({**versions(), "cma": "99.0"})
+        arguments = ["status", "small", "--storage", url]
+        text = " ".join(CliRunner().invoke(app, arguments).stdout.split())
+        shown = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
+    assert f"Driver: process {os.getpid()} on {socket.gethostname()}, since 20" in text
+    assert "alive, last sign of life" in text
+    assert f"Drift accepted after 1 candidates: cma {versions()['cma']} -> 99.0" in text
+    driver, (drift,) = shown["driver"], shown["accepted_drifts"]
+    assert (driver["pid"], driver["host"], driver["alive"]) == (os.getpid(), socket.gethostname(), True)
+    assert drift["changed"] == {"cma": {"old": versions()["cma"], "new": "99.0"}}
+    assert (drift["after_candidates"], drift["after_generations"]) == (1, 1)
+
+    closed = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
+    assert closed["driver"] is None
+    assert "Driver" not in CliRunner().invoke(app, arguments).stdout
