@@ -69,8 +69,9 @@ def has_kernels(device: torch.device) -> bool:
     interpreter (``TRITON_INTERPRET=1``), as tests want it.
     """
     how = wanted()
-    on_gpu = device.type == "cuda" and torch.version.cuda is not None and how != "0"
-    return (on_gpu or how == "triton") and triton_kernels() is not None and _runs_on(device)
+    if how != "triton" and (how == "0" or device.type != "cuda" or torch.version.cuda is None):
+        return False
+    return triton_kernels() is not None and _runs_on(device)
 
 
 @functools.cache

@@ -32,7 +32,8 @@ def write_rows(kernel: Kernel, numbers: Any, chunks: Chunks, whole: Chunk, targe
         rows_RC = place_RC[chunk.row : chunk.row + chunk.shape[0]]
         out_RC = rows_RC if is_direct else torch.empty(chunk.shape, dtype=dtype, device=chunk.device)
         if kernel.native is not None and usable(chunk):
-            digest.state[2] += not kernel.native(chunk, numbers, found, out_RC)
+            if not kernel.native(chunk, numbers, found, out_RC):
+                digest.state[2] = 1
         else:
             out_RC.copy_(kernel.apply(chunk, numbers, found))
             digest.add_finite(out_RC)

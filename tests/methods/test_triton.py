@@ -21,7 +21,7 @@ from evomerge.engine.statistics import Statistics
 from evomerge.methods import Digest, _gpu, _native, _output
 from evomerge.methods._gpu import triton_kernels
 
-pytest.importorskip("triton", reason="Triton is not installed (the extra `triton`)")
+pytest.importorskip("triton", reason="Triton is not installed (the extra `dev` has it on Linux)")
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("Triton's kernels are for the CUDA device here; see test_gpu.py", allow_module_level=True)
 
