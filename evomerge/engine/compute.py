@@ -158,7 +158,8 @@ def _chunks(
     released = 0
     step = max(1, elements // (max(1, columns) * ROW_BLOCK)) * ROW_BLOCK
     for row in range(0, rows, step):
-        yield _chunk(tensor, tuple(x_RC[row : row + step] for x_RC in x_MRC), row)
+        parts = x_MRC if step >= rows else [x_RC[row : row + step] for x_RC in x_MRC]
+        yield _chunk(tensor, tuple(parts), row)
         done = min(row + step, rows)
         if release is not None and (done - released) * columns >= _RELEASE_ELEMENTS:
             release(released, done)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -41,12 +42,12 @@ def check_finite(tensor: TensorPlan, digest: Digest) -> None:
     Raises:
         CandidateError: It holds NaN or infinity.
     """
-    _check(tensor, int(digest.state[2]))
+    _check(tensor, digest.state.numpy()[2])
 
 
 _MASK = 0xFFFF_FFFF_FFFF_FFFF
 
 
-def _check(tensor: TensorPlan, spoiled: int) -> None:
+def _check(tensor: TensorPlan, spoiled: Any) -> None:
     if spoiled:
         raise CandidateError(FailureKind.NON_FINITE_WEIGHTS, f"tensor {tensor.name!r} holds NaN or infinity")

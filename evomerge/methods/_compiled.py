@@ -167,8 +167,8 @@ def _digest_block(words, table, block, state):
         crossed = word ^ key
         first += (crossed & _LOW) * (crossed >> u64(32))
         second += (word & _LOW) * (key & _LOW) + (word >> u64(32)) * (key >> u64(32))
-    state[0] += first
-    state[1] += second
+    state[0] += i64(first)  # wraps like uint64
+    state[1] += i64(second)
 
 
 @njit(**_fast)

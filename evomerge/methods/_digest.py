@@ -51,18 +51,18 @@ class Digest:
 
         Chunks may come in any order. ``first`` is a multiple of 8, so that words do not lie in two of them.
         """
-        flat = rows_RC.detach().contiguous().view(-1)
+        flat = rows_RC.contiguous()
         if not flat.numel():
             return
-        size = flat.dtype.itemsize
-        if flat.data_ptr() % 8 or flat.storage_offset() * size % 8:
+        address, size = flat.data_ptr(), flat.dtype.itemsize
+        if address % 8 or flat.storage_offset() * size % 8:
             flat = flat.clone()
+            address = flat.data_ptr()
         word = first * size // 8
         if usable(flat):
-            state = self.state.numpy().view(np.uint64)
-            functions().digest(flat.data_ptr(), flat.nbytes, word, key_table(), state)
+            functions().digest(address, flat.nbytes, word, key_table(), self.state.numpy())
         else:
-            self.state[:2] += _sums(flat.view(torch.uint8), word)
+            self.state[:2] += _sums(flat.view(-1).view(torch.uint8), word)
 
     def add_finite(self, rows_RC: Tensor) -> None:
         """Looks whether all of the rows are finite, on their device."""

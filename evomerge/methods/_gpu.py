@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import struct
 import threading
 from collections.abc import Sequence
@@ -33,6 +34,8 @@ __all__ = [
     "uploaded",
 ]
 
+_log = logging.getLogger(__name__)
+
 FULL, TRIM, RANDOM = 0, 1, 2
 """Kinds of masks of a masked sum."""
 NEARSWAP, FUSION, RAM = 0, 1, 2
@@ -42,11 +45,9 @@ _KINDS = {torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float32: "
 _WARPS = 8
 _THREADS, _REGISTERS = 2048, 65536
 """Of a processor, on any GPU that is used for this."""
-_FEW_INPUTS, _REGISTERS_OF_FEW = 4, 80
-"""A masked sum of so few inputs gets these registers at most: three programs share a processor, not two.
-
-ptxas 13.4 for sm_90 then spills 8 bytes; left alone it takes 104 to 122 registers.
-"""
+_FEW_INPUTS, _FEW_REGISTERS = 4, 80
+"""A masked sum of so few inputs, with one cut at most, is held to these registers: then three programs share
+a processor, not two. ptxas 13.4 for sm_90 spills 8 bytes for it; left alone it takes 104 to 114 registers."""
 _SPAN = 8
 """Blocks whose L1 norms make one partial sum."""
 
@@ -68,8 +69,24 @@ def has_kernels(device: torch.device) -> bool:
     interpreter (``TRITON_INTERPRET=1``), as tests want it.
     """
     how = wanted()
-    on_gpu = device.type == "cuda" and torch.version.cuda is not None and how != "0"
-    return (on_gpu or how == "triton") and triton_kernels() is not None
+    if how != "triton" and (how == "0" or device.type != "cuda" or torch.version.cuda is None):
+        return False
+    return triton_kernels() is not None and _runs_on(device)
+
+
+@functools.cache
+def _runs_on(device: torch.device) -> bool:
+    """Whether a small sum comes out right there: Triton also needs a C compiler, and a GPU that it knows."""
+    x_RC = torch.arange(24.0, device=device).view(3, 8)
+    target = Target(torch.empty_like(x_RC), torch.float32, torch.zeros(3, dtype=torch.int64, device=device))
+    try:
+        launch = Launch((x_RC,), (float_bits(2.0),), torch.float32)
+        launch.write("weighted_sum", target, (launch.numbers,), COUNT=1, LINES=0)
+        return torch.equal(target.place_RC, 2 * x_RC)
+    except Exception as exception:  # noqa: BLE001 (compilers, drivers and Triton raise what they like)
+        reason = next(iter(str(exception).splitlines()), type(exception).__name__)
+        _log.warning("Triton does not run on %s, torch is used and slower: %s", device, reason)
+        return False
 
 
 def _kernel(name: str) -> Any:
@@ -146,8 +163,8 @@ class Launch:
         """Runs a kernel that writes rows and adds to their digest; ``extra`` are more tensors it reads."""
         tensors = (self.addresses, self.numbers, target.place_RC, target.state, *extra)
         how |= {"LONG": self.long, "OUT": self.dtype, "WORDS": KEY_BLOCK}
-        if kernel == "masked_sum" and len(self._alive) <= _FEW_INPUTS:
-            how["maxnreg"] = _REGISTERS_OF_FEW
+        if how.get("CUTS", 2) < 2 and len(self._alive) <= _FEW_INPUTS:
+            how["maxnreg"] = _FEW_REGISTERS
         self._run(kernel, None, (*tensors, self.n, self.columns), how)
 
     def count_equal(self, counts: Tensor) -> None:

@@ -83,7 +83,8 @@ def write_rows(kernel: Kernel, numbers: Any, chunks: Chunks, whole: Chunk, sink:
     for chunk in chunks():
         out_RC = destination.room(chunk.row, chunk.x_MRC[0], sink.dtype)
         if kernel.native is not None and usable(chunk):
-            digest.state[2] += not kernel.native(chunk, numbers, found, out_RC)
+            if not kernel.native(chunk, numbers, found, out_RC):
+                digest.state[2] = 1
         else:
             out_RC.copy_(kernel.apply(chunk, numbers, found))
             digest.add_finite(out_RC)

@@ -148,7 +148,7 @@ def histograms(chunks: Chunks, fields: Fields) -> tuple[Histogram, ...]:
 
 
 MOST_VALUES = 1 << 18
-"""Of one tensor of one model. Differences of 16-bit weights have some thousands; of float32 too many."""
+"""Of one tensor of one model. Differences of 16-bit weights have some ten thousands; of float32 too many."""
 
 
 def exact_histograms(chunks: Chunks, fields: Fields) -> tuple[Histogram, ...]:

@@ -18,10 +18,10 @@ from evomerge.engine.compute import merge_tensor, rows_of
 from evomerge.engine.fingerprint import fingerprint
 from evomerge.engine.plan import TensorPlan
 from evomerge.engine.statistics import Statistics
-from evomerge.methods import Digest, InMemory, _native, _output
+from evomerge.methods import Digest, InMemory, _gpu, _native, _output
 from evomerge.methods._gpu import triton_kernels
 
-pytest.importorskip("triton", reason="Triton is not installed (the extra `triton`)")
+pytest.importorskip("triton", reason="Triton is not installed (the extra `dev` has it on Linux)")
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("Triton's kernels are for the CUDA device here; see test_gpu.py", allow_module_level=True)
 
@@ -274,3 +274,21 @@ def test_every_kernel_compiles_for_real_devices_with_wide_loads_and_exact_operat
         [sys.executable, "-c", COMPILE], capture_output=True, text=True, env=environment, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_where_triton_does_not_run_torch_does_the_work(
+    monkeypatch: pytest.MonkeyPatch, merge: Merge, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(name: str) -> Any:
+        raise RuntimeError("Failed to find C compiler")
+
+    plan, tensors = plan_of("linear", (70, 33), torch.bfloat16), inputs((70, 33), torch.bfloat16)
+    expected, _ = merge(plan, tensors, "1")
+    _gpu._runs_on.cache_clear()
+    monkeypatch.setattr(_gpu, "_kernel", broken)
+    try:
+        found, _ = merge(plan, tensors, "triton")
+    finally:
+        _gpu._runs_on.cache_clear()
+    assert torch.equal(bits(found), bits(expected))
+    assert "C compiler" in caplog.text
