@@ -62,6 +62,8 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_module_lists_exists_once_in_order_and_is_documented(name: str) -> None:
+    if name.endswith("._triton"):
+        pytest.importorskip("triton", reason="Triton is not installed (the extra `dev` has it on Linux)")
     module = importlib.import_module(name)
     names = listed(module)
     assert [n for n in names if not hasattr(module, n)] == []

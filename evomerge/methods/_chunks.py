@@ -91,13 +91,13 @@ class Target:
 class Fused:
     """A kernel for GPUs, which works on whole tensors and does all that remains to be done, digest included.
 
-    ``can`` says whether it knows inputs and numbers like these; ``reduce`` and ``apply`` are those of the
-    ``Kernel``, but nothing they do waits for the device.
+    ``can`` says whether it knows numbers like these (all of them, without it); ``reduce`` and ``apply`` are
+    those of the ``Kernel``, but nothing they do waits for the device.
     """
 
     apply: Callable[[Chunk, Any, Any, Target], None]
     reduce: Callable[[Chunk, Any, torch.dtype], Any] | None = None
-    can: Callable[[Chunk, Any], bool] = lambda *_: True
+    can: Callable[[Chunk, Any], bool] | None = None
 
 
 @dataclass(frozen=True)

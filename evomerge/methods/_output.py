@@ -97,7 +97,7 @@ def _fused(kernel: Kernel, numbers: Any, whole: Chunk, sink: Sink) -> Fused | No
     fused = kernel.fused
     if fused is None or not has_kernels(whole.device) or not fits(whole.x_MRC, sink.dtype):
         return None
-    return fused if fused.can(whole, numbers) else None
+    return fused if fused.can is None or fused.can(whole, numbers) else None
 
 
 def _write_fused(fused: Fused, numbers: Any, whole: Chunk, sink: Sink) -> None:
