@@ -16,6 +16,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections import deque
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -25,7 +26,8 @@ from pathlib import Path
 from evomerge.fitness.scores import ItemScore, Scores, Split, TaskScore
 from evomerge.recipe import Recipe, SearchSpace, Source
 from evomerge.search.baselines import starts
-from evomerge.search.controller import Phase, Progress, Quiet, SearchPlan, search
+from evomerge.search.controller import SearchPlan, search
+from evomerge.search.progress import Phase, Progress, Quiet
 from evomerge.search.samplers import SamplerSettings, make_sampler
 from evomerge.search.study import Study, Trial
 from evomerge.workers.jobs import Job, Outcome, Seconds
@@ -85,7 +87,7 @@ def make_plan(population: int, generations: int) -> SearchPlan:
 def wait_for_all(executor: RayExecutor, recipe: Recipe) -> None:
     """Runs jobs until every worker has had one."""
     jobs = [Job(f"warm-up {i}", recipe, Split.SEARCH) for i in range(executor.count)]
-    while len({outcome.fingerprint for outcome in executor.map(jobs)}) < executor.count:
+    while len({outcome.fingerprint for outcome in executor.map(deque(jobs))}) < executor.count:
         pass
 
 

@@ -23,22 +23,11 @@ from search_fakes import (
 from evomerge.errors import FailureKind, FitnessError, StudyError
 from evomerge.fitness.scores import Scores, Split
 from evomerge.recipe import Dimension, Recipe
-from evomerge.search import controller
-from evomerge.search.controller import (
-    Ending,
-    Observer,
-    Phase,
-    Progress,
-    Quiet,
-    SearchPlan,
-    SearchResult,
-    finalists,
-    losses,
-    recipe_of,
-    search,
-    winner,
-)
+from evomerge.search import stream
+from evomerge.search.controller import Ending, SearchPlan, SearchResult, recipe_of, search
 from evomerge.search.leaderboard import leaderboard
+from evomerge.search.progress import Observer, Phase, Progress, Quiet
+from evomerge.search.ranking import finalists, losses, winner
 from evomerge.search.samplers import Sampler, SamplerSettings, make_sampler
 from evomerge.search.study import SplitResult, Study, Trial, versions
 from evomerge.workers.jobs import Failure, Job, Outcome
@@ -314,8 +303,8 @@ def upgrade(monkeypatch: pytest.MonkeyPatch) -> None:
     def other(settings: SamplerSettings, dimensions: Sequence[Dimension]) -> Sampler:
         return make_sampler(replace(settings, seed=settings.seed + 1), dimensions)
 
-    monkeypatch.setattr(controller, "make_sampler", other)
-    monkeypatch.setattr(controller, "versions", lambda: {**versions(), "cma": "99.0"})
+    monkeypatch.setattr(stream, "make_sampler", other)
+    monkeypatch.setattr(stream, "versions", lambda: {**versions(), "cma": "99.0"})
 
 
 def drifted(

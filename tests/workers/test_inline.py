@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 
 import pytest
@@ -34,9 +35,9 @@ class Plain:
         return Outcome(job.key, None, None, None, Seconds())
 
 
-def jobs(*keys: str) -> list[Job]:
+def jobs(*keys: str) -> deque[Job]:
     recipe = Recipe(merge_method="linear", models=(Source(model="a"),))
-    return [Job(key, recipe, Split.SEARCH) for key in keys]
+    return deque(Job(key, recipe, Split.SEARCH) for key in keys)
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def test_outcomes_come_in_the_order_of_the_jobs(executor: Executor) -> None:
 
 
 def test_the_worker_is_built_once_and_for_the_first_job(executor: InlineExecutor, log: list[str]) -> None:
-    list(executor.map([]))
+    list(executor.map(jobs()))
     assert log == []
     list(executor.map(jobs("a", "b")))
     list(executor.map(jobs("c")))
