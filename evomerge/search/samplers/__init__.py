@@ -14,6 +14,7 @@ __all__ = [
     "Sampler",
     "SamplerSettings",
     "Vector",
+    "first_population",
     "make_sampler",
 ]
 
@@ -42,6 +43,15 @@ def make_sampler(settings: SamplerSettings, dimensions: Sequence[Dimension]) -> 
     raise ExperimentError(
         "search.sampler", f"there is no sampler {settings.name!r}", did_you_mean(settings.name, SAMPLERS)
     )
+
+
+def first_population(settings: SamplerSettings, dimensions: Sequence[Dimension]) -> int:
+    """Candidates of the first generation."""
+    from evomerge.search.samplers.cma_es import default_population
+    from evomerge.search.samplers.random_search import POPULATION
+
+    free = sum(d.span[0] < d.span[1] for d in dimensions)
+    return settings.population or (default_population(free) if settings.name == "cma_es" else POPULATION)
 
 
 def _check(settings: SamplerSettings, dimensions: Sequence[Dimension]) -> None:
