@@ -44,9 +44,7 @@ def count(url: str) -> int:
     return found
 
 
-def survives(
-    chaos: ModuleType, url: str, tmp_path: Path, kills: int, workers: int, lag: int = 0
-) -> None:
+def survives(chaos: ModuleType, url: str, tmp_path: Path, kills: int, workers: int, lag: int = 0) -> None:
     plan = make_plan(trials=60, lag=lag)
     dimensions = plan.space.dimensions
     reference = Study.open(
