@@ -3,13 +3,13 @@
     python scripts/bench_scaling.py [--workers 1 8 64] [--rounds 1 4] [--generations 4] [--seconds 1]
     python scripts/bench_scaling.py --workers 8 64 --population 64 --generations 30 --spread 0.6 --lag 0 2
 
-All but the evaluation is real: sampler, controller, Ray, SQLite. A generation has ``--population`` candidates,
-or ``--rounds`` for each worker, but four at least (fewer teach CMA-ES nothing). ``--lag`` counts candidates for
-each worker, too. With ``--spread`` an evaluation takes seconds from a log-normal distribution with the mean
-``--seconds`` (0.6: a tenth takes longer than 1.8 s, one of a hundred longer than 3.4 s), always the same for one
-candidate. The ideal is what the evaluations alone would take, spread evenly; efficiency is that over the time
-from the start of the first generation to the last outcome, with all workers up before. A worker asks Ray for
-next to no CPU, so 64 of them run on a small machine.
+All but the evaluation is real: sampler, controller, Ray, SQLite. A generation has ``--population``
+candidates, or ``--rounds`` for each worker, but four at least (fewer teach CMA-ES nothing). ``--lag`` counts
+candidates for each worker, too. With ``--spread`` an evaluation takes seconds from a log-normal distribution
+with the mean ``--seconds`` (0.6: a tenth takes longer than 1.8 s, one of a hundred longer than 3.4 s), always
+the same for one candidate. The ideal is what the evaluations alone would take, spread evenly; efficiency is
+that over the time from the start of the first generation to the last outcome, with all workers up before. A
+worker asks Ray for next to no CPU, so 64 of them run on a small machine.
 """
 
 from __future__ import annotations

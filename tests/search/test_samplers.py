@@ -110,6 +110,7 @@ def test_the_population_is_the_size_of_the_next_generation(name: str) -> None:
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_what_is_asked_for_before_a_telling_can_be_told_later(name: str) -> None:
     sampler = sampler_for(name, population=6)
+    assert sampler.ask(0) == []
     ahead = sampler.ask(16)
     assert len(set(ahead)) == len(ahead) == 16
     sampler.tell(ahead[:6], [CENTRE(v) for v in ahead[:6]])

@@ -70,6 +70,15 @@ def test_a_job_starts_only_when_its_outcome_is_asked_for(executor: InlineExecuto
     assert log == ["built", "a"]
 
 
+def test_a_job_added_between_two_outcomes_is_run_as_well(executor: InlineExecutor) -> None:
+    queue, seen = jobs("a", "b"), []
+    for outcome in executor.map(queue):
+        seen.append(outcome.key)
+        if outcome.key in "ab":
+            queue.extend(jobs(outcome.key + "!"))
+    assert seen == ["a", "b", "a!", "b!"]
+
+
 def test_what_the_factory_raises_comes_out_of_map() -> None:
     def make() -> Recorder:
         raise CheckpointError("models.a", "no such folder", "Look again.")

@@ -141,6 +141,34 @@ def test_two_workers_run_at_the_same_time_and_outcomes_come_as_they_finish(make:
     assert keys == ["score:1", "score:2", "sleep:2"]
 
 
+def test_a_job_added_between_two_outcomes_starts_while_others_run(make: Make) -> None:
+    queue, seen = deque([job("sleep:2"), job("score:1")]), []
+    for outcome in make(Worker, 2).map(queue):
+        seen.append(outcome.key)
+        if outcome.key in ("score:1", "sleep:2"):
+            queue.append(job(f"score:after {outcome.key}"))
+    assert seen == ["score:1", "score:after score:1", "sleep:2", "score:after sleep:2"]
+
+
+def test_who_falls_free_takes_the_next_job_before_the_caller_sees_an_outcome(make: Make) -> None:
+    queue = deque([job("score:1"), job("score:2"), job("score:3")])
+    outcomes = make(Worker, 1).map(queue)
+    next(outcomes)
+    assert [j.key for j in queue] == ["score:3"]
+    outcomes.close()  # type: ignore[attr-defined]
+
+
+def test_a_worker_that_dies_while_it_waits_for_new_jobs_counts_against_none(make: Make) -> None:
+    queue, seen = deque([job("pid"), job("sleep:4")]), []
+    for outcome in make(Worker, 2, retries=1).map(queue):
+        seen.append(outcome)
+        if len(seen) == 1:
+            os.kill(int(outcome.fingerprint or ""), signal.SIGKILL)
+            time.sleep(ray_executor._GREET_AFTER_S + 0.5)
+            queue.append(job("score:1"))
+    assert [(o.failure, o.attempts) for o in seen] == [(None, 1)] * 3
+
+
 def test_workers_stay_from_one_map_to_the_next(make: Make) -> None:
     executor = make(Worker, 1)
     assert by_key(executor, job("pid")) == by_key(executor, job("pid"))

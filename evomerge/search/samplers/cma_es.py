@@ -87,7 +87,7 @@ class CmaEs:
     def ask(self, count: int) -> list[Vector]:
         """``count`` more candidates; none when no restart is left."""
         strategy = self._strategy
-        if strategy is None:
+        if strategy is None or count < 1:  # pycma takes none for a whole population
             return []
         with self._private.installed():
             points = strategy.ask(count)
