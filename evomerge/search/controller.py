@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from evomerge.errors import FailureKind, StudyError
+from evomerge.errors import StudyError
 from evomerge.fitness.scores import Split
 from evomerge.recipe import Recipe, SearchSpace
 from evomerge.search.baselines import Baseline
@@ -163,14 +163,13 @@ class _Run:
             plan.sampler, plan.space.dimensions, plan.lag, plan.trials, study, accept_drift=accept_drift
         )
         self._begin(Phase.SEARCH, len(study.candidates()), plan.trials)
-        self._refuse_mass_failure(stream)
         self._propose(stream)
         for trial in self.scoring.run():
             stream.finished(trial)
             self._show(trial)
             while told := stream.tell():
                 self.observer.on_generation(told, self.meter.read())
-                self._refuse_mass_failure(stream)
+                stream.refuse_mass_failure()
                 self._propose(stream)
         return Ending.CONVERGED if stream.converged else Ending.BUDGET
 
@@ -189,19 +188,6 @@ class _Run:
             self.meter.generation, self.meter.population = stream.generation, stream.population
         for proposal in stream.take():
             self.scoring.add(Candidate.of_proposal(proposal, self.plan.space))
-
-    def _refuse_mass_failure(self, stream: Stream) -> None:
-        if 2 * stream.failed <= stream.told:
-            return
-        failures = [t.failure for t in self.study.candidates() if t.failure is not None]
-        counts = {kind: sum(f.kind == kind for f in failures) for kind in FailureKind}
-        listed = ", ".join(f"{n} {kind.value}" for kind, n in counts.items() if n)
-        raise StudyError(
-            f"study {self.study.name!r}",
-            f"stopped: {stream.failed} of {stream.told} candidates failed ({listed}); "
-            f"the last: {failures[-1].reason}",
-            "Mend the cause, or narrow the bounds that lead there, and begin a new study.",
-        )
 
     def _split(self, phase: Phase, split: Split, trials: Sequence[Trial]) -> None:
         done = self.study.split_results(split)

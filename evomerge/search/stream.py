@@ -16,11 +16,12 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from evomerge.errors import StudyError
+from evomerge.errors import FailureKind, StudyError
 from evomerge.recipe import Dimension
 from evomerge.search.ranking import losses
 from evomerge.search.samplers import Sampler, SamplerSettings, Vector, make_sampler
 from evomerge.search.study import Study, Trial, versions
+from evomerge.workers.jobs import Failure
 
 __all__ = ["DriftError", "Proposal", "Stream", "open_stream"]
 
@@ -62,8 +63,8 @@ class Stream:
     """
 
     def __init__(self, sampler: Sampler, lag: int, trials: int, study: Study) -> None:
-        self.told, self.failed = 0, 0
-        """Candidates in the generations told so far, and how many of them failed."""
+        self._told = 0
+        self._failures: list[Failure] = []  # of the candidates told
         self._sampler, self._lag, self._study = sampler, lag, study
         self._trials = trials
         drifts = study.accepted_drifts
@@ -122,12 +123,29 @@ class Stream:
             return ()
         generation = self._open.popleft()
         trials = self._study.generation(generation.number)
-        self.told += len(trials)
-        self.failed += sum(t.failed for t in trials)
+        self._told += len(trials)
+        self._failures += [t.failure for t in trials if t.failure is not None]
         if generation.teaches:
             self._teach(generation, trials)
         self._draw()
         return trials
+
+    def refuse_mass_failure(self) -> None:
+        """Nothing, unless more than half of the candidates told so far have failed.
+
+        Raises:
+            StudyError: They have.
+        """
+        if 2 * len(self._failures) <= self._told:
+            return
+        counts = {kind: sum(f.kind == kind for f in self._failures) for kind in FailureKind}
+        listed = ", ".join(f"{n} {kind.value}" for kind, n in counts.items() if n)
+        raise StudyError(
+            f"study {self._study.name!r}",
+            f"stopped: {len(self._failures)} of {self._told} candidates failed ({listed}); "
+            f"the last: {self._failures[-1].reason}",
+            "Mend the cause, or narrow the bounds that lead there, and begin a new study.",
+        )
 
     def _teach(self, generation: _Generation, trials: Sequence[Trial]) -> None:
         run = self._sampler.run
@@ -208,7 +226,7 @@ def open_stream(
 
     Raises:
         DriftError: It proposes something else, and that was not accepted.
-        StudyError: The study is damaged.
+        StudyError: The study is damaged, or too many candidates have failed.
     """
     try:
         return _caught_up(make_sampler(settings, dimensions), lag, trials, study)
@@ -232,7 +250,7 @@ def _caught_up(sampler: Sampler, lag: int, trials: int, study: Study) -> Stream:
     study.closed(lag)  # is it damaged?
     stream = Stream(sampler, lag, trials, study)
     while stream.tell():
-        pass
+        stream.refuse_mass_failure()
     for last in study.candidates()[-1:]:
         stream.check_is_at(last)
     return stream
