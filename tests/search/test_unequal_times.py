@@ -31,7 +31,7 @@ class UnevenWorker(FakeWorker):
 def test_with_a_lag_the_study_is_that_of_one_process_though_later_generations_overtake(
     tmp_path: Path,
 ) -> None:
-    plan = make_plan(trials=60, lag=10)
+    plan = make_plan(trials=40, lag=10)
     studies = [
         Study.open(f"journal:///{tmp_path}/{i}.log", "s", document={}, dimensions=plan.space.dimensions)
         for i in range(2)
