@@ -59,7 +59,7 @@ class SearchSpec(_Frozen):
     population: _Positive | None = Field(
         default=None, description="Candidates in a generation; 4 + 3 ln(dimensions) if not given."
     )
-    lag: Annotated[StrictInt, Field(ge=0)] = Field(
+    lag: Annotated[StrictInt, Field(ge=0, le=10_000)] = Field(
         default=0,
         description="How many candidates may be proposed beyond the end of a generation that is still being "
         "scored, so that no worker waits for the slowest; about twice the number of workers.",

@@ -35,7 +35,7 @@ def test_a_lag_belongs_to_the_experiment_and_none_leaves_it_as_it_was(tmp_path: 
     assert "lag" not in without["search"]  # studies from before there was one go on
     assert load(EXPERIMENT, tmp_path, {"search.lag": 0}).document({}) == without
     assert load(EXPERIMENT, tmp_path, {"search.lag": 5}).document({})["search"]["lag"] == 5
-    for wrong in (-1, 1.5, "two"):
+    for wrong in (-1, 1.5, "two", 10_001):
         with pytest.raises(ExperimentError, match=r"search\.lag"):
             load(EXPERIMENT, tmp_path, {"search.lag": wrong})
 

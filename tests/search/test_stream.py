@@ -105,7 +105,6 @@ def test_a_stream_is_what_the_rule_says(tmp_path: Path, sampler: str, lag: int) 
 def test_a_lag_changes_what_cma_es_proposes_and_not_what_random_search_does() -> None:
     for sampler in SAMPLERS:
         without, with_lag = by_definition(0, settings_for(sampler)), by_definition(8, settings_for(sampler))
-        assert without[:6] == with_lag[:6]
         assert (without == with_lag) == (sampler == "random")
 
 
