@@ -94,7 +94,7 @@ class CmaEs:
         self._has_drawn = True
         vectors = [self._outer(point) for point in points]
         # pycma hands injections back first, but off by a rounding: what counts is the start itself
-        vectors[: len(self._injected)] = self._injected
+        vectors[: len(self._injected)] = self._injected[: len(vectors)]
         self._injected = ()
         mean = strategy.mean.copy()
         drawn = zip(vectors, points, strategy.ary, strict=True)
@@ -131,7 +131,7 @@ class CmaEs:
         """The point half-way to where it would be had it been drawn from the mean of today, by today's step.
 
         Told where it was drawn, it pulls the mean back; moved all the way, the same step is made again and
-        again, and the search overshoots. Measured in docs/decisions/0012.
+        again, and the search overshoots. Measured: docs/decisions/0012-lag.md.
         """
         if drawn.mean is None or drawn.step is None:
             return drawn.point
