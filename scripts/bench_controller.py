@@ -21,6 +21,7 @@ import sqlite3
 import statistics
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +32,8 @@ from evomerge.fitness.scores import ItemScore, Scores, Split, TaskScore
 from evomerge.recipe import Recipe, SearchSpace
 from evomerge.search._records import row_of
 from evomerge.search.baselines import baselines, starts
-from evomerge.search.controller import Progress, Quiet, SearchPlan, search
+from evomerge.search.controller import SearchPlan, search
+from evomerge.search.progress import Progress, Quiet
 from evomerge.search.samplers import SamplerSettings
 from evomerge.search.study import Study, Trial
 from evomerge.workers.jobs import Job, Outcome, Seconds
@@ -47,8 +49,9 @@ class Simulated:
         self._items = items
         self._made: dict[tuple[Split, int], Scores] = {}
 
-    def map(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
-        for job in jobs:
+    def map(self, queue: deque[Job]) -> Iterator[Outcome]:
+        while queue:
+            job = queue.popleft()
             yield Outcome(job.key, self._scores(job.recipe, job.split), None, "0" * 32, Seconds())
 
     def close(self) -> None:

@@ -1,6 +1,7 @@
 """Kills a search again and again until it is done, and compares what it found with one that was left alone.
 
-    python scripts/chaos.py [--runs 20] [--kills 4] [--workers 1 2] [--storage sqlite] [--seed 0] [--keep]
+    python scripts/chaos.py [--runs 20] [--kills 4] [--workers 1 2] [--storage sqlite] [--lag 0]
+                            [--seed 0] [--keep]
 
 The experiment is a small one on the zoo (experiments/zoo), run by ``evomerge search`` in processes of its
 own. Each run gets ``--kills`` kills at moments drawn from ``--seed``: of the driver, of one Ray worker, or of
@@ -216,7 +217,7 @@ def count_trials(database: Path) -> int:
         connection.close()
 
 
-def experiment() -> dict[str, object]:
+def experiment(lag: int) -> dict[str, object]:
     models = {name: str(ROOT / "experiments" / "zoo" / name) for name in ("base", "add", "reverse", "sort")}
     weight = {"float": [0, 1.5], "init": 0.5}
     return {
@@ -235,7 +236,7 @@ def experiment() -> dict[str, object]:
             "splits": {"search": 20, "validation": 20, "test": 20},
             "batch_size": 32,
         },
-        "search": {"trials": 24, "population": 6, "seed": 3, "top_k": 3},
+        "search": {"trials": 24, "population": 6, "seed": 3, "top_k": 3, "lag": lag},
         # a candidate that several kills hit must not count as one that kills its workers
         "workers": {"dtype": "float32", "retries": 100},
     }
@@ -271,6 +272,7 @@ def main() -> int:
     )
     parser.add_argument("--kills", type=int, default=4, help="kills in each run")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--lag", type=int, default=0, help="search.lag of the experiment")
     parser.add_argument("--storage", choices=["sqlite", "journal", "postgres"], default="sqlite")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", action="store_true", help="keep the folder with logs and studies")
@@ -288,7 +290,7 @@ def main() -> int:
 def torment(arguments: argparse.Namespace, folder: Path, stored: Storages) -> int:
     """Makes the reference and all runs, and reports; the number of runs that failed."""
     file = folder / "chaos.yml"
-    file.write_text(yaml.safe_dump(experiment(), sort_keys=False))
+    file.write_text(yaml.safe_dump(experiment(arguments.lag), sort_keys=False))
     print(f"Reference run in {folder}; kills on {arguments.storage}", flush=True)
     reference = f"sqlite:///{folder}/reference.db"
     with (folder / "reference.log").open("wb") as log:

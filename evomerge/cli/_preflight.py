@@ -63,11 +63,26 @@ def preflight(experiment: Experiment) -> Preflight:
 
 
 def without_effect(experiment: Experiment) -> tuple[str, ...]:
-    """One sentence for each setting of the workers that does nothing here."""
+    """One sentence for each setting of the workers that does nothing here, or less than it says."""
     workers = experiment.spec.workers
-    if workers.backend != "inline" or workers.address is None:
+    if workers.backend != "inline":
+        return _idle_workers(experiment)
+    if workers.address is None:
         return ()
     return ("workers.address needs the backend ray: inline, everything runs in this process",)
+
+
+def _idle_workers(experiment: Experiment) -> tuple[str, ...]:
+    from evomerge.search.samplers import first_population
+
+    count, lag = experiment.spec.workers.count, experiment.spec.search.lag
+    most = lag + first_population(experiment.sampler(), experiment.space.dimensions)
+    if count <= most:
+        return ()
+    return (
+        f"workers.count is {count}, but no more than {most} candidates are proposed at a time; "
+        "raise search.lag or search.population",
+    )
 
 
 def _opened(experiment: Experiment) -> dict[str, Checkpoint]:

@@ -16,7 +16,7 @@ from evomerge.cli._console import console, number
 if TYPE_CHECKING:
     from evomerge.fitness.objectives import Fitness
     from evomerge.fitness.scores import Split
-    from evomerge.search.controller import Progress
+    from evomerge.search.progress import Progress
     from evomerge.search.study import SplitResult, Study, Trial
 
 __all__ = ["LiveProgress"]

@@ -31,7 +31,7 @@ class OpenedStudy:
     def unvalidated(self) -> tuple[int, int]:
         """Finalists without a result on validation items, and finalists."""
         from evomerge.fitness.scores import Split
-        from evomerge.search.controller import finalists
+        from evomerge.search.ranking import finalists
 
         best = finalists(self.study, self.top_k)
         done = self.study.split_results(Split.VALIDATION)

@@ -73,7 +73,8 @@ def _print(experiment: Experiment, checked: Preflight, memory: MemoryPlan) -> No
     console.print(table)
     search, workers = experiment.spec.search, experiment.spec.workers
     console.print(f"Baselines: {', '.join(b.name for b in experiment.baselines())}")
-    console.print(f"Search: {search.sampler}, {search.trials} candidates, seed {search.seed}")
+    lag = f", lag {search.lag}" if search.lag else ""
+    console.print(f"Search: {search.sampler}, {search.trials} candidates, seed {search.seed}{lag}")
     console.print(f"Merge: {len(checked.plan.tensors)} tensors, {_mib(checked.plan.bytes)}")
     console.print(
         f"Memory of a worker on {memory.device}: live model {_mib(memory.live_model)}, "

@@ -36,7 +36,7 @@ def command(
     from evomerge import __version__
     from evomerge.fitness.scores import Split
     from evomerge.recipe import dump_recipe
-    from evomerge.search.controller import fitness_of
+    from evomerge.search.ranking import fitness_of
 
     opened = open_study(study, storage)
     chosen = _best(opened) if trial is None else opened.study.trial(trial)
@@ -70,7 +70,7 @@ def command(
 
 
 def _best(opened: OpenedStudy) -> Trial:
-    from evomerge.search.controller import winner
+    from evomerge.search.ranking import winner
 
     best = winner(opened.study, opened.fitness, opened.top_k)
     if best is not None:

@@ -101,6 +101,7 @@ class _Run:
             baselines=experiment.baselines(),
             trials=experiment.spec.search.trials,
             top_k=experiment.spec.search.top_k,
+            lag=experiment.spec.search.lag,
         )
         for warning in without_effect(experiment):
             warn(warning)

@@ -41,12 +41,14 @@ class Difference:
 class AcceptedDrift:
     """From here on the sampler went on from a history that it would not have proposed itself.
 
-    The first ``generations`` (the last of them perhaps only begun, ``candidates`` in all) are from before;
-    the others were proposed under ``versions``, of which ``changed`` differ from those before.
+    The first ``generations`` are from before (``candidates`` in all; but for the first ``closed``, they may
+    only have been begun); the others were proposed under ``versions``, of which ``changed`` differ from those
+    before.
     """
 
     generations: int
     candidates: int
+    closed: int
     versions: Mapping[str, str]
     changed: tuple[Difference, ...] = ()
 
@@ -55,6 +57,7 @@ class _StoredDrift(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True)
     generations: int
     candidates: int
+    closed: int | None = None
     versions: dict[str, str]
 
 
@@ -100,13 +103,16 @@ class Head(BaseModel):
         found, before = [], self.versions
         for drift in self.drifts:
             changed = _changed(before, drift.versions)
-            found.append(AcceptedDrift(drift.generations, drift.candidates, drift.versions, changed))
+            closed = drift.generations - 1 if drift.closed is None else drift.closed  # the first had no lag
+            found.append(AcceptedDrift(drift.generations, drift.candidates, closed, drift.versions, changed))
             before = drift.versions
         return tuple(found)
 
-    def with_drift(self, generations: int, candidates: int, now: Mapping[str, str]) -> Head:
+    def with_drift(self, generations: int, candidates: int, closed: int, now: Mapping[str, str]) -> Head:
         """With one more accepted drift."""
-        drift = _StoredDrift(generations=generations, candidates=candidates, versions=dict(now))
+        drift = _StoredDrift(
+            generations=generations, candidates=candidates, closed=closed, versions=dict(now)
+        )
         return self.model_copy(update={"drifts": (*self.drifts, drift)})
 
     def with_experiment(self, document: Mapping[str, Any]) -> Head:

@@ -59,6 +59,11 @@ class SearchSpec(_Frozen):
     population: _Positive | None = Field(
         default=None, description="Candidates in a generation; 4 + 3 ln(dimensions) if not given."
     )
+    lag: Annotated[StrictInt, Field(ge=0, le=10_000)] = Field(
+        default=0,
+        description="How many candidates may be proposed beyond the end of a generation that is still being "
+        "scored, so that no worker waits for the slowest; about twice the number of workers.",
+    )
     sigma: Annotated[float, Field(gt=0, le=1)] = Field(
         default=0.25, description="First step size, as a share of each hole's range."
     )
@@ -251,12 +256,15 @@ class Experiment:
 
         ``sources`` are digests of what each model holds.
         """
+        search = self.spec.search.model_dump(mode="json")
+        if not search["lag"]:
+            del search["lag"]  # so that studies from before there was one still have the same experiment
         return {
             "models": dict(self.references),
             "sources": dict(sources),
             "recipe": self.space.document,
             "fitness": self.spec.fitness.model_dump(mode="json"),
-            "search": self.spec.search.model_dump(mode="json"),
+            "search": search,
             "workers": {"dtype": self.spec.workers.dtype},
         }
 

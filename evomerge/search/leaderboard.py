@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from evomerge.fitness.scores import Scores, Split
-from evomerge.search.controller import finalists, fitness_of, winner
+from evomerge.search.ranking import finalists, fitness_of, winner
 from evomerge.search.study import Study, Trial
 
 __all__ = ["Judge", "Row", "TaskResult", "leaderboard"]

@@ -11,6 +11,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal
 
 from evomerge.errors import StudyError
@@ -130,12 +131,13 @@ class Study:
         """
         return driver_of(self._storage, self.name)
 
-    def accept_drift(self, now: Mapping[str, str]) -> None:
+    def accept_drift(self, now: Mapping[str, str], lag: int) -> None:
         """Notes that all candidates so far stay as they are, whatever the sampler proposes in their place.
 
-        ``now`` are the versions of the libraries that decide from here on.
+        ``now`` are the versions of the libraries that decide from here on, ``lag`` that of the search.
         """
-        self._set_head(self._head.with_drift(len(self.generations()), len(self.candidates()), now))
+        head = self._head.with_drift(len(self.generations()), len(self.candidates()), self.closed(lag), now)
+        self._set_head(head)
 
     def differing_fields(
         self, document: Mapping[str, Any], free: Collection[str] = ()
@@ -190,19 +192,23 @@ class Study:
         return tuple(found[index] for index in sorted(found))
 
     def generations(self) -> tuple[tuple[Trial, ...], ...]:
-        """The candidates by generation, each by index; only the last may be partial.
+        """The candidates by generation, each by index; of the last ones some may be missing."""
+        return tuple(self.generation(n) for n in range(max(self._generations, default=-1) + 1))
+
+    def closed(self, lag: int) -> int:
+        """How many generations must be whole, as the last candidate is ``lag`` or more beyond their end.
 
         Raises:
-            StudyError: A trial is missing in one before the last: the study is damaged.
+            StudyError: One of them is not: the study is damaged.
         """
-        numbers = sorted(n for n in self._generations if n >= 0)
-        generations = [self.generation(n) for n in numbers]
-        whole = [[t.index for t in g] == list(range(len(g))) for g in generations[:-1]]
-        if numbers != list(range(len(numbers))) or not all(whole):
+        begun = range(max(self._generations, default=-1) + 1)
+        sizes = [max(self._generations.get(n, ()), default=-1) + 1 for n in begun]
+        closed = [n for n, end in enumerate(accumulate(sizes)) if end + lag < sum(sizes)]
+        if any(len(self._generations.get(n, ())) != max(sizes[n], 1) for n in closed):
             raise StudyError(
                 self._where(), "the study is damaged: trials of an earlier generation are missing"
             )
-        return tuple(generations)
+        return len(closed)
 
     def best(self, kind: Literal["baseline", "candidate"] | None = None) -> Trial | None:
         """The best score on search items (the earlier of two equals), of one kind or of all."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from evomerge.workers.jobs import Job, Outcome
@@ -13,8 +14,12 @@ __all__ = ["Executor", "MakeWorker", "WorkerLike"]
 class Executor(Protocol):
     """Runs jobs on one or more workers; owns retries, timeouts and the death of workers."""
 
-    def map(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
-        """One outcome per job, as they finish, in any order.
+    def map(self, queue: deque[Job]) -> Iterator[Outcome]:
+        """One outcome per job, as they finish, in any order; ends when the queue is empty and no job runs.
+
+        Workers take jobs from the left of ``queue``. It stays the caller's, who may append to it between two
+        outcomes; a worker that falls free takes its next job, if one is there, before the caller sees the
+        outcome of the last. Leaving the iterator abandons the jobs that were taken and have no outcome.
 
         A job that cannot be scored comes back as a failure; only a mistake of the user's (``UserError``)
         or a bug is raised.

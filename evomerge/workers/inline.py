@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator
 
 from evomerge.workers.executor import MakeWorker, WorkerLike
 from evomerge.workers.jobs import Job, Outcome
@@ -11,7 +12,7 @@ __all__ = ["InlineExecutor"]
 
 
 class InlineExecutor:
-    """Runs jobs here, one after the other, in the order given.
+    """Runs jobs here, one after the other, in the order of the queue.
 
     No job can be ended from outside: a time limit is the worker's own (``WorkerSpec.timeout_s``), and what
     kills a worker kills the search (which resumes from its study). ``make_worker`` is called for the first
@@ -22,16 +23,16 @@ class InlineExecutor:
         self._make_worker = make_worker
         self._worker: WorkerLike | None = None
 
-    def map(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
-        """One outcome per job, in the order of ``jobs``; a job starts when its outcome is asked for.
+    def map(self, queue: deque[Job]) -> Iterator[Outcome]:
+        """One outcome per job, in the order of ``queue``; a job is taken when its outcome is asked for.
 
         Raises:
             UserError: as the worker raised it.
         """
-        for job in jobs:
+        while queue:
             if self._worker is None:
                 self._worker = self._make_worker()
-            yield self._worker.run(job)
+            yield self._worker.run(queue.popleft())
 
     def close(self) -> None:
         """Closes the worker and lets go of it; may be called twice. A later ``map`` builds another."""

@@ -19,7 +19,7 @@ import sysconfig
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from concurrent import futures
 from dataclasses import KW_ONLY, dataclass, field, replace
 from enum import Enum, auto
@@ -43,6 +43,9 @@ _FAILED_STARTS = 3
 """A slot whose workers die this often in a row before they have run anything ends the search."""
 
 _CONNECT_S = 5.0
+
+_GREET_AFTER_S = 1.0
+"""A worker that has been idle for longer, in seconds, is asked whether it lives before its next job."""
 
 _CLOSE_S = 5.0
 """How long idle workers may take to close themselves, in seconds, before they are killed."""
@@ -69,6 +72,20 @@ class _Task:
 
     job: Job
     deaths: int = 0
+
+
+@dataclass(eq=False)
+class _Tasks:
+    """What is to be run: jobs that a worker died of first, then the caller's queue, which may grow."""
+
+    queue: deque[Job]
+    again: deque[_Task] = field(default_factory=deque)
+
+    def __len__(self) -> int:
+        return len(self.again) + len(self.queue)
+
+    def next(self) -> _Task:
+        return self.again.popleft() if self.again else _Task(self.queue.popleft())
 
 
 @dataclass(eq=False)
@@ -102,8 +119,8 @@ class RayExecutor:
       The time counts from when a built worker gets the job, and there is no second attempt.
     - ``retries``: a job during which a worker died goes to another one, until it has cost this many
       workers: then it fails with ``WORKER_DIED``. Workers that die while starting, building or idle are
-      replaced and count against no job (an idle one is noticed when the next ``map`` greets it; one that
-      dies idle in the middle of a ``map`` may count against the job that it gets next).
+      replaced and count against no job (one that has been idle for a second is greeted before its next job;
+      one that dies in that second may count against the job).
 
     Workers that find no room wait for it without holding up the others, and join in when there is some.
     """
@@ -125,8 +142,8 @@ class RayExecutor:
         if min(self.count, self.retries, self.threads) < 1 or self.cpus_per_worker <= 0:
             raise ValueError(f"count, retries, threads and cpus_per_worker must be positive: {self}")
 
-    def map(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
-        """One outcome per job, as they finish; jobs are started in the order given.
+    def map(self, queue: deque[Job]) -> Iterator[Outcome]:
+        """One outcome per job, as they finish; jobs are started in the order of ``queue``.
 
         Leaving the iterator early abandons what is in flight, and so do a new ``map`` and ``close``.
 
@@ -136,7 +153,7 @@ class RayExecutor:
             Exception: a bug in a worker, as the worker raised it; its cause shows the worker's traceback.
         """
         self._stop_active()
-        self._active = self._run(jobs)
+        self._active = self._run(_Tasks(queue))
         return self._active
 
     def close(self) -> None:
@@ -160,35 +177,44 @@ class RayExecutor:
             self._active.close()
             self._active = None
 
-    def _run(self, jobs: Sequence[Job]) -> Generator[Outcome]:
-        if not jobs:
+    def _run(self, tasks: _Tasks) -> Generator[Outcome]:
+        if not tasks:
             return
-        queue = deque(_Task(job) for job in jobs)
-        left = len(queue)
+        finished: deque[Outcome] = deque()
         try:
             self._connect()
             self._muster()
-            while left:
-                for outcome in self._step(queue):
-                    left -= 1
-                    yield outcome
+            while finished or tasks or self._busy():
+                # Again after each outcome: the caller writes it to a disk, and may have brought new jobs.
+                self._hand_out(tasks)
+                if finished:
+                    yield finished.popleft()
+                else:
+                    finished.extend(self._step(tasks))
         finally:
             for slot in [s for s in self._slots if s.state is _State.RUNNING]:
                 self._dismiss(slot)
 
-    def _step(self, queue: deque[_Task]) -> list[Outcome]:
-        """Waits for an answer, or for somebody's time to be up; the jobs that this finished.
-
-        Who is free gets its next job before the caller sees an outcome: the caller writes each to a disk.
-        """
+    def _step(self, tasks: _Tasks) -> list[Outcome]:
+        """Waits for an answer, or for somebody's time to be up; the outcomes of what this finished."""
         answered = self._answered()
         # Only when no answer is waiting: a driver that was busy elsewhere must not call its workers late.
-        advanced = [self._advance(slot, queue) for slot in answered] or self._give_up_overdue()
-        for idle in [s for s in self._slots if s.state is _State.IDLE]:
-            if queue:
-                idle.task = queue.popleft()
-                idle.begin(_State.RUNNING, idle.actor.run.remote(idle.task.job))
+        advanced = [self._advance(slot, tasks) for slot in answered] or self._give_up_overdue()
         return [outcome for outcome in advanced if outcome]
+
+    def _busy(self) -> bool:
+        return any(slot.task is not None for slot in self._slots)
+
+    def _hand_out(self, tasks: _Tasks) -> None:
+        now = time.monotonic()
+        for slot in [s for s in self._slots if s.state is _State.IDLE]:
+            if not tasks:
+                return
+            if now - slot.since > _GREET_AFTER_S:
+                self._greet(slot)
+            else:
+                slot.task = tasks.next()
+                slot.begin(_State.RUNNING, slot.actor.run.remote(slot.task.job))
 
     def _answered(self) -> list[_Slot]:
         busy = [slot for slot in self._slots if slot.call is not None]
@@ -206,7 +232,7 @@ class RayExecutor:
             return slot.since + self.timeout_s
         return math.inf
 
-    def _advance(self, slot: _Slot, queue: deque[_Task]) -> Outcome | None:
+    def _advance(self, slot: _Slot, tasks: _Tasks) -> Outcome | None:
         """Moves ``slot`` on by the answer it has; the outcome if that was a job's last word."""
         from ray.exceptions import RayTaskError
 
@@ -216,7 +242,7 @@ class RayExecutor:
             self._dismiss(slot)
             _raise_as_raised(error)
         except _deaths() as error:
-            return self._bury(slot, _cause_of_death(error), queue)
+            return self._bury(slot, _cause_of_death(error), tasks)
         if slot.state is _State.STARTING:
             slot.begin(_State.BUILDING, slot.actor.build.remote())
             return None
@@ -224,8 +250,8 @@ class RayExecutor:
         slot.begin(_State.IDLE, None)
         return replace(answer, attempts=task.deaths + 1) if task else None
 
-    def _bury(self, slot: _Slot, cause: str, queue: deque[_Task]) -> Outcome | None:
-        """Replaces a dead worker; its job goes back to the head of the queue, or has failed."""
+    def _bury(self, slot: _Slot, cause: str, tasks: _Tasks) -> Outcome | None:
+        """Replaces a dead worker; its job comes next again, or has failed."""
         task = slot.task
         failed_starts = 0 if task else slot.failed_starts + 1
         self._dismiss(slot)
@@ -242,7 +268,7 @@ class RayExecutor:
         task.deaths += 1
         if task.deaths < self.retries:
             _log.warning("A worker died, job %s is tried again: %s", task.job.key, cause)
-            queue.appendleft(task)
+            tasks.again.append(task)
             return None
         reason = f"{task.deaths} workers died while they ran it; the last one: {cause}"
         return _failed(task, FailureKind.WORKER_DIED, reason, attempts=task.deaths)
@@ -288,12 +314,15 @@ class RayExecutor:
         """Greets idle workers, so that the dead are known before they get a job, and fills empty slots."""
         for slot in self._slots:
             if slot.state is _State.IDLE:
-                # Not STARTING: its process is there, and the others need not wait for one.
-                slot.begin(_State.BUILDING, slot.actor.build.remote())
+                self._greet(slot)
         missing = self.count - len(self._slots)
         if missing == self.count:
             self._check_room()
         self._slots.extend(self._hire() for _ in range(missing))
+
+    def _greet(self, slot: _Slot) -> None:
+        # Not STARTING: its process is there, and the others need not wait for one.
+        slot.begin(_State.BUILDING, slot.actor.build.remote())
 
     def _check_room(self) -> None:
         room = sum(_places(node, self.cpus_per_worker, self.gpus_per_worker) for node in _nodes())

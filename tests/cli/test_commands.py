@@ -220,6 +220,15 @@ def test_candidates_that_take_too_long_inline_fail_as_such(cli: Cli, write: Writ
     )
 
 
+def test_check_tells_workers_that_no_generation_keeps_busy(cli: Cli, write: Write) -> None:
+    document = changed("workers", {"backend": "ray", "count": 9}) | {"search": {"population": 6, "lag": 2}}
+    done = cli("check", write(document))
+    assert "workers.count is 9, but no more than 8 candidates are proposed at a time" in done.stderr
+    assert "lag 2" in done.stdout
+    document["search"] = {"population": 6, "lag": 3}
+    assert cli("check", write(document)).stderr == ""
+
+
 def test_check_as_json_lists_dimensions_tasks_and_memory(cli: Cli, write: Write) -> None:
     document = json.loads(cli("check", write(EXPERIMENT), "--json").stdout)
     assert [d["name"] for d in document["dimensions"]] == ["add.weight", "reverse.weight", "sort.weight"]

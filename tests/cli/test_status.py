@@ -19,7 +19,7 @@ def test_status_names_the_driver_and_the_drifts_that_were_accepted(tmp_path: Pat
     document = {**EXPERIMENT, "workers": {"dtype": None}}
     with Study.open(url, "small", document=document) as study:
         study.record(Trial("candidate", "g0.0", 0, 0, "digest", score=0.5))
-        study.accept_drift({**versions(), "cma": "99.0"})
+        study.accept_drift({**versions(), "cma": "99.0"}, lag=0)
         arguments = ["status", "small", "--storage", url]
         text = " ".join(CliRunner().invoke(app, arguments).stdout.split())
         shown = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)

@@ -1,4 +1,4 @@
-"""A search in a process of its own, to be killed: ``chaos_driver.py STORAGE_URL ORDER RAY_WORKERS``.
+"""A search in a process of its own, to be killed: ``chaos_driver.py STORAGE_URL ORDER RAY_WORKERS LAG``.
 
 ``ORDER`` seeds the order in which evaluations finish; with 0 Ray workers they run in this process.
 """
@@ -27,8 +27,8 @@ def executor(order: int, workers: int) -> Executor:
 
 
 if __name__ == "__main__":
-    url, order, workers = sys.argv[1:]
-    plan = make_plan(trials=60)
+    url, order, workers, lag = sys.argv[1:]
+    plan = make_plan(trials=60, lag=int(lag))
     with (
         Study.open(url, "chaos", document={}, dimensions=plan.space.dimensions) as study,
         closing(executor(int(order), int(workers))) as running,

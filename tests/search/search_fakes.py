@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from evomerge.errors import FailureKind
@@ -51,10 +52,11 @@ def make_plan(
     population: int = 8,
     sampler: str = "cma_es",
     top_k: int = 3,
+    lag: int = 0,
 ) -> SearchPlan:
     space = SearchSpace(document)
     settings = SamplerSettings(sampler, population, seed=7, starts=starts(space))
-    return SearchPlan(space, settings, MeanScore(), baselines(space), trials, top_k)
+    return SearchPlan(space, settings, MeanScore(), baselines(space), trials, top_k, lag)
 
 
 def weights_of(recipe: Recipe) -> list[float]:
@@ -95,7 +97,7 @@ class Killed(BaseException):
 
 
 class FakeExecutor:
-    """Outcomes in an order of its own; ``lives`` outcomes before it dies."""
+    """Outcomes in an order of its own; ``lives`` outcomes before it dies. ``workers`` jobs run at a time."""
 
     def __init__(
         self,
@@ -103,18 +105,21 @@ class FakeExecutor:
         fails: Callable[[Recipe], bool] = heavy_fails,
         lives: int | None = None,
         seconds: float = 0.0,
+        workers: int = 1000,
     ) -> None:
         self.jobs: list[Job] = []
         self._order = None if order is None else random.Random(order)
         self._fails = fails
         self._lives = lives
         self._seconds = seconds
+        self._workers = workers
 
-    def map(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
-        todo = list(jobs)
-        if self._order is not None:
-            self._order.shuffle(todo)
-        for job in todo:
+    def map(self, queue: deque[Job]) -> Iterator[Outcome]:
+        running: list[Job] = []
+        while queue or running:
+            while queue and len(running) < self._workers:
+                running.append(queue.popleft())
+            job = running.pop(0 if self._order is None else self._order.randrange(len(running)))
             if self._lives is not None and len(self.jobs) >= self._lives:
                 raise Killed
             self.jobs.append(job)
@@ -140,7 +145,7 @@ class FakeWorker:
         self._executor = FakeExecutor(seconds=seconds)
 
     def run(self, job: Job) -> Outcome:
-        return next(self._executor.map([job]))
+        return next(self._executor.map(deque([job])))
 
 
 def hash_of(recipe: Recipe) -> str:

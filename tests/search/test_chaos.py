@@ -17,7 +17,6 @@ from evomerge.search.controller import search
 from evomerge.search.study import Study
 
 DRIVER = Path(__file__).with_name("chaos_driver.py")
-PLAN = make_plan(trials=60)
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +27,6 @@ def chaos() -> ModuleType:
     module = sys.modules["chaos"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def opened(url: str) -> Study:
-    return Study.open(url, "chaos", document={}, dimensions=PLAN.space.dimensions)
 
 
 def count(url: str) -> int:
@@ -49,13 +44,17 @@ def count(url: str) -> int:
     return found
 
 
-def survives(chaos: ModuleType, url: str, tmp_path: Path, kills: int, workers: int) -> None:
-    reference = opened(f"journal:///{tmp_path}/reference.log")
-    search(PLAN, reference, FakeExecutor())
+def survives(chaos: ModuleType, url: str, tmp_path: Path, kills: int, workers: int, lag: int = 0) -> None:
+    plan = make_plan(trials=60, lag=lag)
+    dimensions = plan.space.dimensions
+    reference = Study.open(
+        f"journal:///{tmp_path}/reference.log", "chaos", document={}, dimensions=dimensions
+    )
+    search(plan, reference, FakeExecutor())
     starts = itertools.count()
     victims = ("worker", "group") if workers else ("driver", "group")
     run = chaos.Chaos(
-        command=lambda: [sys.executable, str(DRIVER), url, str(next(starts)), str(workers)],
+        command=lambda: [sys.executable, str(DRIVER), url, str(next(starts)), str(workers), str(lag)],
         recorded=lambda: count(url),
         victims=victims,
         chance=random.Random(7),
@@ -85,3 +84,12 @@ def test_killed_at_random_moments_with_two_workers_the_study_is_the_same(
     chaos: ModuleType, tmp_path: Path
 ) -> None:
     survives(chaos, f"sqlite:///{tmp_path}/study.db", tmp_path, kills=2, workers=2)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_killed_at_random_moments_with_a_lag_the_study_is_the_same(
+    chaos: ModuleType, tmp_path: Path, workers: int
+) -> None:
+    survives(chaos, f"sqlite:///{tmp_path}/study.db", tmp_path, kills=2, workers=workers, lag=13)

@@ -21,7 +21,8 @@ from search_fakes import FakeExecutor, FakeWorker, make_plan, weights_of
 
 from evomerge.errors import FailureKind
 from evomerge.recipe import Recipe
-from evomerge.search.controller import Progress, Quiet, search
+from evomerge.search.controller import search
+from evomerge.search.progress import Progress, Quiet
 from evomerge.search.study import Study, Trial
 from evomerge.workers.jobs import Job, Outcome
 from evomerge.workers.ray_executor import RayExecutor

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,22 +24,11 @@ from search_fakes import (
 from evomerge.errors import FailureKind, FitnessError, StudyError
 from evomerge.fitness.scores import Scores, Split
 from evomerge.recipe import Dimension, Recipe
-from evomerge.search import controller
-from evomerge.search.controller import (
-    Ending,
-    Observer,
-    Phase,
-    Progress,
-    Quiet,
-    SearchPlan,
-    SearchResult,
-    finalists,
-    losses,
-    recipe_of,
-    search,
-    winner,
-)
+from evomerge.search import stream
+from evomerge.search.controller import Ending, SearchPlan, SearchResult, recipe_of, search
 from evomerge.search.leaderboard import leaderboard
+from evomerge.search.progress import Observer, Phase, Progress, Quiet
+from evomerge.search.ranking import finalists, losses, winner
 from evomerge.search.samplers import Sampler, SamplerSettings, make_sampler
 from evomerge.search.study import SplitResult, Study, Trial, versions
 from evomerge.workers.jobs import Failure, Job, Outcome
@@ -305,6 +295,155 @@ def test_a_study_that_was_altered_is_refused(journal: str) -> None:
         run(journal, replace(other, trials=3))  # also where the only generation is partial
 
 
+# --- a lag ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("document", [MIXED, DISCRETE], ids=["mixed", "discrete"])
+@pytest.mark.parametrize("lag", [5, 20])
+def test_with_a_lag_neither_order_nor_workers_nor_kills_change_the_study(
+    tmp_path: Path, document: dict[str, object], lag: int
+) -> None:
+    plan = make_plan(document, trials=45, lag=lag)
+    reference, whole = run(f"journal:///{tmp_path}/reference.log", plan)
+    assert [len(g) for g in reference.generations()] == [8, 8, 8, 8, 8, 5]
+    for workers in (1, 3, 50):
+        url = f"journal:///{tmp_path}/{workers}.log"
+        assert run(url, plan, FakeExecutor(workers, workers=workers))[0].snapshot() == reference.snapshot()
+    chance = random.Random(lag)
+    for n in range(6):
+        url, kills, evaluated = f"journal:///{tmp_path}/killed{n}.log", 0, 0
+        while True:
+            executor = FakeExecutor(100 * n + kills, lives=chance.randint(0, 15), workers=1 + n)
+            try:
+                study, _ = run(url, plan, executor)
+            except Killed:
+                kills, evaluated = kills + 1, evaluated + len(executor.jobs)
+            else:
+                break
+        assert kills
+        assert study.snapshot() == reference.snapshot()
+        assert evaluated + len(executor.jobs) == whole.evaluated  # nothing twice
+
+
+def test_with_a_lag_killed_after_any_write_and_resumed_the_study_is_the_same(tmp_path: Path) -> None:
+    plan = make_plan(DISCRETE, trials=22, population=4, lag=7)
+    reference, _ = run(f"journal:///{tmp_path}/reference.log", plan)
+    several_open = 0
+    for n in range(1, len(reference.trials())):
+        url = f"journal:///{tmp_path}/{n}.log"
+        with pytest.raises(Killed):
+            run(url, plan, FakeExecutor(order=n), KillAfterWrite(n))
+        begun = Study.open(url, "s").generations()
+        several_open += sum(0 < len(g) < 4 for g in begun) > 1
+        assert run(url, plan, FakeExecutor(order=n))[0].snapshot() == reference.snapshot()
+    assert several_open > 3
+
+
+def test_with_a_lag_a_worker_that_falls_free_goes_on_with_the_next_generation(journal: str) -> None:
+    class Slow(FakeExecutor):
+        """Its first candidate takes for ever: as long as anything else is to be done."""
+
+        def map(self, queue: deque[Job]) -> Iterator[Outcome]:
+            slow: list[Job] = []
+            while queue or slow:
+                job = queue.popleft() if queue else slow.pop()
+                if job.key == "g0.0" and queue:
+                    slow.append(job)
+                    continue
+                self.jobs.append(job)
+                yield self._outcome(job)
+
+    executor = Slow()
+    run(journal, make_plan(trials=40, lag=11), executor)
+    keys = [job.key for job in executor.jobs if job.key.startswith("g")]
+    assert keys[: keys.index("g0.0")] == [
+        *(f"g0.{i}" for i in range(1, 8)),
+        *(f"g1.{i}" for i in range(8)),
+        *(f"g2.{i}" for i in range(3)),
+    ]
+
+
+def test_a_recipe_is_evaluated_once_across_generations_in_flight(journal: str) -> None:
+    plan = make_plan(DISCRETE, trials=60, population=4, lag=25)
+    executor = FakeExecutor(order=3)
+    study, _ = run(journal, plan, executor)
+    keys = [job.recipe.key() for job in executor.jobs if job.split is Split.SEARCH]
+    assert len(keys) == len(set(keys))
+    first: dict[str, Trial] = {}
+    for trial in study.trials():
+        assert (trial.cached_from is None) == (trial.recipe not in first)
+        assert trial.cached_from in (None, first.setdefault(trial.recipe, trial).name)
+
+
+def test_random_search_finds_the_same_with_and_without_a_lag(tmp_path: Path) -> None:
+    plans = [make_plan(trials=30, sampler="random", lag=lag) for lag in (0, 12)]
+    studies = [run(f"journal:///{tmp_path}/{i}.log", plan)[0] for i, plan in enumerate(plans)]
+    assert studies[0].snapshot() == studies[1].snapshot()
+
+
+def test_with_a_lag_a_larger_budget_continues_as_if_it_had_been_given_at_once(tmp_path: Path) -> None:
+    plan = make_plan(trials=40, lag=11)
+    reference, _ = run(f"journal:///{tmp_path}/reference.log", plan)
+    url = f"journal:///{tmp_path}/study.log"
+    for trials in (3, 8, 13, 30, 40):
+        study, result = run(url, replace(plan, trials=trials), FakeExecutor(order=trials))
+        assert result.candidates == trials
+    assert study.snapshot()["trials"] == reference.snapshot()["trials"]
+
+
+def test_with_a_lag_a_converged_sampler_ends_the_search_when_the_rest_is_scored(tmp_path: Path) -> None:
+    class Flat(MeanScore):
+        def score(self, scores: Scores) -> float:
+            return 0.5
+
+    plan = make_plan(DISCRETE, trials=10_000, lag=13)
+    plan = replace(plan, sampler=replace(plan.sampler, restarts=1), objective=Flat())
+    reference, result = run(f"journal:///{tmp_path}/reference.log", plan)
+    assert result.ending is Ending.CONVERGED
+    sizes = [len(g) for g in reference.generations()]
+    assert sizes[-1] == 13
+    assert sizes[sizes.index(16) - 2 : sizes.index(16)] == [8, 5]  # drawn ahead of the restart
+    url = f"journal:///{tmp_path}/study.log"
+    with pytest.raises(Killed):
+        run(url, plan, FakeExecutor(order=1), KillAfterWrite(result.candidates - 4))
+    again, resumed = run(url, plan, FakeExecutor(order=2))
+    assert resumed.ending is Ending.CONVERGED
+    assert again.snapshot() == reference.snapshot()
+
+
+def test_with_a_lag_observers_see_the_generation_that_was_told(journal: str) -> None:
+    diary = Diary()
+    told: list[tuple[int, int]] = []
+
+    class Generations(Diary):
+        def on_generation(self, trials: Sequence[Trial], progress: Progress) -> None:
+            super().on_generation(trials, progress)
+            told.append((progress.generation, progress.population))
+
+    diary = Generations()
+    run(journal, make_plan(trials=30, lag=20), FakeExecutor(order=2), diary)
+    assert told == [(0, 8), (1, 8), (2, 8)]
+    assert [len(g) for g in diary.generations] == [8] * 3
+    last = diary.trials[-1][1]
+    assert (last.done, last.total, last.generation, last.population) == (30, 30, 3, 6)
+
+
+def test_more_than_half_failed_of_what_was_told_stops_whatever_is_known_beyond(tmp_path: Path) -> None:
+    class FirstGenerationOnly(FakeExecutor):
+        def _outcome(self, job: Job) -> Outcome:
+            outcome = super()._outcome(job)
+            if not job.key.startswith("g") or job.key.startswith("g0."):
+                return outcome
+            return replace(outcome, scores=None, failure=failure("lost"))
+
+    for order in range(4):
+        url = f"journal:///{tmp_path}/{order}.log"
+        for _ in range(2):
+            executor = FirstGenerationOnly(order, fails=lambda _: False)
+            with pytest.raises(StudyError, match=r"stopped: 16 of 24 candidates failed \(16 evaluation\)"):
+                run(url, make_plan(trials=80, lag=30), executor)
+
+
 # --- other versions of the libraries -----------------------------------------------------------------------
 
 
@@ -314,8 +453,8 @@ def upgrade(monkeypatch: pytest.MonkeyPatch) -> None:
     def other(settings: SamplerSettings, dimensions: Sequence[Dimension]) -> Sampler:
         return make_sampler(replace(settings, seed=settings.seed + 1), dimensions)
 
-    monkeypatch.setattr(controller, "make_sampler", other)
-    monkeypatch.setattr(controller, "versions", lambda: {**versions(), "cma": "99.0"})
+    monkeypatch.setattr(stream, "make_sampler", other)
+    monkeypatch.setattr(stream, "versions", lambda: {**versions(), "cma": "99.0"})
 
 
 def drifted(
@@ -324,6 +463,29 @@ def drifted(
     study = opened(url, plan)
     search(plan, study, executor or FakeExecutor(), accept_drift=accept)
     return study
+
+
+def test_with_a_lag_an_accepted_drift_keeps_what_is_recorded_of_every_open_generation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(trials=50, lag=12)
+    urls = [f"journal:///{tmp_path}/{i}.log" for i in range(6)]
+    for url in urls:
+        with pytest.raises(Killed):
+            run(url, plan, FakeExecutor(order=5, lives=24))
+    old = opened(urls[0], plan).candidates()
+    upgrade(monkeypatch)
+    with pytest.raises(StudyError, match="--accept-drift"):
+        run(urls[0], plan)
+    expected = drifted(urls[0], plan)
+    assert {t.place: t for t in expected.candidates()}.items() >= {t.place: t for t in old}.items()
+    assert [len(g) for g in expected.generations()] == [8] * 6 + [2]
+    for lives, url in enumerate(urls[1:]):
+        with pytest.raises(Killed):
+            drifted(url, plan, FakeExecutor(order=lives, lives=3 * lives))
+        study = drifted(url, plan, FakeExecutor(order=lives, workers=3), accept=lives == 0)
+        assert study.snapshot() == expected.snapshot()
+        assert len(study.accepted_drifts) == 1
 
 
 @pytest.mark.parametrize("before", [8, 16, 19])  # after whole generations, and in the midst of one

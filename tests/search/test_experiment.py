@@ -30,6 +30,16 @@ def test_every_field_is_documented(schema: type[BaseModel]) -> None:
     assert [name for name in schema.model_fields if f"`{name}`" not in text] == []
 
 
+def test_a_lag_belongs_to_the_experiment_and_none_leaves_it_as_it_was(tmp_path: Path) -> None:
+    without = load(EXPERIMENT, tmp_path).document({})
+    assert "lag" not in without["search"]  # studies from before there was one go on
+    assert load(EXPERIMENT, tmp_path, {"search.lag": 0}).document({}) == without
+    assert load(EXPERIMENT, tmp_path, {"search.lag": 5}).document({})["search"]["lag"] == 5
+    for wrong in (-1, 1.5, "two", 10_001):
+        with pytest.raises(ExperimentError, match=r"search\.lag"):
+            load(EXPERIMENT, tmp_path, {"search.lag": wrong})
+
+
 def test_a_star_is_every_named_model_but_the_base(tmp_path: Path) -> None:
     experiment = load(EXPERIMENT, tmp_path)
     assert [d.name for d in experiment.space.dimensions] == ["add.weight", "reverse.weight", "sort.weight"]

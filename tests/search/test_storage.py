@@ -22,7 +22,8 @@ from evomerge.fitness.scores import Split
 from evomerge.recipe import SearchSpace
 from evomerge.search import _backends, _database, _retry, _storage
 from evomerge.search._rows import MAIN, LeaseLost
-from evomerge.search.controller import Quiet, search
+from evomerge.search.controller import search
+from evomerge.search.progress import Quiet
 from evomerge.search.study import SplitResult, Study, Trial
 from evomerge.workers.jobs import Failure
 

@@ -165,13 +165,44 @@ def test_generations_are_in_order_whatever_finished_first(journal: str) -> None:
     ]
 
 
-@pytest.mark.parametrize("places", [[(0, 0), (0, 2), (1, 0)], [(1, 0)], [(0, 0), (2, 0)]])
-def test_a_hole_before_the_last_generation_is_damage(journal: str, places: list[tuple[int, int]]) -> None:
+@pytest.mark.parametrize(
+    ("places", "lag"),
+    [
+        ([(0, 0), (0, 2), (1, 0)], 0),
+        ([(1, 0)], 0),
+        ([(0, 0), (2, 0)], 0),
+        ([(0, 0), (0, 2), (1, 0), (1, 2)], 2),
+        ([(0, 2), (1, 2), (3, 0)], 3),
+    ],
+)
+def test_a_hole_in_a_generation_that_must_be_whole_is_damage(
+    journal: str, places: list[tuple[int, int]], lag: int
+) -> None:
     study = opened(journal)
     for place in places:
         study.record(candidate(*place))
     with pytest.raises(StudyError, match="damaged"):
-        study.generations()
+        study.closed(lag)
+
+
+@pytest.mark.parametrize(
+    ("places", "lag", "closed"),
+    [
+        ([], 0, 0),
+        ([(0, 0), (0, 2)], 0, 0),
+        ([(0, 0), (0, 1), (1, 1)], 0, 1),
+        ([(0, 0), (0, 2), (1, 1)], 2, 0),
+        ([(0, 0), (0, 1), (1, 0), (1, 2)], 2, 1),
+        ([(0, 0), (0, 1), (2, 0)], 2, 0),
+    ],
+)
+def test_generations_within_the_lag_may_have_holes(
+    journal: str, places: list[tuple[int, int]], lag: int, closed: int
+) -> None:
+    study = opened(journal)
+    for place in places:
+        study.record(candidate(*place))
+    assert study.closed(lag) == closed
 
 
 def test_one_place_is_recorded_once(journal: str) -> None:

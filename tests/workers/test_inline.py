@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 
 import pytest
@@ -34,9 +35,9 @@ class Plain:
         return Outcome(job.key, None, None, None, Seconds())
 
 
-def jobs(*keys: str) -> list[Job]:
+def jobs(*keys: str) -> deque[Job]:
     recipe = Recipe(merge_method="linear", models=(Source(model="a"),))
-    return [Job(key, recipe, Split.SEARCH) for key in keys]
+    return deque(Job(key, recipe, Split.SEARCH) for key in keys)
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def test_outcomes_come_in_the_order_of_the_jobs(executor: Executor) -> None:
 
 
 def test_the_worker_is_built_once_and_for_the_first_job(executor: InlineExecutor, log: list[str]) -> None:
-    list(executor.map([]))
+    list(executor.map(jobs()))
     assert log == []
     list(executor.map(jobs("a", "b")))
     list(executor.map(jobs("c")))
@@ -67,6 +68,15 @@ def test_a_job_starts_only_when_its_outcome_is_asked_for(executor: InlineExecuto
     outcomes = executor.map(jobs("a", "b"))
     next(outcomes)
     assert log == ["built", "a"]
+
+
+def test_a_job_added_between_two_outcomes_is_run_as_well(executor: InlineExecutor) -> None:
+    queue, seen = jobs("a", "b"), []
+    for outcome in executor.map(queue):
+        seen.append(outcome.key)
+        if outcome.key in "ab":
+            queue.extend(jobs(outcome.key + "!"))
+    assert seen == ["a", "b", "a!", "b!"]
 
 
 def test_what_the_factory_raises_comes_out_of_map() -> None:

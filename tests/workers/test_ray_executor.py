@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -94,7 +95,7 @@ def job(key: str, weight: float = 0.0) -> Job:
 
 
 def by_key(executor: Executor, *jobs: Job) -> dict[str, Outcome]:
-    return {outcome.key: outcome for outcome in executor.map(jobs)}
+    return {outcome.key: outcome for outcome in executor.map(deque(jobs))}
 
 
 @pytest.fixture(scope="module")
@@ -136,8 +137,36 @@ def test_outcomes_are_the_same_in_process_and_on_one_or_two_workers(make: Make) 
 
 def test_two_workers_run_at_the_same_time_and_outcomes_come_as_they_finish(make: Make) -> None:
     executor = make(Worker, 2)
-    keys = [o.key for o in executor.map([job("sleep:2"), job("score:1"), job("score:2")])]
+    keys = [o.key for o in executor.map(deque([job("sleep:2"), job("score:1"), job("score:2")]))]
     assert keys == ["score:1", "score:2", "sleep:2"]
+
+
+def test_a_job_added_between_two_outcomes_starts_while_others_run(make: Make) -> None:
+    queue, seen = deque([job("sleep:2"), job("score:1")]), []
+    for outcome in make(Worker, 2).map(queue):
+        seen.append(outcome.key)
+        if outcome.key in ("score:1", "sleep:2"):
+            queue.append(job(f"score:after {outcome.key}"))
+    assert seen == ["score:1", "score:after score:1", "sleep:2", "score:after sleep:2"]
+
+
+def test_who_falls_free_takes_the_next_job_before_the_caller_sees_an_outcome(make: Make) -> None:
+    queue = deque([job("score:1"), job("score:2"), job("score:3")])
+    outcomes = make(Worker, 1).map(queue)
+    next(outcomes)
+    assert [j.key for j in queue] == ["score:3"]
+    outcomes.close()  # type: ignore[attr-defined]
+
+
+def test_a_worker_that_dies_while_it_waits_for_new_jobs_counts_against_none(make: Make) -> None:
+    queue, seen = deque([job("pid")]), []
+    for outcome in make(Worker, 1, retries=1).map(queue):
+        seen.append(outcome)
+        if len(seen) == 1:
+            os.kill(int(outcome.fingerprint or ""), signal.SIGKILL)
+            time.sleep(ray_executor._GREET_AFTER_S + 0.5)
+            queue.append(job("score:1"))
+    assert [(o.failure, o.attempts) for o in seen] == [(None, 1)] * 2
 
 
 def test_workers_stay_from_one_map_to_the_next(make: Make) -> None:
@@ -193,7 +222,7 @@ def test_a_job_that_takes_too_long_fails_and_its_worker_is_replaced(make: Make) 
 
 def test_a_job_that_was_done_in_time_is_not_late_because_the_driver_was(make: Make) -> None:
     executor = make(Worker, 2, timeout_s=1.0)
-    outcomes = executor.map([job("score:1"), job("sleep:0.2")])
+    outcomes = executor.map(deque([job("score:1"), job("sleep:0.2")]))
     first = next(outcomes)
     time.sleep(1.5)
     assert first.failure is None
@@ -264,7 +293,7 @@ def test_a_worker_gets_the_threads_asked_for_and_the_offline_setting(
 
 def test_leaving_early_abandons_what_is_in_flight(make: Make) -> None:
     executor = make(Worker, 2)
-    outcomes = executor.map([job("sleep:3600"), job("score:1"), job("score:2")])
+    outcomes = executor.map(deque([job("sleep:3600"), job("score:1"), job("score:2")]))
     next(outcomes)
     outcomes.close()  # type: ignore[attr-defined]
     assert set(by_key(executor, job("score:3"), job("score:4"))) == {"score:3", "score:4"}
@@ -272,9 +301,9 @@ def test_leaving_early_abandons_what_is_in_flight(make: Make) -> None:
 
 def test_a_second_map_and_a_close_end_the_map_before(make: Make) -> None:
     executor = make(Worker, 1)
-    first = executor.map([job("score:1"), job("sleep:3600")])
+    first = executor.map(deque([job("score:1"), job("sleep:3600")]))
     next(first)
-    second = executor.map([job("score:2"), job("score:3")])
+    second = executor.map(deque([job("score:2"), job("score:3")]))
     assert next(second).key == "score:2"
     assert list(first) == []
     executor.close()
@@ -283,7 +312,7 @@ def test_a_second_map_and_a_close_end_the_map_before(make: Make) -> None:
 
 def test_control_c_while_waiting_leaves_at_once_and_the_executor_still_works(make: Make) -> None:
     executor = make(Worker, 1)
-    outcomes = executor.map([job("score:1"), job("sleep:3600")])
+    outcomes = executor.map(deque([job("score:1"), job("sleep:3600")]))
     next(outcomes)
     threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
     started = time.monotonic()
@@ -308,7 +337,7 @@ def test_close_lets_idle_workers_close_themselves_and_leaves_a_ray_that_was_ther
 
 def test_no_jobs_start_nothing() -> None:
     executor = RayExecutor(Worker, 1, address="nowhere:1")
-    assert list(executor.map([])) == []
+    assert list(executor.map(deque())) == []
     assert executor._slots == []
 
 
@@ -322,6 +351,7 @@ def test_a_cluster_that_is_not_there_is_an_error_of_the_users(address: str) -> N
 
 DRIVER = """
 import json, signal, sys, time
+from collections import deque
 from evomerge.fitness.scores import Split
 from evomerge.recipe import Recipe, Source
 from evomerge.workers.jobs import Job, Outcome, Seconds
@@ -345,7 +375,7 @@ def main(*keys):
     recipe = Recipe(merge_method="linear", models=(Source(model="a"),))
     executor = RayExecutor(Worker, 2)
     try:
-        for outcome in executor.map([Job(key, recipe, Split.SEARCH) for key in keys]):
+        for outcome in executor.map(deque([Job(key, recipe, Split.SEARCH) for key in keys])):
             print(json.dumps(outcome.key), flush=True)
         time.sleep(1)
     finally:

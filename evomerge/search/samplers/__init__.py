@@ -1,24 +1,21 @@
-"""Which candidates next: strategies that ask and are told. All that they know, a replay can rebuild."""
+"""Which candidates next: strategies that draw and are told. All that they know, a replay can rebuild."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import cycle
+from collections.abc import Sequence
 
-from evomerge.errors import ExperimentError, StudyError, did_you_mean
+from evomerge.errors import ExperimentError, did_you_mean
 from evomerge.recipe import Dimension
 from evomerge.search.samplers._base import Sampler, SamplerSettings, Vector
 
 __all__ = [
     "SAMPLERS",
-    "DriftError",
     "Sampler",
     "SamplerSettings",
     "Vector",
+    "first_population",
     "make_sampler",
-    "rejoin",
-    "replay",
 ]
 
 SAMPLERS: tuple[str, ...] = ("cma_es", "random")
@@ -48,53 +45,13 @@ def make_sampler(settings: SamplerSettings, dimensions: Sequence[Dimension]) -> 
     )
 
 
-class DriftError(StudyError):
-    """The sampler proposes something else than the study recorded, be it in one bit."""
+def first_population(settings: SamplerSettings, dimensions: Sequence[Dimension]) -> int:
+    """Candidates of the first generation."""
+    from evomerge.search.samplers.cma_es import default_population
+    from evomerge.search.samplers.random_search import POPULATION
 
-
-def replay(
-    sampler: Sampler, history: Iterable[tuple[Sequence[Vector], Sequence[float]]], accepted: int = 0
-) -> Sampler:
-    """``sampler`` itself, after it has asked for and been told each generation of ``history``.
-
-    The first ``accepted`` generations are told as they were recorded, whatever it proposes in their place.
-
-    Raises:
-        DriftError: It proposes something else in a later one.
-    """
-    for generation, (vectors, losses) in enumerate(history):
-        _compare(sampler, vectors, generation, accepted)
-        sampler.tell(vectors, losses)
-    return sampler
-
-
-def rejoin(sampler: Sampler, done: Mapping[int, Vector], generation: int, accepted: int = 0) -> None:
-    """Makes ``sampler`` ask for the generation of which ``done`` (by index) is recorded.
-
-    If that is one of the first ``accepted`` and it proposes something else, what is recorded stays and the
-    rest is its own; where it proposes fewer, it repeats itself.
-
-    Raises:
-        DriftError: It proposes something else, and that was not accepted.
-    """
-    asked = sampler.ask()
-    own = cycle(asked or done.values())
-    whole = [v for v, _ in zip(own, range(max(len(asked), max(done) + 1)), strict=False)]
-    for index, vector in done.items():
-        whole[index] = vector
-    _compare(sampler, whole, generation, accepted)
-
-
-def _compare(sampler: Sampler, told: Sequence[Vector], generation: int, accepted: int) -> None:
-    asked = sampler.ask()
-    if list(told) == asked:
-        return
-    if generation < accepted:
-        sampler.adopt(told)
-        return
-    pairs = enumerate(zip(told, asked, strict=False))
-    first = next((i for i, (one, other) in pairs if one != other), min(len(told), len(asked)))
-    raise DriftError("study", f"the sampler proposes another g{generation}.{first} than the study recorded")
+    free = sum(d.span[0] < d.span[1] for d in dimensions)
+    return settings.population or (default_population(free) if settings.name == "cma_es" else POPULATION)
 
 
 def _check(settings: SamplerSettings, dimensions: Sequence[Dimension]) -> None:

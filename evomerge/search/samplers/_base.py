@@ -31,45 +31,50 @@ class SamplerSettings:
 
 
 class Sampler(Protocol):
-    """Proposes generations of candidates; a deterministic function of its settings and of what it was told.
+    """Draws candidates; a deterministic function of its settings and of the sequence of calls.
 
     It neither reads nor changes a global random stream.
     """
 
     @property
     def population(self) -> int:
-        """Candidates in the generation that ``ask`` returns; 0 when the search has converged."""
+        """Candidates of a generation from here on; 0 when the search has converged and no restart is left."""
         ...
 
-    def ask(self) -> list[Vector]:
-        """One generation, in an order that is part of the result; the same again until it is told.
+    @property
+    def run(self) -> int:
+        """How often it has started anew. What was drawn in an earlier run can no longer be told."""
+        ...
 
-        Empty when the search has converged and no restart is left.
-        """
+    def ask(self, count: int) -> list[Vector]:
+        """``count`` more candidates, drawn from what it has been told so far; none when it has converged."""
         ...
 
     def adopt(self, vectors: Sequence[Vector]) -> None:
-        """Takes ``vectors``, of any number, for the generation asked last; they are what is told next."""
+        """Takes ``vectors`` for as many of those asked for longest ago; they are what is told next."""
         ...
 
     def tell(self, vectors: Sequence[Vector], losses: Sequence[float]) -> None:
-        """Learns from the generation asked last; ``losses`` (lower is better) in the order of ``vectors``.
+        """Learns from a generation; ``losses`` (lower is better) in the order of ``vectors``.
 
-        Neither argument is kept or changed.
+        They are those asked for longest ago and not told yet, in the order of asking; others may have been
+        asked for since. Neither argument is kept or changed.
 
         Raises:
-            ValueError: ``vectors`` are not those asked last, or a loss is not finite.
+            ValueError: ``vectors`` are others, or a loss is not finite.
         """
         ...
 
 
 def check_told(asked: Sequence[Vector], vectors: Sequence[Vector], losses: Sequence[float]) -> None:
-    """Nothing, if ``vectors`` are those ``asked`` and every loss is a finite number.
+    """Nothing, if ``vectors`` are the first of those ``asked`` and every loss is a finite number.
 
     Raises:
         ValueError: They are not.
     """
-    if not asked or [tuple(v) for v in vectors] != list(asked):
-        raise ValueError("told other vectors than those asked last, or told twice")
-    if len(losses) != len(asked) or not all(math.isfinite(x) for x in losses):
-        raise ValueError(f"told {len(losses)} losses for {len(asked)} vectors; each must be a finite number")
+    if not vectors or [tuple(v) for v in vectors] != list(asked[: len(vectors)]):
+        raise ValueError("told other vectors than those asked for, or told twice")
+    if len(losses) != len(vectors) or not all(math.isfinite(x) for x in losses):
+        raise ValueError(
+            f"told {len(losses)} losses for {len(vectors)} vectors; each must be a finite number"
+        )

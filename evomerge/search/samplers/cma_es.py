@@ -7,7 +7,9 @@ What pycma does that this module has to answer for:
     - its integer code draws from NumPy's global generator: every call runs on a private global state;
     - it refuses one dimension: one that nobody sees is added;
     - flat fitness ends it after one generation, though accuracies are steps: those limits are raised;
-    - a bound that is no interval is an error: dimensions with one value stay outside.
+    - a bound that is no interval is an error: dimensions with one value stay outside;
+    - its mean is the weighted mean of what it is told, so points drawn from an older state (a lag) would
+      pull it back to where it was then: they are moved first (``_moved``).
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -42,6 +45,20 @@ PADDED = 2
 """Dimensions that pycma needs."""
 
 
+@dataclass(frozen=True, eq=False)
+class _Drawn:
+    """A candidate that is not told yet, and the state it was drawn from (``None`` for an adopted one)."""
+
+    vector: Vector
+    point: Points
+    """As pycma handed it out."""
+    state: int | None
+    """How many generations pycma had been told."""
+    mean: Points | None = None
+    step: Points | None = None
+    """From the mean to the point, both before pycma's map into the bounds, in units of the step size."""
+
+
 class CmaEs:
     """Each float runs over [0, 1], each int and choice over its own numbers (``integer_variables``).
 
@@ -50,63 +67,93 @@ class CmaEs:
     """
 
     def __init__(self, settings: SamplerSettings, dimensions: Sequence[Dimension]) -> None:
+        self.run = 0
         self._settings = settings
         self._dimensions = tuple(dimensions)
         self._free = [i for i, d in enumerate(dimensions) if d.span[0] < d.span[1]]
         self._first_population = settings.population or default_population(len(self._free))
         self._private = _LegacyStream([settings.seed, 0])
-        self._run = 0
-        self._asked: list[Vector] = []
-        self._points: list[Points] = []
+        self._asked: list[_Drawn] = []
         self._injected: tuple[Vector, ...] = ()
         self._strategy: Any = None
+        self._has_drawn = False
         self._start_run()
 
     @property
     def population(self) -> int:
-        """Candidates in the generation that ``ask`` returns; 0 when the search has converged."""
-        return 0 if self._strategy is None else self._first_population * 2**self._run
+        """Candidates of a generation of this run; 0 when the search has converged."""
+        return 0 if self._strategy is None else self._first_population * 2**self.run
 
-    def ask(self) -> list[Vector]:
-        """One generation, the same again until it is told; empty when no restart is left."""
-        if self._strategy is not None and not self._asked:
-            with self._private.installed():
-                self._points = self._strategy.ask()
-            asked = [self._outer(point) for point in self._points]
-            # pycma hands injections back first, but off by a rounding: what counts is the start itself
-            self._asked = [*self._injected, *asked[len(self._injected) :]]
-        return list(self._asked)
+    def ask(self, count: int) -> list[Vector]:
+        """``count`` more candidates; none when no restart is left."""
+        strategy = self._strategy
+        if strategy is None or count < 1:  # pycma takes none for a whole population
+            return []
+        with self._private.installed():
+            points = strategy.ask(count)
+        self._has_drawn = True
+        vectors = [self._outer(point) for point in points]
+        # pycma hands injections back first, but off by a rounding: what counts is the start itself
+        vectors[: len(self._injected)] = self._injected[: len(vectors)]
+        self._injected = ()
+        mean = strategy.mean.copy()
+        drawn = zip(vectors, points, strategy.ary, strict=True)
+        self._asked += [_Drawn(v, p, strategy.countiter, mean, step.copy()) for v, p, step in drawn]
+        return vectors
 
     def adopt(self, vectors: Sequence[Vector]) -> None:
-        """Takes ``vectors`` for the generation asked last; pycma also learns from foreign points."""
-        self._asked = list(vectors)
-        self._points = [np.array(self._inner(v)) for v in vectors]
+        """Takes ``vectors`` for those asked for longest ago; pycma also learns from foreign points."""
+        foreign = [_Drawn(tuple(v), np.array(self._inner(v)), None) for v in vectors]
+        self._asked[: len(vectors)] = foreign
 
     def tell(self, vectors: Sequence[Vector], losses: Sequence[float]) -> None:
-        """Learns from the generation asked last; begins a new run where this one has converged."""
-        check_told(self._asked, vectors, losses)
-        stopped = False
+        """Learns from a generation; begins a new run where this one has converged."""
+        check_told([d.vector for d in self._asked], vectors, losses)
+        told, self._asked = self._asked[: len(vectors)], self._asked[len(vectors) :]
         # Adopted ones may come after convergence, or be too few to learn from.
-        if self._strategy is not None and len(self._points) >= max(3, self._strategy.sp.weights.mu):
-            with self._private.installed():
-                self._strategy.tell(self._points, [float(x) for x in losses])
-                stopped = bool(self._strategy.stop())
-        self._asked, self._points, self._injected = [], [], ()
+        if self._strategy is None or len(told) < max(3, self._strategy.sp.weights.mu):
+            return
+        with self._private.installed():
+            if not self._has_drawn:
+                self._strategy.ask(1)  # pycma refuses a second telling without one
+            self._has_drawn = False
+            self._strategy.tell(self._points(told), [float(x) for x in losses])
+            stopped = bool(self._strategy.stop())
         if stopped:
+            self._asked = []
             self._restart()
+
+    def _points(self, told: Sequence[_Drawn]) -> list[Points]:
+        lagged = any(d.state not in (None, self._strategy.countiter) for d in told)
+        return [self._moved(d) for d in told] if lagged else [d.point for d in told]
+
+    def _moved(self, drawn: _Drawn) -> Points:
+        """The point half-way to where it would be had it been drawn from the mean of today, by today's step.
+
+        Told where it was drawn, it pulls the mean back; moved all the way, the same step is made again and
+        again, and the search overshoots. Measured: docs/decisions/0014-lag.md.
+        """
+        if drawn.mean is None or drawn.step is None:
+            return drawn.point
+        strategy = self._strategy
+        inner = (drawn.mean + strategy.mean) / 2 + strategy.sigma * drawn.step
+        point: Points = strategy.gp.pheno(inner, into_bounds=strategy.boundary_handler.repair)
+        # Where pycma looks up what it has drawn; its archive of rounded points forgets at each tell.
+        strategy.sent_solutions.insert(point, geno=inner, iteration=strategy.countiter)
+        return point
 
     def _restart(self) -> None:
         limit = self._settings.restarts
-        if limit is not None and self._run >= limit:
+        if limit is not None and self.run >= limit:
             self._strategy = None
             return
-        self._run += 1
+        self.run += 1
         self._start_run()
 
     def _start_run(self) -> None:
-        stream = np.random.default_rng([self._settings.seed, 1, self._run])
+        stream = np.random.default_rng([self._settings.seed, 1, self.run])
         spans = [self._dimensions[i].span for i in self._free]
-        if self._run == 0:
+        if self.run == 0:
             self._injected = self._settings.starts[: self._first_population // 2]
             first = self._settings.starts[0] if self._settings.starts else self._middle()
             start = self._inner(first)
@@ -119,7 +166,7 @@ class CmaEs:
             "CMA_stds": [high - low for low, high in spans],
             "CMA_diagonal": len(spans) > DIAGONAL_ABOVE,
             "integer_variables": [k for k, i in enumerate(self._free) if self._dimensions[i].integer],
-            "popsize": self._first_population * 2**self._run,
+            "popsize": self._first_population * 2**self.run,
             "randn": _Normal(stream),
             "seed": np.nan,  # nan: the global generator is not seeded
             "tolflatfitness": FLAT_GENERATIONS,

@@ -1,0 +1,143 @@
+"""How a search goes, for those who watch it. Nothing here decides."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from evomerge.fitness.scores import Split
+from evomerge.search.study import SplitResult, Study, Trial
+
+__all__ = ["Meter", "Observer", "Phase", "Progress", "Quiet"]
+
+
+class Phase(StrEnum):
+    """What the search is doing."""
+
+    BASELINES = "baselines"
+    SEARCH = "search"
+    VALIDATION = "validation"
+    TEST = "test"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a search stands; ``seconds`` and ``evaluated`` count this phase of this run only."""
+
+    phase: Phase
+    done: int
+    """Finished in this phase, by this run and those before."""
+    total: int
+    """To be finished in this phase."""
+    generation: int
+    """The oldest generation that is not yet told (in ``on_generation``: the one just told), from 0; -1 before
+    the first."""
+    population: int
+    """Candidates in it."""
+    evaluated: int
+    seconds: float
+    best: Trial | None
+    """The best candidate so far, by search score."""
+    best_baseline: Trial | None
+
+    @property
+    def rate(self) -> float | None:
+        """Finished a second in this phase and run; ``None`` before the first."""
+        return self.evaluated / self.seconds if self.evaluated and self.seconds > 0 else None
+
+    @property
+    def remaining(self) -> float | None:
+        """Seconds to the end of this phase at that rate; ``None`` before the first."""
+        return None if self.rate is None else (self.total - self.done) / self.rate
+
+
+class Observer(Protocol):
+    """Told what happens, after it was written to the study; may not change anything."""
+
+    def on_resume(self, study: Study) -> None:
+        """The study already holds trials."""
+        ...
+
+    def on_phase(self, progress: Progress) -> None:
+        """A phase begins (also when a resumed study has nothing left to do in it)."""
+        ...
+
+    def on_trial(self, trial: Trial, progress: Progress) -> None:
+        """A baseline or a candidate is recorded."""
+        ...
+
+    def on_generation(self, trials: Sequence[Trial], progress: Progress) -> None:
+        """A generation is whole, and was told unless its run had converged before."""
+        ...
+
+    def on_split(self, trial: Trial, split: Split, result: SplitResult, progress: Progress) -> None:
+        """A trial's result on validation or test items is recorded."""
+        ...
+
+
+class Quiet:
+    """An observer that does nothing; a base for those that care about little."""
+
+    def on_resume(self, study: Study) -> None:
+        """Nothing."""
+
+    def on_phase(self, progress: Progress) -> None:
+        """Nothing."""
+
+    def on_trial(self, trial: Trial, progress: Progress) -> None:
+        """Nothing."""
+
+    def on_generation(self, trials: Sequence[Trial], progress: Progress) -> None:
+        """Nothing."""
+
+    def on_split(self, trial: Trial, split: Split, result: SplitResult, progress: Progress) -> None:
+        """Nothing."""
+
+
+class Meter:
+    """Counts what finishes. ``generation`` and ``population`` are for its owner to set."""
+
+    def __init__(self, study: Study) -> None:
+        self.generation, self.population = -1, 0
+        self._best, self._best_baseline = study.best("candidate"), study.best("baseline")
+        self._phase, self._done, self._total, self._evaluated = Phase.BASELINES, 0, 0, 0
+        self._since = time.monotonic()
+
+    def begin(self, phase: Phase, done: int, total: int) -> None:
+        """A phase begins."""
+        self._phase, self._done, self._total, self._evaluated = phase, done, total, 0
+        self._since = time.monotonic()
+
+    def count(self, trial: Trial | None) -> None:
+        """One more is finished."""
+        self._done += 1
+        self._evaluated += 1
+        if trial is None or trial.score is None:
+            return
+        if trial.kind == "candidate":
+            self._best = _better(self._best, trial)
+        else:
+            self._best_baseline = _better(self._best_baseline, trial)
+
+    def read(self) -> Progress:
+        """The counts now."""
+        return Progress(
+            self._phase,
+            self._done,
+            self._total,
+            self.generation,
+            self.population,
+            self._evaluated,
+            time.monotonic() - self._since,
+            self._best,
+            self._best_baseline,
+        )
+
+
+def _better(old: Trial | None, new: Trial) -> Trial:
+    if old is None or old.score is None or (new.score is not None and new.score > old.score):
+        return new
+    return old

@@ -1,0 +1,138 @@
+"""Candidates become trials: evaluated by a worker, or answered from an equal recipe."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from evomerge.errors import FailureKind, RecipeError
+from evomerge.fitness.scores import Split
+from evomerge.recipe import Recipe, SearchSpace, Values
+from evomerge.search.baselines import Baseline
+from evomerge.search.ranking import Objective, fitness_of
+from evomerge.search.stream import Proposal
+from evomerge.search.study import Study, Trial
+from evomerge.workers.executor import Executor
+from evomerge.workers.jobs import Failure, Job, Outcome, Seconds
+
+__all__ = ["Candidate", "Scoring"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What is to become a trial: everything of it that is known before it is scored."""
+
+    trial: Trial
+    recipe: Recipe | None
+    """``None`` when the values make no recipe; then the trial holds the failure."""
+
+    @classmethod
+    def of_baseline(cls, baseline: Baseline, index: int) -> Candidate:
+        """The ``baseline`` with that place among them."""
+        recipe = baseline.recipe
+        return cls(Trial("baseline", baseline.name, -1, index, _digest(recipe.key())), recipe)
+
+    @classmethod
+    def of_proposal(cls, proposal: Proposal, space: SearchSpace) -> Candidate:
+        """The point of ``space`` that is proposed."""
+        generation, index = proposal.generation, proposal.index
+        values = space.decode(proposal.vector)
+        trial = Trial("candidate", f"g{generation}.{index}", generation, index, "", proposal.vector, values)
+        try:
+            recipe = space.fill(values)
+        except RecipeError as exception:
+            failure = Failure(FailureKind.INVALID_RECIPE, str(exception))
+            return cls(replace(trial, recipe=_digest(_text(values)), failure=failure, attempts=0), None)
+        return cls(replace(trial, recipe=_digest(recipe.key())), recipe)
+
+
+class Scoring:
+    """Records a trial for each candidate that is added, each recipe evaluated once.
+
+    Of several equal recipes the first added is evaluated; the others wait for it and are answered from it.
+    Added in the order of a study, they leave the same study whichever of them finishes first.
+    """
+
+    def __init__(self, study: Study, executor: Executor, objective: Objective) -> None:
+        self.evaluated = 0
+        """Outcomes that came from workers."""
+        self._study, self._executor, self._objective = study, executor, objective
+        # A trial that was itself answered from another answers none: the first evaluation does.
+        self._known = {t.recipe: t for t in reversed(study.trials()) if t.cached_from is None}
+        self._ready: deque[Candidate] = deque()  # to be recorded without an evaluation
+        self._queue: deque[Job] = deque()
+        self._running: dict[str, Trial] = {}  # by the name of the job
+        self._waiting: dict[str, list[Candidate]] = {}  # by recipe, for one that is in the queue or running
+
+    def add(self, candidate: Candidate) -> None:
+        """One more, behind those added before."""
+        recipe = candidate.trial.recipe
+        if candidate.recipe is None or recipe in self._known:
+            self._ready.append(candidate)
+        elif recipe in self._waiting:
+            self._waiting[recipe].append(candidate)
+        else:
+            self._waiting[recipe] = []
+            self._running[candidate.trial.name] = candidate.trial
+            self._queue.append(Job(candidate.trial.name, candidate.recipe, Split.SEARCH))
+
+    def run(self) -> Iterator[Trial]:
+        """Each trial as soon as it is recorded, until none is left; more may be added between two."""
+        while self._ready or self._queue:
+            yield from self._answers()
+            for outcome in self._executor.map(self._queue):
+                self.evaluated += 1
+                trial = self._record(self._judged(self._running.pop(outcome.key), outcome))
+                self._ready.extend(self._waiting.pop(trial.recipe))
+                yield trial
+                yield from self._answers()
+
+    def _answers(self) -> Iterator[Trial]:
+        while self._ready:
+            trial = self._ready.popleft().trial
+            known = self._known.get(trial.recipe)
+            yield self._record(trial if known is None else _answered(trial, known))
+
+    def _record(self, trial: Trial) -> Trial:
+        recorded = self._study.record(trial)
+        self._known.setdefault(recorded.recipe, recorded)
+        return recorded
+
+    def _judged(self, trial: Trial, outcome: Outcome) -> Trial:
+        """``trial`` with what came out; a score that is no number is a failure."""
+        trial = replace(
+            trial, fingerprint=outcome.fingerprint, seconds=outcome.seconds, attempts=outcome.attempts
+        )
+        if outcome.scores is None:
+            return replace(trial, failure=outcome.failure or Failure(FailureKind.EVALUATION, "no scores"))
+        score = fitness_of(outcome.scores, self._objective)
+        if score is None:
+            values = ", ".join(f"{t.task} {t.metric} {t.value:g}" for t in outcome.scores.tasks)
+            reason = f"the fitness of these scores is no finite number: {values}"
+            return replace(trial, failure=Failure(FailureKind.NON_FINITE_SCORES, reason))
+        return replace(trial, score=score, scores=outcome.scores)
+
+
+def _answered(trial: Trial, known: Trial) -> Trial:
+    """``trial`` with the result of ``known``, which had the same recipe."""
+    return replace(
+        trial,
+        score=known.score,
+        scores=known.scores,
+        failure=known.failure,
+        fingerprint=known.fingerprint,
+        seconds=Seconds(),
+        cached_from=known.name,
+        attempts=0,
+    )
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _text(values: Values) -> str:
+    return "invalid:" + json.dumps(values, sort_keys=True)
