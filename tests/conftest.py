@@ -40,3 +40,19 @@ def make_model(tmp_path: Path) -> MakeModel:
         return save_model(tmp_path / name, tensors, {**settings, "dtype": str(dtype).removeprefix("torch.")})
 
     return make
+
+
+@pytest.fixture
+def fused(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What Triton's kernels have merged."""
+    from evomerge.methods import _output
+
+    done: list[str] = []
+    write = _output._write_fused
+
+    def spy(*arguments: Any) -> None:
+        done.append("tensor")
+        write(*arguments)
+
+    monkeypatch.setattr(_output, "_write_fused", spy)
+    return done

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import mmap
 import sys
 
 from torch import Tensor
 
-__all__ = ["let_go", "rows_in_bytes", "start_writing"]
+__all__ = ["let_go", "start_writing"]
 
 _DONTNEED = 4  # MADV_DONTNEED; on a shared file mapping it drops the mapping of pages, never their content
-
-
 _WRITE = 2  # SYNC_FILE_RANGE_WRITE: begin, do not wait
 
 
 def start_writing(descriptor: int, offset: int, size: int) -> None:
     """Begins to write a range of a file to disk, so that a later flush finds little left to do: a hint."""
-    sync = getattr(ctypes.CDLL(None, use_errno=True), "sync_file_range", None)
+    sync = getattr(_libc(), "sync_file_range", None)
     if sync is not None:
         sync(ctypes.c_int(descriptor), ctypes.c_int64(offset), ctypes.c_int64(size), ctypes.c_uint(_WRITE))
 
 
-def rows_in_bytes(tensor: Tensor, first: int, end: int | None) -> tuple[int, int]:
+def _rows_in_bytes(tensor: Tensor, first: int, end: int | None) -> tuple[int, int]:
     """Where rows ``first`` to ``end`` of a contiguous tensor begin and end, from its own beginning."""
     size = tensor.numel() * tensor.element_size()
     width = size if tensor.dim() < 2 else tensor.shape[-1] * tensor.element_size()
@@ -38,9 +37,13 @@ def let_go(tensor: Tensor, first: int = 0, end: int | None = None) -> None:
     if not sys.platform.startswith("linux"):
         return
     page = mmap.PAGESIZE
-    begin, stop = rows_in_bytes(tensor, first, end)
+    begin, stop = _rows_in_bytes(tensor, first, end)
     start = -(-(tensor.data_ptr() + begin) // page) * page
     size = (tensor.data_ptr() + stop) // page * page - start
     if size > 0:
-        libc = ctypes.CDLL(None, use_errno=True)
-        libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), ctypes.c_int(_DONTNEED))
+        _libc().madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), ctypes.c_int(_DONTNEED))
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)

@@ -299,7 +299,7 @@ def _native_mask(mask: Mask, columns: int) -> tuple[int, Any, Any]:
     if not mask.random:
         return f.FULL, keys, np.zeros(1, dtype=np.int32)
     if mask.spread == 0 or columns == 1:
-        return f.RANDOM, keys, thresholds(torch.tensor([mask.probability], dtype=torch.float64)).numpy()
+        return f.RANDOM, keys, np.array([threshold(mask.probability)], dtype=np.int32)
     return f.RANKED, keys, rank_limits(mask, columns).numpy()
 
 
@@ -312,8 +312,8 @@ def _native_apply(chunk: Chunk, s: MaskedSum, found: Resolved | None, out_RC: Te
     for d, mask in enumerate(s.masks):
         limits[d, : len(masks[d][2])] = masks[d][2]
         for k, cut in enumerate(mask.trim.cuts if mask.trim is not None else ()):
-            threshold = found.cuts[d, cut]
-            cuts[d, 2 * k : 2 * k + 2] = threshold.bits, threshold.index
+            exact = found.cuts[d, cut]
+            cuts[d, 2 * k : 2 * k + 2] = exact.bits, exact.index
     total = math.fsum(s.weights)
     normalize = s.normalize and (s.consensus or abs(total) >= 1e-8)
     finite = functions().masked_sum(

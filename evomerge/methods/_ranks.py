@@ -63,8 +63,8 @@ class Values:
 
     def cut(self, rank: int) -> Exact:
         """The cut below the ``rank`` largest values."""
-        place = int(np.searchsorted(self.from_top, rank))
-        return Exact(int(self.bits[place]), rank - (int(self.from_top[place - 1]) if place else 0))
+        place, above = _place(self.from_top, rank)
+        return Exact(int(self.bits[place]), rank - above)
 
 
 @dataclass(frozen=True)
@@ -102,10 +102,8 @@ class Histogram:
 
     def cut(self, rank: int, *, with_l1: bool = False) -> Cut:
         """The cut below the ``rank`` largest values, 0 < rank <= elements."""
-        from_top = self._from_top
-        place = int(np.searchsorted(from_top, rank))
+        place, above = _place(self._from_top, rank)
         bin_ = int(self.bins[len(self.bins) - 1 - place])
-        above = int(from_top[place - 1]) if place else 0
         exact = self.values.cut(rank) if self.values is not None else None
         return Cut(bin_, rank - above, self.l1(bin_ + 1) if with_l1 else 0.0, exact)
 
@@ -174,7 +172,7 @@ def _joined(one: tuple[Tensor, Tensor], two: tuple[Tensor, Tensor]) -> tuple[Ten
 
 
 def _exact(bits: Tensor, counts: Tensor) -> Histogram:
-    bins, low = bits >> LOW_BITS, bits & ((1 << LOW_BITS) - 1)
+    bins, low = bits >> LOW_BITS, bits & _LOW
     coarse = torch.zeros(2, BINS, dtype=torch.int64)
     coarse[0].index_add_(0, bins, counts)
     coarse[1].index_add_(0, bins, counts * low)
@@ -192,7 +190,7 @@ def _histogram(bits_RC: Tensor, *, native: bool) -> tuple[Tensor, Tensor]:
         return counts, lows
     bins = flat >> LOW_BITS
     # Sums of 16-bit integers are exact in float64, in any order.
-    lows = torch.bincount(bins, weights=(flat & 0xFFFF).double(), minlength=BINS)
+    lows = torch.bincount(bins, weights=(flat & _LOW).double(), minlength=BINS)
     return torch.bincount(bins, minlength=BINS), lows.to(torch.int64)
 
 
@@ -262,6 +260,12 @@ class Finder:
 
     def _values(self, cut: Cut) -> Tensor:
         return torch.cat([v for v, _ in self._found[cut.bin]])
+
+
+def _place(from_top: Any, rank: int) -> tuple[int, int]:
+    """Where element ``rank`` stands in running counts from the top, and how many stand in places above."""
+    place = int(np.searchsorted(from_top, rank))
+    return place, int(from_top[place - 1]) if place else 0
 
 
 def _bin_sum(bin_: int, count: int, low: int) -> float:

@@ -66,13 +66,14 @@ def _block(turn):
 
 
 @triton.jit
-def _start(block, BLOCK: tl.constexpr, BIG: tl.constexpr):
-    """Number of the block's first element; 64 bits only where they are needed."""
+def _run(block, n, BLOCK: tl.constexpr, BIG: tl.constexpr):
+    """Number of the block's first element, 64 bits only where they are needed; of all; which there are."""
     if BIG:
         start = block.to(tl.int64) * BLOCK
     else:
         start = block * BLOCK
-    return start
+    offsets = start + tl.arange(0, BLOCK)
+    return start, offsets, offsets < n
 
 
 @triton.jit
@@ -250,9 +251,7 @@ def weighted_sum(
     blocks = tl.cdiv(n, BLOCK)
     for turn in range(_turns(blocks)):
         block = _block(turn)
-        start = _start(block, BLOCK, BIG)
-        offsets = start + tl.arange(0, BLOCK)
-        inside = offsets < n
+        start, offsets, inside = _run(block, n, BLOCK, BIG)
         if LINES != 0:
             row, further, column = _lines(start, columns, BLOCK, LONG)
             if LINES == 1:
@@ -334,9 +333,7 @@ def masked_sum(
     blocks = tl.cdiv(n, BLOCK)
     for turn in range(_turns(blocks)):
         block = _block(turn)
-        start = _start(block, BLOCK, BIG)
-        offsets = start + tl.arange(0, BLOCK)
-        inside = offsets < n
+        start, offsets, inside = _run(block, n, BLOCK, BIG)
         base = _values(x[0], offsets, inside)
         if MODE == RANDOM:
             row, further, column = _lines(start, columns, BLOCK, LONG)
@@ -404,9 +401,7 @@ def equal_counts(
     blocks = tl.cdiv(n, BLOCK)
     for turn in range(_turns(blocks)):
         block = _block(turn)
-        start = _start(block, BLOCK, BIG)
-        offsets = start + tl.arange(0, BLOCK)
-        inside = offsets < n
+        _, offsets, inside = _run(block, n, BLOCK, BIG)
         base = _values(x[0], offsets, inside)
         for d in tl.static_range(COUNT):
             v = _values(x[d + 1], offsets, inside) - base
@@ -446,9 +441,7 @@ def random_l1(
         limit = tl.load(numbers + at + 4)
         for turn in range(SPAN):
             block = span * SPAN + turn  # past the end nothing is inside
-            start = _start(block, BLOCK, BIG)
-            offsets = start + tl.arange(0, BLOCK)
-            inside = offsets < n
+            start, offsets, inside = _run(block, n, BLOCK, BIG)
             size = tl.abs(_values(x[d + 1], offsets, inside) - _values(x[0], offsets, inside))
             row, further, column = _lines(start, columns, BLOCK, LONG)
             keep = _draw(numbers, at + 2, row, further, column, LONG).to(tl.int64) < limit
@@ -489,9 +482,7 @@ def selected(
     blocks = tl.cdiv(n, BLOCK)
     for turn in range(_turns(blocks)):
         block = _block(turn)
-        start = _start(block, BLOCK, BIG)
-        offsets = start + tl.arange(0, BLOCK)
-        inside = offsets < n
+        start, offsets, inside = _run(block, n, BLOCK, BIG)
         base = _values(x[0], offsets, inside)
         if HOW == NEARSWAP:
             other = _values(x[1], offsets, inside)

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from evomerge.search.leaderboard import Row
-from evomerge.search.study import AcceptedDrift, Driver, Study, Trial
+from evomerge.search.study import AcceptedDrift, Driver, Study, Trial, versions_text
 
 __all__ = [
     "drift_document",
@@ -66,8 +66,8 @@ def driver_text(driver: Driver) -> str:
 
 def drift_text(drift: AcceptedDrift) -> str:
     """What was accepted with ``--accept-drift``, on one line."""
-    changed = ", ".join(f"{d.field} {d.old or 'absent'} -> {d.new or 'absent'}" for d in drift.changed)
-    return f"Drift accepted after {drift.candidates} candidates: {changed or 'no version changed'}"
+    changed = versions_text(drift.changed) or "no version changed"
+    return f"Drift accepted after {drift.candidates} candidates: {changed}"
 
 
 def drift_document(drift: AcceptedDrift) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import evomerge
 from evomerge.errors import StudyError
 from evomerge.search._rows import SENSELESS
 
-__all__ = ["HEAD", "AcceptedDrift", "Difference", "Head", "versions"]
+__all__ = ["HEAD", "AcceptedDrift", "Difference", "Head", "differences", "versions", "versions_text"]
 
 FORMAT = 1
 """Of what is stored; a study of a later format is refused."""
@@ -102,7 +102,7 @@ class Head(BaseModel):
         """In order, each with what it changed."""
         found, before = [], self.versions
         for drift in self.drifts:
-            changed = _changed(before, drift.versions)
+            changed = differences(before, drift.versions)
             closed = drift.generations - 1 if drift.closed is None else drift.closed  # the first had no lag
             found.append(AcceptedDrift(drift.generations, drift.candidates, closed, drift.versions, changed))
             before = drift.versions
@@ -124,7 +124,7 @@ class Head(BaseModel):
         old, new = dict(_leaves(self.experiment)), dict(_leaves(_plain(document)))
         return tuple(
             difference
-            for difference in _changed(old, new)
+            for difference in differences(old, new)
             if not any(difference.field == f or difference.field.startswith((f"{f}.", f"{f}[")) for f in free)
         )
 
@@ -140,7 +140,13 @@ def versions() -> dict[str, str]:
     return {**found, "evomerge": evomerge.__version__}
 
 
-def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[Difference, ...]:
+def versions_text(changed: Sequence[Difference]) -> str:
+    """Versions that differ, on one line."""
+    return ", ".join(f"{d.field} {d.old or 'absent'} -> {d.new or 'absent'}" for d in changed)
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[Difference, ...]:
+    """The entries in which two flat mappings differ."""
     return tuple(
         Difference(field, old.get(field), new.get(field))
         for field in dict.fromkeys((*new, *old))

@@ -168,13 +168,7 @@ def _scores_from(document: Any) -> Scores:
 def row_of(trial: Trial, distributions: Mapping[str, BaseDistribution]) -> Row:
     """``trial`` as it is stored; parameters without a distribution are left to its own attribute."""
     main = {
-        "kind": trial.kind,
-        "name": trial.name,
-        "generation": trial.generation,
-        "index": trial.index,
-        "recipe": trial.recipe,
-        "vector": list(trial.vector),
-        "values": dict(trial.values),
+        **_asked(trial),
         "failure": _failure_document(trial.failure),
         "fingerprint": trial.fingerprint,
         "seconds": {"materialize": trial.seconds.materialize, "evaluate": trial.seconds.evaluate},
@@ -184,6 +178,19 @@ def row_of(trial: Trial, distributions: Mapping[str, BaseDistribution]) -> Row:
     scores = {} if trial.scores is None else {_SCORES: _text(trial.scores.document())}
     known = {n: (distributions[n], v) for n, v in trial.values.items() if n in distributions}
     return Row(known, None if trial.failed else trial.score, {MAIN: main, **scores})
+
+
+def _asked(trial: Trial) -> dict[str, Any]:
+    """What is known of ``trial`` before it is scored."""
+    return {
+        "kind": trial.kind,
+        "name": trial.name,
+        "generation": trial.generation,
+        "index": trial.index,
+        "recipe": trial.recipe,
+        "vector": list(trial.vector),
+        "values": dict(trial.values),
+    }
 
 
 def trial_of(row: Row) -> Trial:
@@ -254,13 +261,7 @@ def _failure_from(stored: Mapping[str, str] | None) -> Failure | None:
 def trial_snapshot(trial: Trial) -> dict[str, Any]:
     """What must be equal between two runs of one search."""
     return {
-        "kind": trial.kind,
-        "name": trial.name,
-        "generation": trial.generation,
-        "index": trial.index,
-        "recipe": trial.recipe,
-        "vector": list(trial.vector),
-        "values": dict(trial.values),
+        **_asked(trial),
         "score": trial.score,
         "cached_from": trial.cached_from,
         **split_snapshot(SplitResult(trial.scores, trial.failure, trial.fingerprint)),

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 from evomerge.errors import FailureKind, StudyError
 from evomerge.recipe import Dimension
+from evomerge.search._head import differences, versions_text
 from evomerge.search.ranking import losses
 from evomerge.search.samplers import Sampler, SamplerSettings, Vector, make_sampler
 from evomerge.search.study import Study, Trial, versions
@@ -262,13 +263,9 @@ def _drift(generation: int, index: int) -> DriftError:
 
 def _explained(drift: DriftError, recorded: Mapping[str, str], now: Mapping[str, str]) -> DriftError:
     """``drift`` with the libraries that changed."""
-    changed = [
-        f"{name} {recorded.get(name, 'absent')} -> {now.get(name, 'absent')}"
-        for name in dict.fromkeys((*recorded, *now))
-        if recorded.get(name) != now.get(name)
-    ]
+    changed = versions_text(differences(recorded, now))
     if changed:
-        why = f"; since then these versions changed: {', '.join(changed)}."
+        why = f"; since then these versions changed: {changed}."
         hint = "Install the recorded versions,"
     else:
         why = (

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from evomerge.errors import StudyError
 from evomerge.fitness.scores import Scores, Split
 from evomerge.recipe import Dimension
-from evomerge.search._head import HEAD, AcceptedDrift, Difference, Head, versions
+from evomerge.search._head import HEAD, AcceptedDrift, Difference, Head, versions, versions_text
 from evomerge.search._lease import Driver, Lease, driver_of
 from evomerge.search._records import (
     SplitResult,
@@ -46,6 +46,7 @@ __all__ = [
     "shown",
     "study_names",
     "versions",
+    "versions_text",
 ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from evomerge.engine.plan import Input, TensorPlan
 from evomerge.engine.sources import open_sources
 from evomerge.engine.statistics import Statistics
 from evomerge.errors import CandidateError
-from evomerge.methods import InMemory, _output, get_method, methods
+from evomerge.methods import InMemory, get_method, methods
 from evomerge.methods._gpu import triton_kernels
 
 pytestmark = [
@@ -40,19 +39,6 @@ FUSED = (
     "dare_ties",
     "dare_linear",
 )
-
-
-@pytest.fixture
-def fused(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    done: list[str] = []
-    write = _output._write_fused
-
-    def spy(*arguments: Any) -> None:
-        done.append("tensor")
-        write(*arguments)
-
-    monkeypatch.setattr(_output, "_write_fused", spy)
-    return done
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -84,14 +83,6 @@ def merged(plan: TensorPlan, tensors: dict[str, Tensor], chunk_elements: int) ->
 
 def bits(tensor: Tensor) -> Tensor:
     return tensor.view(torch.int16 if tensor.dtype.itemsize == 2 else torch.int32)
-
-
-@pytest.fixture(params=["native", "torch"])
-def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setenv("EVOMERGE_NATIVE", "1" if request.param == "native" else "0")
-    _native.compiled.cache_clear()
-    yield request.param
-    _native.compiled.cache_clear()
 
 
 def test_every_method_has_an_example() -> None:

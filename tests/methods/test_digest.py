@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
 
 from evomerge.engine.fingerprint import fingerprint
 from evomerge.engine.plan import TensorPlan
-from evomerge.methods import Digest, _native
+from evomerge.methods import Digest
 
 MASK = (1 << 64) - 1
 DTYPES = [torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.int8, torch.int64, torch.bool]
@@ -28,14 +26,6 @@ def digest_of(tensor: Tensor) -> tuple[int, int]:
     first, second, spoiled = digest.state.tolist()
     assert spoiled == 0
     return first & MASK, second & MASK
-
-
-@pytest.fixture(params=["native", "torch"])
-def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setenv("EVOMERGE_NATIVE", "1" if request.param == "native" else "0")
-    _native.compiled.cache_clear()
-    yield request.param
-    _native.compiled.cache_clear()
 
 
 def mix32(x: int) -> int:

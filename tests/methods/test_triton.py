@@ -18,7 +18,7 @@ from evomerge.engine.compute import merge_tensor, rows_of
 from evomerge.engine.fingerprint import fingerprint
 from evomerge.engine.plan import TensorPlan
 from evomerge.engine.statistics import Statistics
-from evomerge.methods import Digest, InMemory, _gpu, _native, _output
+from evomerge.methods import Digest, InMemory, _gpu, _native
 from evomerge.methods._gpu import triton_kernels
 
 pytest.importorskip("triton", reason="Triton is not installed (the extra `dev` has it on Linux)")
@@ -44,20 +44,6 @@ def merge(monkeypatch: pytest.MonkeyPatch) -> Iterator[Merge]:
 
     yield merge
     _native.compiled.cache_clear()
-
-
-@pytest.fixture
-def fused(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What Triton's kernels have merged."""
-    done: list[str] = []
-    write = _output._write_fused
-
-    def spy(*arguments: Any) -> None:
-        done.append("tensor")
-        write(*arguments)
-
-    monkeypatch.setattr(_output, "_write_fused", spy)
-    return done
 
 
 def test_triton_can_be_used() -> None:

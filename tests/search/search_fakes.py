@@ -6,14 +6,16 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from evomerge.errors import FailureKind
 from evomerge.fitness.scores import ItemScore, Scores, Split, TaskScore
 from evomerge.recipe import Recipe, SearchSpace
 from evomerge.search.baselines import baselines, starts
-from evomerge.search.controller import SearchPlan
+from evomerge.search.controller import SearchPlan, search
 from evomerge.search.samplers import SamplerSettings
+from evomerge.search.study import Study
 from evomerge.workers.jobs import Failure, Job, Outcome, Seconds
 
 MIXED: dict[str, Any] = {
@@ -152,3 +154,21 @@ def hash_of(recipe: Recipe) -> str:
     import hashlib
 
     return hashlib.sha256(recipe.key().encode()).hexdigest()[:16]
+
+
+def reference(plan: SearchPlan, tmp_path: Path) -> Study:
+    """What a search without any trouble leaves."""
+    url = f"journal:///{tmp_path}/reference.log"
+    study = Study.open(url, "s", document={}, dimensions=plan.space.dimensions)
+    search(plan, study, FakeExecutor())
+    return study
+
+
+def check_search(plan: SearchPlan, study: Study, url: str, expected: Study) -> None:
+    """Searches in ``study`` and compares what it then holds, and what is at ``url``, with ``expected``."""
+    executor = FakeExecutor(order=1, seconds=0.05)
+    search(plan, study, executor)
+    assert len(executor.jobs) == len({(j.key, j.split) for j in executor.jobs})  # nothing evaluated twice
+    again = Study.open(url, "s")
+    assert again.digest() == study.digest() == expected.digest()
+    assert sorted(t.number for t in again.trials()) == list(range(len(again.trials())))

@@ -11,15 +11,12 @@ from pathlib import Path
 
 import pytest
 from postgres_support import PostgresServer
-from search_fakes import MIXED, FakeExecutor, make_plan
+from search_fakes import check_search, make_plan, reference
 
-from evomerge.recipe import SearchSpace
-from evomerge.search.controller import search
 from evomerge.search.study import Study
 
 pytestmark = pytest.mark.postgres
 
-SPACE = SearchSpace(MIXED)
 PLAN = make_plan(trials=30)
 
 
@@ -99,26 +96,11 @@ def network(postgres_server: PostgresServer) -> Iterator[Network]:
     made.close()
 
 
-def reference(tmp_path: Path) -> Study:
-    study = Study.open(f"journal:///{tmp_path}/reference.log", "s", document={}, dimensions=SPACE.dimensions)
-    search(PLAN, study, FakeExecutor())
-    return study
-
-
 def opened(postgres_server: PostgresServer, network: Network) -> tuple[Study, str]:
     """A new study behind the network, and its URL without it."""
     url = postgres_server.new_database()
     through = url.replace(f":{postgres_server.port}/", f":{network.port}/")
-    return Study.open(through, "s", document={}, dimensions=SPACE.dimensions), url
-
-
-def check_search(study: Study, url: str, expected: Study) -> None:
-    executor = FakeExecutor(order=1, seconds=0.05)
-    search(PLAN, study, executor)
-    assert len(executor.jobs) == len({(j.key, j.split) for j in executor.jobs})  # nothing evaluated twice
-    again = Study.open(url, "s")
-    assert again.digest() == study.digest() == expected.digest()
-    assert sorted(t.number for t in again.trials()) == list(range(len(again.trials())))
+    return Study.open(through, "s", document={}, dimensions=PLAN.space.dimensions), url
 
 
 def test_a_network_that_is_cut_again_and_again_loses_no_trial_and_repeats_none(
@@ -138,7 +120,7 @@ def test_a_network_that_is_cut_again_and_again_loses_no_trial_and_repeats_none(
     thread = threading.Thread(target=break_it)
     thread.start()
     try:
-        check_search(study, url, reference(tmp_path))
+        check_search(PLAN, study, url, reference(PLAN, tmp_path))
     finally:
         done.set()
         thread.join()
@@ -150,5 +132,5 @@ def test_answers_that_are_lost_after_what_was_asked_is_done_lead_to_no_second_tr
 ) -> None:
     study, url = opened(postgres_server, network)
     network.lose_every = 23  # to connect takes some fifteen
-    check_search(study, url, reference(tmp_path))
+    check_search(PLAN, study, url, reference(PLAN, tmp_path))
     assert network.lost_answers >= 3

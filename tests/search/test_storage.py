@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from postgres_support import PostgresServer
-from search_fakes import MIXED, FakeExecutor, fake_scores, make_plan
+from search_fakes import MIXED, FakeExecutor, check_search, fake_scores, make_plan, reference
 
 from evomerge.errors import FailureKind, StudyError
 from evomerge.fitness.scores import Split
@@ -50,12 +50,6 @@ def candidate(index: int, score: float | None = 0.5) -> Trial:
         None if score is None else fake_scores(SPACE.fill(values), Split.SEARCH),
         Failure(FailureKind.TIMEOUT, "took 600 s") if score is None else None,
     )
-
-
-def reference(tmp_path: Path) -> Study:
-    study = opened(f"journal:///{tmp_path}/reference.log")
-    search(PLAN, study, FakeExecutor())
-    return study
 
 
 def backend(study: Study) -> Any:
@@ -127,7 +121,7 @@ def test_the_lines_of_a_journal_say_what_optuna_s_say() -> None:
 def test_tables_of_an_unknown_schema_are_left_to_optuna(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = reference(tmp_path)
+    expected = reference(PLAN, tmp_path)
     monkeypatch.setattr(_database, "SCHEMAS", ("v9",))
     url = f"sqlite:///{tmp_path}/study.db"
     first = opened(url)
@@ -173,7 +167,7 @@ class Interrupting(Quiet):
 def test_a_server_that_restarts_in_mid_search_loses_no_trial_and_repeats_none(
     postgres_server: PostgresServer, tmp_path: Path
 ) -> None:
-    expected = reference(tmp_path)
+    expected = reference(PLAN, tmp_path)
     url = postgres_server.new_database()
     study = opened(url)
     done = threading.Event()
@@ -190,17 +184,12 @@ def test_a_server_that_restarts_in_mid_search_loses_no_trial_and_repeats_none(
 
     thread = threading.Thread(target=restart)
     thread.start()
-    executor = FakeExecutor(order=1, seconds=0.05)
     try:
-        search(PLAN, study, executor)
+        check_search(PLAN, study, url, expected)
     finally:
         done.set()
         thread.join()
     assert restarts >= 2
-    assert len(executor.jobs) == len({(j.key, j.split) for j in executor.jobs})  # nothing evaluated twice
-    again = Study.open(url, "s")
-    assert again.digest() == study.digest() == expected.digest()
-    assert sorted(t.number for t in again.trials()) == list(range(len(again.trials())))
 
 
 @pytest.mark.postgres
