@@ -62,6 +62,11 @@ class Chunk:
         rows, columns = self.x_MRC[0].shape
         return rows, columns
 
+    @property
+    def first(self) -> int:
+        """The number of its first element in the tensor."""
+        return self.row * self.x_MRC[0].shape[1]
+
 
 Chunks = Callable[[], Iterator[Chunk]]
 """Starts one pass over a tensor: all its chunks, in the order of the rows."""
@@ -79,7 +84,7 @@ class Measure:
 class Target:
     """Where the rows of a tensor go: to ``place_RC``, whatever its dtype, rounded to ``dtype`` before.
 
-    ``state`` is that of the ``Digest`` of what was rounded.
+    ``state`` is that of the ``Digest`` of what was rounded. ``native`` gets rows of one chunk, in ``dtype``.
     """
 
     place_RC: Tensor
@@ -106,13 +111,12 @@ class Kernel:
 
     ``apply`` makes float32 rows from a chunk, the candidate's numbers, and what the optional ``reduce`` pass
     found; ``reduce`` returns None where the numbers need no pass. ``native`` does the work of ``apply`` on a
-    CPU: it writes the same bits, rounded to the dtype of its last argument, and says whether all are finite.
-    ``fused`` does the work of both on a GPU.
+    CPU, with the same bits, and all that remains to be done, digest included; ``fused`` does both on a GPU.
     """
 
     apply: Callable[[Chunk, Any, Any], Tensor]
     reduce: Callable[[Chunks, Any], Any] | None = None
-    native: Callable[[Chunk, Any, Any, Tensor], bool] | None = None
+    native: Callable[[Chunk, Any, Any, Target], None] | None = None
     fused: Fused | None = None
 
 

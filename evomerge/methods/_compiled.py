@@ -116,19 +116,24 @@ def _load(address, kind, start, n, out):
 
 @njit(**_fast)
 def _store(address, kind, start, n, values):
-    """Rounds to the output's dtype (to nearest, ties to even); whether all are finite afterwards."""
+    """Rounds to the output's dtype (to nearest, ties to even); whether all are finite afterwards.
+
+    Rounding keeps the order of magnitudes, so the largest one before it tells. NaN is rare and comes second:
+    it would cost each element a comparison.
+    """
     worst = u32(0)
     if kind == 0:
         half = carray(_half_pointer(address + 2 * start), n)
         for i in range(n):
             bits = _as_bits(values[i])
-            rounded = (bits + u32(0x7FFF) + ((bits >> u32(16)) & u32(1))) >> u32(16)
-            is_nan = (bits & u32(0x7FFFFFFF)) > u32(0x7F800000)
-            rounded = u32(0x7FC0) if is_nan else rounded
-            half[i] = np.uint16(rounded)
-            magnitude = rounded & u32(0x7FFF)
+            magnitude = bits & u32(0x7FFFFFFF)
             worst = magnitude if magnitude > worst else worst
-        return worst < u32(0x7F80)
+            half[i] = np.uint16((bits + u32(0x7FFF) + ((bits >> u32(16)) & u32(1))) >> u32(16))
+        if worst > u32(0x7F800000):
+            for i in range(n):
+                if values[i] != values[i]:
+                    half[i] = np.uint16(0x7FC0)
+        return worst < u32(0x7F7F8000)
     full = carray(_float_pointer(address + 4 * start), n)
     for i in range(n):
         full[i] = values[i]
@@ -196,28 +201,57 @@ def digest(address, size, word, table, state):
 
 
 @njit(**_fast)
-def weighted_sum(x, kind, n, c, out, out_kind):
-    """Sum over the inputs of c[m] * x[m]; inputs with c = 0 are not read."""
+def _multiply(address, kind, start, n, c, out):
+    """Elements of c * x as float32 into ``out``."""
+    if kind == 0:
+        half = carray(_half_pointer(address + 2 * start), n)
+        for i in range(n):
+            out[i] = _as_float(u32(half[i]) << u32(16)) * c
+    else:
+        full = carray(_float_pointer(address + 4 * start), n)
+        for i in range(n):
+            out[i] = full[i] * c
+
+
+@njit(**_fast)
+def _multiply_add(address, kind, start, n, c, out):
+    """Adds c * x to ``out``; product and sum are rounded apart."""
+    if kind == 0:
+        half = carray(_half_pointer(address + 2 * start), n)
+        for i in range(n):
+            out[i] = out[i] + _as_float(u32(half[i]) << u32(16)) * c
+    else:
+        full = carray(_float_pointer(address + 4 * start), n)
+        for i in range(n):
+            out[i] = out[i] + full[i] * c
+
+
+@njit(**_fast)
+def weighted_sum(x, kind, n, c, out, out_kind, state, word, table):
+    """Sum over the inputs of c[m] * x[m]; inputs with c = 0 are not read.
+
+    Where ``state`` is not empty, what was written is digested while it lies in the cache.
+    """
     finite = True
-    total, part = np.empty(_TILE, f32), np.empty(_TILE, f32)
+    size_of = 2 if out_kind == 0 else 4
+    total = np.empty(_TILE, f32)
     for start in range(0, n, _TILE):
         size = min(_TILE, n - start)
         first = True
         for m in range(x.size):
             if c[m] == 0:
                 continue
-            _load(x[m], kind, start, size, part)
             if first:
-                for i in range(size):
-                    total[i] = part[i] * c[m]
+                _multiply(x[m], kind, start, size, c[m], total)
                 first = False
             else:
-                for i in range(size):
-                    total[i] = total[i] + part[i] * c[m]
+                _multiply_add(x[m], kind, start, size, c[m], total)
         if first:
             for i in range(size):
                 total[i] = f32(0)
         finite &= _store(out, out_kind, start, size, total)
+        if state.size:
+            digest(out + size_of * start, size_of * size, word + size_of * start // 8, table, state)
     return finite
 
 

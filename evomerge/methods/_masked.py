@@ -25,7 +25,8 @@ from evomerge.methods._chunks import (
     task_vectors,
 )
 from evomerge.methods._gpu import FULL, RANDOM, TRIM, Launch, double_bits, float_bits, has_kernels, uploaded
-from evomerge.methods._native import Inputs, Output, blocks, floats, functions, usable
+from evomerge.methods._native import Inputs, blocks, floats, functions, usable
+from evomerge.methods._output import Output
 from evomerge.methods._random import keep, random_bits, threshold, thresholds
 from evomerge.methods._ranks import BINS, Cut, Finder, Histogram, Threshold, exact_histograms, histograms
 
@@ -144,7 +145,7 @@ def _reduce(chunks: Chunks, s: MaskedSum) -> Resolved | None:
         if usable(chunk):
             packed[chunk.row] = _native_reduce(chunk, s, finders, sums)
             continue
-        first = chunk.row * chunk.shape[1]
+        first = chunk.first
         for d, d_RC in enumerate(task_vectors(chunk)):
             if d in finders:
                 finders[d].add(magnitude_bits(d_RC), first)
@@ -223,7 +224,7 @@ def _kept(chunk: Chunk, d: int, d_RC: Tensor, mask: Mask, found: Resolved) -> Te
     if mask.trim is None:
         return None
     bits_RC = magnitude_bits(d_RC)
-    first = chunk.row * chunk.shape[1]
+    first = chunk.first
     kept_RC = found.cuts[d, mask.trim.last].above(bits_RC, first)
     if mask.trim.first is not None:
         kept_RC &= ~found.cuts[d, mask.trim.first].above(bits_RC, first)
@@ -257,7 +258,7 @@ def _native_reduce(
     """Adds what a chunk holds to ``finders`` and ``sums``; its masks by rank, packed."""
     x = Inputs(chunk)
     n = x.rows * x.columns
-    first = chunk.row * x.columns
+    first = chunk.first
     for d, finder in finders.items():
         inputs = x.addresses, x.kind, n, d
         finder.collect(n, lambda *room, inputs=inputs: functions().collect(*inputs, *room, first))
@@ -303,8 +304,8 @@ def _native_mask(mask: Mask, columns: int) -> tuple[int, Any, Any]:
     return f.RANKED, keys, rank_limits(mask, columns).numpy()
 
 
-def _native_apply(chunk: Chunk, s: MaskedSum, found: Resolved | None, out_RC: Tensor) -> bool:
-    x, out = Inputs(chunk), Output(out_RC)
+def _native_apply(chunk: Chunk, s: MaskedSum, found: Resolved | None, target: Target) -> None:
+    x, out = Inputs(chunk), Output(chunk, target)
     found = found if found is not None else Resolved()
     masks = [_native_mask(mask, x.columns) for mask in s.masks]
     limits = np.zeros((len(masks), max(len(m[2]) for m in masks)), dtype=np.int32)
@@ -337,7 +338,7 @@ def _native_apply(chunk: Chunk, s: MaskedSum, found: Resolved | None, out_RC: Te
         out.address,
         out.kind,
     )
-    return out.finished(finite)
+    out.finish(finite)
 
 
 # --------------------------------------------------------------------------- on a GPU

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 __all__ = [
+    "KINDS",
     "Inputs",
-    "Output",
     "blocks",
     "compiled",
     "floats",
@@ -35,7 +35,8 @@ __all__ = [
     "wanted",
 ]
 
-_KINDS = {torch.bfloat16: 0, torch.float32: 1}
+KINDS = {torch.bfloat16: 0, torch.float32: 1}
+"""How compiled functions call the dtypes they know."""
 
 
 @functools.cache
@@ -73,31 +74,12 @@ class Inputs:
 
     def __init__(self, chunk: Chunk) -> None:
         kinds = {x_RC.dtype for x_RC in chunk.x_MRC}
-        same = len(kinds) == 1 and next(iter(kinds)) in _KINDS
+        same = len(kinds) == 1 and next(iter(kinds)) in KINDS
         self._alive = [x_RC.contiguous() if same else x_RC.float().contiguous() for x_RC in chunk.x_MRC]
         self.addresses = np.array([x_RC.data_ptr() for x_RC in self._alive], dtype=np.int64)
-        self.kind = _KINDS[self._alive[0].dtype]
+        self.kind = KINDS[self._alive[0].dtype]
         self.rows, self.columns = chunk.shape
         self.row = chunk.row
-
-
-class Output:
-    """Rows that compiled functions write to: ``out_RC`` itself where they know its dtype."""
-
-    def __init__(self, out_RC: Tensor) -> None:
-        self._out_RC = out_RC
-        self._is_direct = out_RC.dtype in _KINDS and out_RC.is_contiguous()
-        dtype = out_RC.dtype if out_RC.dtype in _KINDS else torch.float32
-        self._rows_RC = out_RC if self._is_direct else torch.empty(out_RC.shape, dtype=dtype)
-        self.address = self._rows_RC.data_ptr()
-        self.kind = _KINDS[dtype]
-
-    def finished(self, finite: bool) -> bool:
-        """Brings the rows to where they belong; whether all of them are finite."""
-        if self._is_direct:
-            return bool(finite)
-        self._out_RC.copy_(self._rows_RC)
-        return bool(torch.isfinite(self._out_RC).all())
 
 
 def floats(values: Sequence[float]) -> Any:

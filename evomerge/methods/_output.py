@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from evomerge.methods._chunks import Chunk, Chunks, Fused, Kernel, Target
-from evomerge.methods._digest import Digest
+from evomerge.methods._digest import Digest, key_table
 from evomerge.methods._gpu import fits, has_kernels
-from evomerge.methods._native import usable
+from evomerge.methods._native import KINDS, usable
 
-__all__ = ["Destination", "InMemory", "Sink", "write_rows"]
+__all__ = ["Destination", "InMemory", "Output", "Sink", "write_plainly", "write_rows"]
 
 
 class Destination(Protocol):
@@ -79,17 +79,51 @@ def write_rows(kernel: Kernel, numbers: Any, chunks: Chunks, whole: Chunk, sink:
         _write_fused(fused, numbers, whole, sink)
         return
     found = kernel.reduce(chunks, numbers) if kernel.reduce is not None else None
-    destination, digest = sink.destination, sink.digest
     for chunk in chunks():
-        out_RC = destination.room(chunk.row, chunk.x_MRC[0], sink.dtype)
+        out_RC = sink.destination.room(chunk.row, chunk.x_MRC[0], sink.dtype)
+        target = Target(out_RC, sink.dtype, sink.digest.state)
         if kernel.native is not None and usable(chunk):
-            if not kernel.native(chunk, numbers, found, out_RC):
-                digest.state[2] = 1
+            kernel.native(chunk, numbers, found, target)
         else:
-            out_RC.copy_(kernel.apply(chunk, numbers, found))
-            digest.add_finite(out_RC)
-        digest.add(out_RC, chunk.row * chunk.shape[1])
-        destination.put(chunk.row, out_RC)
+            write_plainly(kernel.apply(chunk, numbers, found), chunk, target)
+        sink.destination.put(chunk.row, out_RC)
+
+
+def write_plainly(rows_RC: Tensor, chunk: Chunk, target: Target) -> None:
+    """Writes the float32 rows of a chunk with torch's operations."""
+    target.place_RC.copy_(rows_RC)
+    digest = Digest(target.state)
+    digest.add_finite(target.place_RC)
+    digest.add(target.place_RC, chunk.first)
+
+
+class Output:
+    """Rows of a chunk for compiled functions: at ``address``, those of ``target`` where they know its dtype.
+
+    ``digest`` are the arguments of functions that digest while they write; without a state they do not.
+    """
+
+    def __init__(self, chunk: Chunk, target: Target) -> None:
+        out_RC = target.place_RC
+        self._chunk, self._target = chunk, target
+        self._is_direct = out_RC.dtype in KINDS and out_RC.is_contiguous()
+        self._rows_RC = out_RC if self._is_direct else torch.empty(out_RC.shape, dtype=torch.float32)
+        self.address = self._rows_RC.data_ptr()
+        self.kind = KINDS[self._rows_RC.dtype]
+        self._digests = self._is_direct and self.address % 8 == 0
+        state = target.state.numpy()
+        word = chunk.first * out_RC.dtype.itemsize // 8
+        self.digest = (state if self._digests else state[:0], word, key_table())
+
+    def finish(self, finite: bool, *, digested: bool = False) -> None:
+        """Does what the function has not done: rounding to a dtype it does not know, finiteness, digest."""
+        if not self._is_direct:
+            write_plainly(self._rows_RC, self._chunk, self._target)
+            return
+        if not finite:
+            self._target.state[2] = 1
+        if not (digested and self._digests):
+            Digest(self._target.state).add(self._rows_RC, self._chunk.first)
 
 
 def _fused(kernel: Kernel, numbers: Any, whole: Chunk, sink: Sink) -> Fused | None:

@@ -23,8 +23,10 @@ from evomerge.methods._chunks import (
 )
 from evomerge.methods._gpu import FUSION, NEARSWAP, RAM, Launch, float_bits
 from evomerge.methods._masked import elect
-from evomerge.methods._native import Inputs, Output, blocks, floats, functions, usable
+from evomerge.methods._native import Inputs, blocks, floats, functions, usable
+from evomerge.methods._output import Output
 from evomerge.methods._ranks import BINS, LOW_BITS, Cut, Finder, Histogram, Threshold, histograms
+from evomerge.methods._span import write_weighted
 
 __all__ = [
     "Importance",
@@ -124,7 +126,7 @@ def _sce_reduce(chunks: Chunks, s: VarianceCut) -> _SceFound | None:
         sure_RC, at_border = None, None
         if s.cut is not None:
             bits_RC = magnitude_bits(_variance(d_DRC))
-            finder.add(bits_RC, chunk.row * chunk.shape[1])
+            finder.add(bits_RC, chunk.first)
             sure_RC = (bits_RC >> LOW_BITS) > s.cut.bin
             at_border = torch.nonzero((bits_RC >> LOW_BITS).flatten() == s.cut.bin).flatten()
         for d, d_RC in enumerate(d_DRC):
@@ -153,7 +155,7 @@ def _sce_apply(chunk: Chunk, _: VarianceCut, found: _SceFound | None) -> Tensor:
         return base_RC.clone()
     d_DRC = list(task_vectors(chunk))
     if found.threshold is not None:
-        kept_RC = found.threshold.above(magnitude_bits(_variance(d_DRC)), chunk.row * chunk.shape[1])
+        kept_RC = found.threshold.above(magnitude_bits(_variance(d_DRC)), chunk.first)
         d_DRC = [d_RC.mul_(kept_RC) for d_RC in d_DRC]
     sum_RC, share_RC = elect(d_DRC, found.shares, weighted=True)
     return torch.add(base_RC, sum_RC.div_(share_RC.clamp_(min=1e-6)))
@@ -183,7 +185,7 @@ def _native_sce_reduce(
         bits.numpy(),
         index.numpy(),
         found.numpy(),
-        chunk.row * x.columns,
+        chunk.first,
     )
     if s.cut is not None:
         finder.put(s.cut.bin, bits[:filled].clone(), index[:filled].clone())
@@ -193,16 +195,16 @@ def _native_sce_reduce(
             border.setdefault(d, []).append(found[d, :filled].clone())
 
 
-def _native_sce_apply(chunk: Chunk, _: VarianceCut, found: _SceFound | None, out_RC: Tensor) -> bool:
-    x, out = Inputs(chunk), Output(out_RC)
-    n, first = x.rows * x.columns, chunk.row * x.columns
+def _native_sce_apply(chunk: Chunk, _: VarianceCut, found: _SceFound | None, target: Target) -> None:
     if found is None:
-        c = floats([1.0] + [0.0] * (len(chunk.x_MRC) - 1))
-        return out.finished(functions().weighted_sum(x.addresses, x.kind, n, c, out.address, out.kind))
+        write_weighted(chunk, [1.0] + [0.0] * (len(chunk.x_MRC) - 1), target)
+        return
+    x, out = Inputs(chunk), Output(chunk, target)
+    n, first = x.rows * x.columns, chunk.first
     cut = np.full(4, -1, dtype=np.int64)
     if found.threshold is not None:
         cut[:2] = found.threshold.bits, found.threshold.index
-    return out.finished(
+    out.finish(
         functions().sce_apply(x.addresses, x.kind, n, first, floats(found.shares), cut, out.address, out.kind)
     )
 
@@ -222,10 +224,10 @@ def _nearswap(chunk: Chunk, t: float, _: None) -> Tensor:
     return torch.add(share_RC * other_RC, torch.mul(torch.sub(1, share_RC), base_RC))
 
 
-def _native_nearswap(chunk: Chunk, t: float, _: None, out_RC: Tensor) -> bool:
-    x, out = Inputs(chunk), Output(out_RC)
+def _native_nearswap(chunk: Chunk, t: float, _: None, target: Target) -> None:
+    x, out = Inputs(chunk), Output(chunk, target)
     n = x.rows * x.columns
-    return out.finished(functions().nearswap(x.addresses, x.kind, n, np.float32(t), out.address, out.kind))
+    out.finish(functions().nearswap(x.addresses, x.kind, n, np.float32(t), out.address, out.kind))
 
 
 def _fused_nearswap(chunk: Chunk, t: float, _: None, target: Target) -> None:
@@ -291,7 +293,7 @@ def _importance(chunks: Chunks) -> Importance:
     cuts = [histogram.cut(histogram.elements - int(q * last)) for q in (0.25, 0.5, 0.75)]
     finder = Finder(cuts)
     for chunk in chunks():
-        finder.add(bits(chunk), chunk.row * chunk.shape[1])
+        finder.add(bits(chunk), chunk.first)
     q1, median, q3 = (finder.find(cut)[0].value for cut in cuts)
     return Importance(divergence_R.cpu(), median + 1.5 * (q3 - q1))
 
@@ -306,14 +308,14 @@ def _fusion(chunk: Chunk, s: Importance, _: None) -> Tensor:
     return torch.add(chunk.x_MRC[0].float(), d_RC.mul_(_importance_of(chunk, rows) >= s.threshold))
 
 
-def _native_fusion(chunk: Chunk, s: Importance, _: None, out_RC: Tensor) -> bool:
-    x, out = Inputs(chunk), Output(out_RC)
+def _native_fusion(chunk: Chunk, s: Importance, _: None, target: Target) -> None:
+    x, out = Inputs(chunk), Output(chunk, target)
     factors = s.divergence_R[chunk.row : chunk.row + x.rows].to(torch.float32).numpy()
     threshold = np.float32(s.threshold)
     finite = functions().fusion(
         x.addresses, x.kind, x.rows, x.columns, factors, threshold, out.address, out.kind
     )
-    return out.finished(finite)
+    out.finish(finite)
 
 
 def _fused_fusion(chunk: Chunk, s: Importance, _: None, target: Target) -> None:
@@ -381,14 +383,14 @@ def _ram(chunk: Chunk, s: Ram, factors: tuple[float, ...] | None) -> Tensor:
     return torch.add(chunk.x_MRC[0].float(), sum_RC.div_(count_RC.clamp_(min=1)))
 
 
-def _native_ram(chunk: Chunk, s: Ram, factors: tuple[float, ...] | None, out_RC: Tensor) -> bool:
-    x, out = Inputs(chunk), Output(out_RC)
+def _native_ram(chunk: Chunk, s: Ram, factors: tuple[float, ...] | None, target: Target) -> None:
+    x, out = Inputs(chunk), Output(chunk, target)
     amplified = floats(factors if factors is not None else [1.0] * (len(chunk.x_MRC) - 1))
     n, epsilon = x.rows * x.columns, np.float32(s.epsilon)
     finite = functions().ram_apply(
         x.addresses, x.kind, n, epsilon, amplified, factors is not None, out.address, out.kind
     )
-    return out.finished(finite)
+    out.finish(finite)
 
 
 def _fused_ram(chunk: Chunk, s: Ram, _: None, target: Target) -> None:

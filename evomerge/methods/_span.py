@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,8 @@ from torch import Tensor
 
 from evomerge.methods._chunks import ROW_BLOCK, Chunk, Chunks, Fused, Kernel, Measure, Target, block_sums
 from evomerge.methods._gpu import Launch, float_bits
-from evomerge.methods._native import Inputs, Output, blocks, floats, functions, usable
+from evomerge.methods._native import Inputs, blocks, floats, functions, usable
+from evomerge.methods._output import Output, write_plainly
 
 __all__ = [
     "LineCoefficients",
@@ -23,6 +24,7 @@ __all__ = [
     "row_grams",
     "task_gram",
     "weighted_sum",
+    "write_weighted",
 ]
 
 
@@ -118,11 +120,16 @@ def _weighted_sum(chunk: Chunk, c_M: Tensor, _: None) -> Tensor:
     return torch.zeros_like(chunk.x_MRC[0], dtype=torch.float32) if out_RC is None else out_RC
 
 
-def _native_weighted_sum(chunk: Chunk, c_M: Tensor, _: None, out_RC: Tensor) -> bool:
-    x, out = Inputs(chunk), Output(out_RC)
-    n = x.rows * x.columns
-    return out.finished(
-        functions().weighted_sum(x.addresses, x.kind, n, floats(c_M.tolist()), out.address, out.kind)
+def _native_weighted_sum(chunk: Chunk, c_M: Tensor, _: None, target: Target) -> None:
+    write_weighted(chunk, c_M.tolist(), target)
+
+
+def write_weighted(chunk: Chunk, coefficients: Sequence[float], target: Target) -> None:
+    """The compiled weighted sum of a chunk's inputs, written to ``target``."""
+    x, out = Inputs(chunk), Output(chunk, target)
+    c, n = floats(coefficients), x.rows * x.columns
+    out.finish(
+        functions().weighted_sum(x.addresses, x.kind, n, c, out.address, out.kind, *out.digest), digested=True
     )
 
 
@@ -163,11 +170,11 @@ def _line_weighted_sum(chunk: Chunk, lines: LineCoefficients, _: None) -> Tensor
     return out_RC
 
 
-def _native_line_weighted_sum(chunk: Chunk, lines: LineCoefficients, found: None, out_RC: Tensor) -> bool:
+def _native_line_weighted_sum(chunk: Chunk, lines: LineCoefficients, found: None, target: Target) -> None:
     if lines.c_LM.shape[0] == 1:
-        return _native_weighted_sum(chunk, lines.c_LM[0], found, out_RC)
-    out_RC.copy_(_line_weighted_sum(chunk, lines, found))
-    return bool(torch.isfinite(out_RC).all())
+        _native_weighted_sum(chunk, lines.c_LM[0], found, target)
+        return
+    write_plainly(_line_weighted_sum(chunk, lines, found), chunk, target)
 
 
 def _can_line_weighted_sum(chunk: Chunk, lines: LineCoefficients) -> bool:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 from typing import Annotated
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from evomerge.methods._chunks import Measure, nothing
@@ -24,6 +26,8 @@ from evomerge.methods._span import (
     task_gram,
     weighted_sum,
 )
+
+_Floats = NDArray[np.float64]
 
 _COLLINEAR = 0.9995
 _TINY_NORM = 1e-8
@@ -108,44 +112,39 @@ def nuslerp(
     """
     lines = LineGrams(grams[None], per_column=False) if isinstance(grams, Tensor) else grams
     first = 1 if has_base else 0
-    g_L22 = lines.grams_LMM[:, first : first + 2, first : first + 2]
+    g_L22 = lines.grams_LMM.numpy()[:, first : first + 2, first : first + 2]
     total = weight[0] + weight[1]
     t = 0.5 if abs(total) < 1e-6 else weight[1] / total
-    norm_L2 = g_L22.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt().clamp(min=1e-7)
-    cos_L = (g_L22[:, 0, 1] / norm_L2.prod(dim=1)).clamp(-1, 1)
-    angle_L = torch.acos(cos_L)
-    sin_L = torch.sin(angle_L)
-    parallel_L = sin_L.abs() < 1e-8
-    safe_L = torch.where(parallel_L, torch.ones_like(sin_L), sin_L)
-    c_L2 = torch.stack(
-        [
-            torch.where(parallel_L, 1 - t, torch.sin((1 - t) * angle_L) / safe_L),
-            torch.where(parallel_L, t, torch.sin(t * angle_L) / safe_L),
-        ],
-        dim=1,
-    )
+    norms = [np.maximum(np.sqrt(np.maximum(g_L22[:, i, i], 0)), 1e-7) for i in range(2)]
+    cos_L = np.minimum(np.maximum(g_L22[:, 0, 1] / (norms[0] * norms[1]), -1), 1)
+    angle_L = np.arccos(cos_L)
+    sin_L = np.sin(angle_L)
+    parallel_L = np.abs(sin_L) < 1e-8
+    safe_L = np.where(parallel_L, 1, sin_L)
+    c_ML = [np.where(parallel_L, share, np.sin(share * angle_L) / safe_L) for share in (1 - t, t)]
     if has_base:
-        c_L2 = torch.cat([1 - c_L2.sum(dim=1, keepdim=True), c_L2], dim=1)
-    return LineCoefficients(c_L2, lines.per_column)
+        c_ML.insert(0, 1 - c_ML[0] - c_ML[1])
+    return LineCoefficients(torch.from_numpy(np.stack(c_ML, axis=1)), lines.per_column)
 
 
 class _Span:
     """Vectors as coefficients over given ones, whose Gram matrix tells all lengths and angles."""
 
     def __init__(self, gram_MM: Tensor) -> None:
-        self.gram_MM = gram_MM
-        self.norms = [math.sqrt(max(float(v), 0.0)) for v in gram_MM.diagonal()]
+        self.gram_MM: _Floats = gram_MM.numpy()
+        self.norms = [math.sqrt(max(v, 0.0)) for v in self.gram_MM.diagonal().tolist()]
 
-    def axis(self, i: int, scale: float = 1.0) -> Tensor:
+    def axis(self, i: int, scale: float = 1.0) -> _Floats:
         """The given vector ``i``, scaled."""
-        c_M = torch.zeros(len(self.norms), dtype=torch.float64)
+        c_M = np.zeros(len(self.norms))
         c_M[i] = scale
         return c_M
 
-    def dot(self, a_M: Tensor, b_M: Tensor) -> float:
-        return float(a_M @ self.gram_MM @ b_M)
+    def dot(self, a_M: _Floats, b_M: _Floats) -> float:
+        # No matrix product: BLAS adds in an order of the machine's own.
+        return float((a_M[:, None] * self.gram_MM * b_M).sum())
 
-    def norm(self, a_M: Tensor) -> float:
+    def norm(self, a_M: _Floats) -> float:
         return math.sqrt(max(self.dot(a_M, a_M), 0.0))
 
 
@@ -174,19 +173,19 @@ def multislerp(
     w = [v / total for v in weight] if normalize_weights else list(weight)
     unit = [span.axis(i, 1 / (n + eps)) for i, n in enumerate(span.norms)]
     length = math.fsum(v * n for v, n in zip(w, span.norms, strict=True))
-    mean_M = sum((v * u for v, u in zip(w, unit, strict=True)), torch.zeros_like(unit[0]))
+    mean_M = sum((v * u for v, u in zip(w, unit, strict=True)), span.axis(0, 0.0))
     size = span.norm(mean_M)
     if size < eps:
         if len(w) != 2:
             raise ValueError("the weighted directions cancel out, so there is no mean to start from")
-        return _result(torch.tensor(w, dtype=torch.float64), has_base=has_base)
+        return _result(w, has_base=has_base)
     mean_M = mean_M / size
-    tangent_M = torch.zeros_like(mean_M)
+    tangent_M = span.axis(0, 0.0)
     for v, u in zip(w, unit, strict=True):
         tangent_M = tangent_M + v * (u - span.dot(u, mean_M) * mean_M)
     angle = span.norm(tangent_M) + eps
     c_M = (math.cos(angle) * mean_M + math.sin(angle) / angle * tangent_M) * length
-    return _result(c_M, has_base=has_base)
+    return _result(c_M.tolist(), has_base=has_base)
 
 
 @merge_method(
@@ -232,7 +231,7 @@ def karcher(
         u_M = math.cos(step) * u_M + math.sin(step) / step * tangent_M
         size = span.norm(u_M)
         u_M = u_M / size if size > 0 else u_M
-    return u_M * length
+    return torch.from_numpy(u_M * length)
 
 
 def _model_stock_measure(parameters: Bound) -> Measure:
@@ -253,18 +252,18 @@ def model_stock(
     filter_wise: Annotated[bool, Range("one ratio per row")] = False,  # noqa: ARG001
 ) -> LineCoefficients:
     """Between the base and the mean of the models, by the mean angle between their task vectors; c_LM."""
-    g_LMM = grams[None] if isinstance(grams, Tensor) else grams.grams_LMM
+    g_LMM: _Floats = (grams[None] if isinstance(grams, Tensor) else grams.grams_LMM).numpy()
     count = g_LMM.shape[1] - 1
-    norm_LD = g_LMM.diagonal(dim1=1, dim2=2)[:, 1:].clamp(min=0).sqrt()
-    pairs = [(i, j) for i in range(count) for j in range(i)]
+    norm_DL = [np.sqrt(np.maximum(g_LMM[:, d, d], 0)) for d in range(1, count + 1)]
     cosines = [
-        (g_LMM[:, 1 + i, 1 + j] / (norm_LD[:, i] * norm_LD[:, j]).clamp(min=1e-6)).clamp(-1, 1)
-        for i, j in pairs
+        g_LMM[:, 1 + i, 1 + j] / np.maximum(norm_DL[i] * norm_DL[j], 1e-6)
+        for i in range(count)
+        for j in range(i)
     ]
-    cos_L = torch.stack(cosines).mean(dim=0)
+    cos_L = np.minimum(np.maximum(cosines, -1), 1).mean(axis=0)
     t_L = count * cos_L / (1 + (count - 1) * cos_L)
-    c_LM = torch.cat([(1 - t_L)[:, None], (t_L / count)[:, None].expand(-1, count)], dim=1)
-    return LineCoefficients(c_LM, per_column=False)
+    c_LM = np.stack([1 - t_L, *[t_L / count] * count], axis=1)
+    return LineCoefficients(torch.from_numpy(c_LM), per_column=False)
 
 
 @merge_method("passthrough", source="copies one model", measure=nothing, kernel=weighted_sum, models=(1, 1))
@@ -278,5 +277,5 @@ def _over_inputs(c_D: list[float]) -> Tensor:
     return torch.tensor([1 - math.fsum(c_D), *c_D], dtype=torch.float64)
 
 
-def _result(c: Tensor, *, has_base: bool) -> Tensor:
-    return _over_inputs(c.tolist()) if has_base else c
+def _result(c: list[float], *, has_base: bool) -> Tensor:
+    return _over_inputs(c) if has_base else torch.tensor(c, dtype=torch.float64)
