@@ -2,6 +2,8 @@
 
 The adapted weight is W + scale * B A, computed in float32 when it is read and never written to disk (Hu et
 al. 2021, arXiv:2106.09685; scale = alpha / r, or alpha / sqrt(r) if rank-stabilised, arXiv:2312.03732).
+DoRA gives each of its output vectors a length of its own: m * V / |V| for V = W + scale * B A (Liu et al.
+2024, arXiv:2402.09353). Convolutions of one group are products of matrices over flattened kernels.
 """
 
 from __future__ import annotations
@@ -27,33 +29,70 @@ __all__ = ["adapted"]
 _PREFIX = "base_model.model."
 _LISTED = 8
 _PARTS = {
-    ".lora_A.weight": "A",
-    ".lora_B.weight": "B",
-    ".lora_embedding_A": "embedding_A",
-    ".lora_embedding_B": "embedding_B",
+    ".lora_A.weight": ("A", ".weight"),
+    ".lora_B.weight": ("B", ".weight"),
+    ".lora_B.bias": ("bias", ".bias"),
+    ".lora_embedding_A": ("embedding_A", ".weight"),
+    ".lora_embedding_B": ("embedding_B", ".weight"),
+    ".lora_magnitude_vector": ("magnitude", ".weight"),
+    ".lora_magnitude_vector.weight": ("magnitude", ".weight"),
 }
+"""Endings of an adapter's keys: what they hold of a tensor, and how the tensor's own name ends."""
+_COMPLETE = [{"A", "B"}, {"embedding_A", "embedding_B"}]
+
+_UNSUPPORTED = (
+    "layer_replication",
+    "alora_invocation_tokens",
+    "use_qalora",
+    "use_bdlora",
+    "kasa_config",
+    "arrow_config",
+)
+"""Settings of PEFT under which B A is not what is added to a weight, or not always."""
+_SPLIT = ("pissa", "corda", "olora", "loftq", "lora_ga")
+"""Initialisations that take B A out of the base first: the adapter belongs to what is left of it."""
 
 
 @dataclass
 class _Change:
-    """What the adapter says of one tensor: two factors, all of it, or both (embeddings)."""
+    """What the adapter says of one tensor: a part of its own, all of it, or both (embeddings)."""
 
-    factors: dict[str, Tensor] = field(default_factory=dict)
+    parts: dict[str, Tensor] = field(default_factory=dict)
     whole: Tensor | None = None
     scale: float = 1.0
     transposed: bool = False
 
-    def delta(self) -> Tensor:
-        """The change of the weight, float32."""
-        if "embedding_A" in self.factors:
-            return (self.factors["embedding_B"].float() @ self.factors["embedding_A"].float()).T * self.scale
-        product = self.factors["B"].float() @ self.factors["A"].float()
-        return (product.T if self.transposed else product) * self.scale
+    def applied(self, weight: Tensor) -> Tensor:
+        """The changed weight; float32 where something is added to it.
 
-    def applied(self, base: TensorFiles, name: str) -> Tensor:
-        """The changed weight; float32 where something is added to it."""
-        weight = base.read(name) if self.whole is None else self.whole
-        return weight.float() + self.delta() if self.factors else weight
+        Raises:
+            RuntimeError, KeyError: Shapes or parts do not fit each other.
+        """
+        if self.whole is not None:
+            weight = self.whole
+        if not self.parts:
+            return weight
+        changed = weight.float() + self.delta()
+        if "magnitude" not in self.parts:
+            return changed
+        over = (0,) if self.transposed or "embedding_A" in self.parts else tuple(range(1, changed.dim()))
+        lengths: Tensor = torch.linalg.vector_norm(changed, dim=over, keepdim=True)
+        return changed.mul_(self.parts["magnitude"].float().reshape(lengths.shape) / lengths)
+
+    def read(self, base: TensorFiles, name: str) -> Tensor:
+        """The changed weight of the base's tensor ``name``."""
+        return self.applied(base.read(name) if self.whole is None else self.whole)
+
+    def delta(self) -> Tensor:
+        """What is added to the weight, float32."""
+        parts = {kind: part.float() for kind, part in self.parts.items()}
+        if "bias" in parts:
+            return parts["bias"] * self.scale
+        if "embedding_A" in parts:
+            return (parts["embedding_B"] @ parts["embedding_A"]).T * self.scale
+        a, b = parts["A"], parts["B"]
+        product = (b.flatten(1) @ a.flatten(1)).view(b.shape[0], *a.shape[1:])
+        return (product.T if self.transposed else product) * self.scale
 
 
 def adapted(base: Checkpoint, folder: Path) -> Checkpoint:
@@ -77,7 +116,7 @@ def adapted(base: Checkpoint, folder: Path) -> Checkpoint:
         if part is None:
             change.whole = tensor
         else:
-            change.factors[part] = tensor
+            change.parts[part] = tensor
             change.scale = _scale(folder, config, name)
             change.transposed = bool(config.get("fan_in_fan_out", False))
     if strangers:
@@ -89,7 +128,7 @@ def adapted(base: Checkpoint, folder: Path) -> Checkpoint:
         )
     _check_shapes(folder, changes, base.tensors)
     files = DerivedFiles(
-        base.files, {name: partial(change.applied, base.files, name) for name, change in changes.items()}
+        base.files, {name: partial(change.read, base.files, name) for name, change in changes.items()}
     )
     return Checkpoint(base.path, base.config, base.tensors, files, folders=(*base.folders, folder))
 
@@ -98,10 +137,16 @@ def _refuse_other_kinds(folder: Path, config: Mapping[str, Any]) -> None:
     kind = config.get("peft_type")
     if kind != "LORA":
         raise CheckpointError(str(folder), f"is a {kind} adapter; only LORA is supported")
-    if config.get("use_dora"):
-        raise CheckpointError(str(folder), "use_dora is not supported")
-    if config.get("bias", "none") != "none" or config.get("lora_bias"):
-        raise CheckpointError(str(folder), "adapters that train biases are not supported")
+    for setting in _UNSUPPORTED:
+        if config.get(setting):
+            raise CheckpointError(str(folder), f"{setting} is not supported")
+    start = config.get("init_lora_weights")
+    if isinstance(start, str) and start.startswith(_SPLIT):
+        raise CheckpointError(
+            str(folder),
+            f"init_lora_weights is {start:.40}: its training began by changing the base model",
+            "Save it with PEFT's path_initial_model_for_weight_conversion, which makes a plain LoRA of it.",
+        )
 
 
 def _adapter_tensors(folder: Path) -> dict[str, Tensor]:
@@ -119,11 +164,11 @@ def _adapter_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def _target(key: str) -> tuple[str, str | None]:
-    """The tensor that an entry of the adapter changes, and which factor it is (``None``: all of it)."""
+    """The tensor that an entry of the adapter changes, and which part it is (``None``: all of it)."""
     name = key.removeprefix(_PREFIX)
-    for ending, part in _PARTS.items():
+    for ending, (part, suffix) in _PARTS.items():
         if name.endswith(ending):
-            return name.removesuffix(ending) + ".weight", part
+            return name.removesuffix(ending) + suffix, part
     return name.replace(".modules_to_save", "").replace(".base_layer", ""), None
 
 
@@ -135,7 +180,7 @@ def _in_base(name: str, base: Checkpoint) -> str:
 
 
 def _scale(folder: Path, config: Mapping[str, Any], name: str) -> float:
-    module = name.removesuffix(".weight")
+    module = name.removesuffix(".weight").removesuffix(".bias")
     rank = _setting(folder, config, ("r", "rank_pattern"), module)
     alpha = _setting(folder, config, ("lora_alpha", "alpha_pattern"), module)
     if rank <= 0:
@@ -178,14 +223,12 @@ def _check_shapes(folder: Path, changes: Mapping[str, _Change], tensors: Mapping
     wrong = []
     for name, change in changes.items():
         want = tensors[name].shape
-        if change.whole is not None and (not change.factors or tuple(change.whole.shape) != want):
-            found = tuple(change.whole.shape)
-        elif len(change.factors) != 2 or any(f.dim() != 2 for f in change.factors.values()):
+        kinds = set(change.parts) - {"magnitude"}
+        if change.parts and kinds not in ([{"bias"}] if name.endswith(".bias") else _COMPLETE):
             raise CheckpointError(
                 str(folder), f"the change of {name} is no product of two matrices, which is not supported"
             )
-        else:
-            found = tuple(_product_shape(change))
+        found = _shape(change, want)
         if found != want:
             wrong.append(f"{name}: base {list(want)}, adapter {list(found)}")
     if wrong:
@@ -196,10 +239,15 @@ def _check_shapes(folder: Path, changes: Mapping[str, _Change], tensors: Mapping
         )
 
 
-def _product_shape(change: _Change) -> torch.Size:
+def _shape(change: _Change, want: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of what the adapter makes of a weight, or of what it would add where that does not fit."""
     with torch.device("meta"):
-        factors = {k: torch.empty(t.shape) for k, t in change.factors.items()}
+        parts = {kind: torch.empty(part.shape) for kind, part in change.parts.items()}
+        whole = None if change.whole is None else torch.empty(change.whole.shape)
+        weight = torch.empty(want)
+    one = _Change(parts, whole, 1.0, change.transposed)
     try:
-        return _Change(factors, None, 1.0, change.transposed).delta().shape
+        added = tuple(one.delta().shape) if parts else want  # before broadcasting hides what is too small
+        return tuple(one.applied(weight).shape) if added == want else added
     except (RuntimeError, KeyError):
-        return torch.Size()
+        return ()

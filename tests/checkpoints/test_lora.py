@@ -31,15 +31,40 @@ SETTINGS: list[dict[str, Any]] = [
         "rank_pattern": {"up_proj": 2},
         "alpha_pattern": {"layers.1.self_attn.v_proj": 20},
     },
+    {"r": 4, "lora_alpha": 6, "target_modules": ["q_proj", "down_proj"], "use_dora": True},
+    {"r": 4, "lora_alpha": 6, "target_modules": ["v_proj", "embed_tokens"], "use_dora": True},
 ]
+GPT2: dict[str, Any] = {"r": 2, "lora_alpha": 5, "target_modules": ["c_attn"], "fan_in_fan_out": True}
+OTHERS = [
+    ("gpt2", GPT2),
+    ("gpt2", GPT2 | {"use_dora": True}),
+    ("gpt2", GPT2 | {"bias": "all"}),
+    ("gpt2", GPT2 | {"bias": "lora_only", "lora_bias": True}),
+    ("resnet", {"r": 2, "lora_alpha": 5, "target_modules": ["convolution"]}),
+    ("resnet", {"r": 2, "lora_alpha": 5, "target_modules": ["convolution"], "use_dora": True}),
+]
+
+
+def make_other(kind: str, folder: Path) -> Path:
+    """A tiny model whose weights are stored transposed (gpt2) or are convolutions (resnet)."""
+    from transformers import GPT2Config, GPT2LMHeadModel, ResNetConfig, ResNetModel
+
+    torch.manual_seed(0)
+    if kind == "gpt2":
+        GPT2LMHeadModel(GPT2Config(n_layer=2, n_head=2, n_embd=16, vocab_size=30)).save_pretrained(folder)
+        return folder
+    sizes = {"embedding_size": 4, "hidden_sizes": [8], "depths": [1]}
+    ResNetModel(ResNetConfig(**sizes, layer_type="basic")).save_pretrained(folder)
+    return folder
 
 
 def make_adapter(base: Path, folder: Path, settings: dict[str, Any]) -> dict[str, torch.Tensor]:
     """A random adapter, saved by PEFT; the weights that PEFT itself merges."""
     from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModel, AutoModelForCausalLM
 
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(**settings))
+    plain = (AutoModel if base.name == "resnet" else AutoModelForCausalLM).from_pretrained(base)
+    model = get_peft_model(plain, LoraConfig(**settings))
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -54,14 +79,26 @@ def make_adapter(base: Path, folder: Path, settings: dict[str, Any]) -> dict[str
 def test_an_adapter_gives_what_peft_merges(
     settings: dict[str, Any], make_model: MakeModel, tmp_path: Path
 ) -> None:
-    base = make_model("base", 0)
+    check_against_peft(make_model("base", 0), settings, tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore:.*is_gradient_checkpointing:FutureWarning")
+@pytest.mark.parametrize(("kind", "settings"), OTHERS, ids=lambda x: x if isinstance(x, str) else "-".join(x))
+def test_transposed_weights_biases_and_convolutions_are_what_peft_merges(
+    kind: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    check_against_peft(make_other(kind, tmp_path / kind), settings, tmp_path)
+
+
+def check_against_peft(base: Path, settings: dict[str, Any], tmp_path: Path) -> None:
     want = make_adapter(base, tmp_path / "lora", settings)
     checkpoint = adapted(open_checkpoint(base), tmp_path / "lora")
     plain = open_checkpoint(base)
-    changed = [n for n in plain.tensors if not torch.equal(plain.read(n), want[n])]
+    names = {n: n if n in want else f"transformer.{n}" for n in plain.tensors}
+    changed = [n for n in plain.tensors if not torch.equal(plain.read(n), want[names[n]])]
     assert changed
     for name in plain.tensors:
-        torch.testing.assert_close(checkpoint.read(name), want[name], rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(checkpoint.read(name), want[names[name]], rtol=1e-6, atol=1e-6)
         assert checkpoint.mapped(name) == (name not in changed)
 
 
@@ -104,9 +141,20 @@ Q = "base_model.model.model.layers.0.self_attn.q_proj"
     ("config", "tensors", "message"),
     [
         ({"peft_type": "IA3"}, {}, "is a IA3 adapter"),
-        ({"use_dora": True}, {}, "use_dora is not supported"),
-        ({"bias": "all"}, {}, "biases are not supported"),
-        ({}, {f"{Q}.lora_magnitude_vector": torch.zeros(2)}, "lora_magnitude_vector"),
+        ({"use_qalora": True}, {}, "use_qalora is not supported"),
+        ({"alora_invocation_tokens": [1, 2]}, {}, "alora_invocation_tokens is not supported"),
+        ({"init_lora_weights": "pissa_niter_4"}, {}, "its training began by changing the base model"),
+        ({"bias": "all"}, {f"{Q}.bias": torch.zeros(32)}, "q_proj.bias"),
+        ({}, {f"{Q}.lora_magnitude_vector": torch.zeros(32)}, "no product of two matrices"),
+        (
+            {},
+            {
+                f"{Q}.lora_A.weight": torch.zeros(2, 32),
+                f"{Q}.lora_B.weight": torch.zeros(32, 2),
+                f"{Q}.lora_magnitude_vector": torch.zeros(31),
+            },
+            r"base \[32, 32\], adapter \[\]",
+        ),
         ({}, {f"{Q}z.lora_A.weight": torch.zeros(2, 32)}, "q_projz"),
         (
             {},
