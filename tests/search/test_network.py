@@ -1,4 +1,4 @@
-"""A PostgreSQL behind a network that breaks: connections cut, answers lost."""
+"""A PostgreSQL behind a network that breaks: connections cut, answers lost, silence."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ class Network:
         self.port: int = self._listener.getsockname()[1]
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._is_cut = threading.Event()
+        self._flows = threading.Event()
+        self._flows.set()
         self._messages = itertools.count(1)
         self.lost_answers = 0
         self.lose_every = 0
@@ -45,8 +47,17 @@ class Network:
         """New connections are served again."""
         self._is_cut.clear()
 
+    def hold(self) -> None:
+        """Connections stay, and nothing comes through them: as with a server that hangs."""
+        self._flows.clear()
+
+    def let_go(self) -> None:
+        """What was held arrives."""
+        self._flows.set()
+
     def close(self) -> None:
         """Ends it for good."""
+        self.let_go()
         self.cut()
         self._listener.close()
 
@@ -72,6 +83,7 @@ class Network:
     ) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 16):
+                self._flows.wait()
                 if from_client and self.lose_every:
                     if next(self._messages) % self.lose_every == 0:
                         lost.set()
@@ -134,3 +146,27 @@ def test_answers_that_are_lost_after_what_was_asked_is_done_lead_to_no_second_tr
     network.lose_every = 23  # to connect takes some fifteen
     check_search(PLAN, study, url, reference(PLAN, tmp_path))
     assert network.lost_answers >= 3
+
+
+def test_a_server_that_hangs_for_a_while_is_waited_for(
+    postgres_server: PostgresServer, network: Network, tmp_path: Path
+) -> None:
+    done, held = threading.Event(), 0
+    study, url = opened(postgres_server, network)
+
+    def hold_it() -> None:
+        nonlocal held
+        while not done.wait(0.1):
+            network.hold()
+            done.wait(0.7)
+            network.let_go()
+            held += 1
+
+    thread = threading.Thread(target=hold_it)
+    thread.start()
+    try:
+        check_search(PLAN, study, url, reference(PLAN, tmp_path))
+    finally:
+        done.set()
+        thread.join()
+    assert held >= 2
