@@ -15,47 +15,64 @@ import torch
 N_ITEMS = 40
 ALPHABET = "abcdefgh"
 
-CHOICE = """\
-task: t_choice
-tag: t_tag
+
+def definition(
+    task: str, output_type: str, asks: str, target: str, more: str, files: str = "test: text.jsonl"
+) -> str:
+    """The YAML of a task over ``files``; ``asks`` and ``target`` are its templates."""
+    return f"""\
+task: {task}
 dataset_path: json
-dataset_kwargs: {data_files: {train: fewshot.jsonl, test: choice.jsonl}}
+dataset_kwargs: {{data_files: {{{files}}}}}
 test_split: test
+output_type: {output_type}
+doc_to_text: "{asks}"
+doc_to_target: {target}
+{more}"""
+
+
+CHOICE = definition(
+    "t_choice",
+    "multiple_choice",
+    "{{question}}",
+    "answer",
+    """\
+tag: t_tag
 fewshot_split: train
-output_type: multiple_choice
-doc_to_text: "{{question}}"
 doc_to_choice: "{{choices}}"
-doc_to_target: answer
 metric_list:
   - {metric: acc, aggregation: mean, higher_is_better: true}
   - {metric: acc_norm, aggregation: mean, higher_is_better: true}
   - {metric: brier_score, aggregation: brier_score, higher_is_better: false}
-"""
+""",
+    files="train: fewshot.jsonl, test: choice.jsonl",
+)
 
-BINARY = """\
-task: t_binary
-dataset_path: json
-dataset_kwargs: {data_files: {test: binary.jsonl}}
-test_split: test
-output_type: multiple_choice
-doc_to_text: "{{question}}"
+BINARY = definition(
+    "t_binary",
+    "multiple_choice",
+    "{{question}}",
+    "answer",
+    """\
 doc_to_choice: ["no", "yes"]
-doc_to_target: answer
 metric_list:
   - {metric: acc, aggregation: mean, higher_is_better: true}
   - {metric: f1, aggregation: f1, higher_is_better: true}
   - {metric: mcc, aggregation: matthews_corrcoef, higher_is_better: true}
-"""
+""",
+    files="test: binary.jsonl",
+)
 
-GENERATE = """\
-task: t_generate
+
+def generation(task: str, more: str) -> str:
+    """The YAML of a task whose answers are generated."""
+    return definition(task, "generate_until", "{{text}}>", '"{{target}}"', more)
+
+
+GENERATE = generation(
+    "t_generate",
+    """\
 tag: [t_tag, t_other]
-dataset_path: json
-dataset_kwargs: {data_files: {test: text.jsonl}}
-test_split: test
-output_type: generate_until
-doc_to_text: "{{text}}>"
-doc_to_target: "{{target}}"
 generation_kwargs: {until: ["\\n"], max_gen_toks: 6, do_sample: false}
 filter_list:
   - name: first-letter
@@ -66,67 +83,58 @@ metric_list:
   - {metric: exact_match, aggregation: mean, higher_is_better: true}
   - {metric: bleu, aggregation: bleu, higher_is_better: true}
   - {metric: chrf, aggregation: chrf, higher_is_better: true}
-"""
+""",
+)
 
-LIKELIHOOD = """\
-task: t_likelihood
-dataset_path: json
-dataset_kwargs: {data_files: {test: text.jsonl}}
-test_split: test
-output_type: loglikelihood
-doc_to_text: "{{text}}"
-doc_to_target: "{{target}}"
+LIKELIHOOD = definition(
+    "t_likelihood",
+    "loglikelihood",
+    "{{text}}",
+    '"{{target}}"',
+    """\
 metric_list:
   - {metric: perplexity, aggregation: perplexity, higher_is_better: false}
   - {metric: acc, aggregation: mean, higher_is_better: true}
-"""
+""",
+)
 
-ROLLING = """\
-task: t_rolling
-dataset_path: json
-dataset_kwargs: {data_files: {test: text.jsonl}}
-test_split: test
-output_type: loglikelihood_rolling
-doc_to_text: ""
-doc_to_target: "{{long}}"
+ROLLING = definition(
+    "t_rolling",
+    "loglikelihood_rolling",
+    "",
+    '"{{long}}"',
+    """\
 metric_list:
   - {metric: word_perplexity, aggregation: weighted_perplexity, higher_is_better: false}
   - {metric: byte_perplexity, aggregation: weighted_perplexity, higher_is_better: false}
   - {metric: bits_per_byte, aggregation: bits_per_byte, higher_is_better: false}
-"""
+""",
+)
 
-SAMPLED = """\
-task: t_sampled
-dataset_path: json
-dataset_kwargs: {data_files: {test: text.jsonl}}
-test_split: test
-output_type: generate_until
+SAMPLED = generation(
+    "t_sampled",
+    """\
 repeats: 3
-doc_to_text: "{{text}}>"
-doc_to_target: "{{target}}"
 generation_kwargs: {until: ["\\n"], max_gen_toks: 2, do_sample: true, temperature: 1.0}
 filter_list:
   - name: majority
     filter: [{function: majority_vote}, {function: take_first}]
 metric_list:
   - {metric: exact_match, aggregation: mean, higher_is_better: true}
-"""
+""",
+)
 
-CUSTOM = """\
-task: t_custom
-dataset_path: json
-dataset_kwargs: {data_files: {test: text.jsonl}}
-test_split: test
-output_type: generate_until
-doc_to_text: "{{text}}>"
-doc_to_target: "{{target}}"
+CUSTOM = generation(
+    "t_custom",
+    """\
 generation_kwargs: {until: ["\\n"], max_gen_toks: 3}
 process_results: !function custom.process_results
 metric_list:
   - {metric: letters, aggregation: !function custom.longest, higher_is_better: true}
   - {metric: some, aggregation: nanmean, higher_is_better: true}
   - {metric: never, aggregation: mean, higher_is_better: true}
-"""
+""",
+)
 
 CUSTOM_PY = """\
 import math

@@ -11,8 +11,8 @@ from evomerge.errors import StudyError, did_you_mean
 
 if TYPE_CHECKING:
     from evomerge.fitness.objectives import Fitness
-    from evomerge.recipe import Recipe
-    from evomerge.search.experiment import Experiment
+    from evomerge.recipe import Recipe, SearchSpace
+    from evomerge.search.experiment import Experiment, SearchSpec
     from evomerge.search.study import Study, Trial
 
 __all__ = ["OpenedStudy", "open_study", "write_run_file"]
@@ -26,7 +26,19 @@ class OpenedStudy:
 
     study: Study
     fitness: Fitness
-    top_k: int
+    search: SearchSpec
+
+    @property
+    def top_k(self) -> int:
+        """How many candidates are compared on validation items."""
+        return self.search.top_k
+
+    @property
+    def space(self) -> SearchSpace:
+        """What is searched."""
+        from evomerge.recipe import SearchSpace
+
+        return SearchSpace(self.study.document["recipe"])
 
     def unvalidated(self) -> tuple[int, int]:
         """Finalists without a result on validation items, and finalists."""
@@ -39,16 +51,14 @@ class OpenedStudy:
 
     def recipe(self, trial: Trial) -> Recipe:
         """The recipe of a trial, with folders and hub ids in place of short names."""
-        from evomerge.recipe import SearchSpace
         from evomerge.search.baselines import baselines
 
-        document = self.study.document
-        space = SearchSpace(document["recipe"])
+        space = self.space
         if trial.kind == "candidate":
             recipe = space.fill(dict(trial.values))
         else:
             recipe = next(b.recipe for b in baselines(space) if b.name == trial.name)
-        return recipe.with_references(document["models"])
+        return recipe.with_references(self.study.document["models"])
 
 
 def write_run_file(folder: Path, experiment: Experiment) -> None:
@@ -75,6 +85,7 @@ def open_study(text: str, storage: str | None) -> OpenedStudy:
     """
     from evomerge.fitness.objectives import Fitness
     from evomerge.fitness.spec import FitnessSpec
+    from evomerge.search.experiment import SearchSpec
     from evomerge.search.study import Study
 
     place = _locate(text)
@@ -84,7 +95,7 @@ def open_study(text: str, storage: str | None) -> OpenedStudy:
         study = Study.open(*_own(text, place))
     document = study.document
     spec = FitnessSpec.model_validate(document["fitness"])
-    return OpenedStudy(study, Fitness(spec.tasks), int(document["search"]["top_k"]))
+    return OpenedStudy(study, Fitness(spec.tasks), SearchSpec.model_validate(document["search"]))
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ def command(
 
 def _print(experiment: Experiment, checked: Preflight, memory: MemoryPlan) -> None:
     from evomerge.fitness.scores import Split
+    from evomerge.report.tables import search_text
 
     space = experiment.space
     count = f"{len(space.dimensions)} dimension{'s' if len(space.dimensions) > 1 else ''}"
@@ -71,10 +72,9 @@ def _print(experiment: Experiment, checked: Preflight, memory: MemoryPlan) -> No
             *(str(t.items[s]) for s in Split),
         )
     console.print(table)
-    search, workers = experiment.spec.search, experiment.spec.workers
+    workers = experiment.spec.workers
     console.print(f"Baselines: {', '.join(b.name for b in experiment.baselines())}")
-    lag = f", lag {search.lag}" if search.lag else ""
-    console.print(f"Search: {search.sampler}, {search.trials} candidates, seed {search.seed}{lag}")
+    console.print(search_text(experiment.spec.search, space.dimensions))
     console.print(f"Merge: {len(checked.plan.tensors)} tensors, {_mib(checked.plan.bytes)}")
     console.print(
         f"Memory of a worker on {memory.device}: live model {_mib(memory.live_model)}, "

@@ -218,6 +218,8 @@ class _Run:
                 raise typer.Exit(STOPPED) from None
 
     def _announce(self, study: Study) -> None:
+        from evomerge.report.tables import search_text
+
         experiment = self.experiment
         done = len(study.candidates())
         if study.resumed:
@@ -226,6 +228,7 @@ class _Run:
         else:
             how = f"New study {study.name!r}: {experiment.spec.search.trials} candidates"
         self._say(f"{how}, {len(experiment.space.dimensions)} dimensions.")
+        self._say(search_text(experiment.spec.search, experiment.space.dimensions))
         self._say(f"Storage: {study.url}")
 
     def _next_steps(self) -> None:

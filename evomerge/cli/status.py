@@ -27,7 +27,13 @@ def command(
     ] = False,
 ) -> None:
     """Show how far a study is, who works on it, and its leaderboard."""
-    from evomerge.report.tables import drift_text, driver_text, leaderboard_markdown, study_document
+    from evomerge.report.tables import (
+        drift_text,
+        driver_text,
+        leaderboard_markdown,
+        search_text,
+        study_document,
+    )
     from evomerge.search.leaderboard import leaderboard
 
     opened = open_study(study, storage)
@@ -44,6 +50,7 @@ def command(
         f"{opened.study.name}: {len(candidates)} candidates in {len(opened.study.generations())} "
         f"generations, {len(opened.study.baselines())} baselines",
     )
+    console.print(search_text(opened.search, opened.space.dimensions))
     driver = opened.study.driver()
     if driver is not None:
         console.print(driver_text(driver))

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from evomerge.checkpoints.checkpoint import Checkpoint
-from evomerge.engine.plan import MergePlan, donor_of, planned
+from evomerge.engine.layout import donor_of
+from evomerge.engine.plan import MergePlan
+from evomerge.engine.planner import planned
 from evomerge.engine.stages import staged
 from evomerge.engine.vocabulary import Alignment, aligned, truncated, vocabulary_warnings
 from evomerge.errors import RecipeError, did_you_mean

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 
 from evomerge.engine.compute import rows_of
@@ -21,6 +24,8 @@ from evomerge.tokenizers.vocabulary import quiet
 __all__ = ["LiveModel", "check_loads"]
 
 _LISTED = 8
+_NO_THREADS = "HF_DEACTIVATE_ASYNC_LOAD"
+"""transformers' own switch, looked at on each loading."""
 _STACK_HINT = "Slices that keep the order of the different kinds of layers may work."
 _MARKS = 65521
 """Marks repeat after this many elements; a prime, so that no two rows are marked alike."""
@@ -35,7 +40,8 @@ class LiveModel:
     The names and layouts of files are not those of modules: prefixes differ, the experts of a layer are many
     tensors in a file and one in memory. transformers knows how to load them, so it is asked once, with marked
     tensors under the names of the files, and then it is looked up where they went. There is no list of names.
-    Of each tensor one of these is true:
+    The tensors are made as transformers asks for them, and freed where it copies them: the model never needs
+    its memory twice. Of each tensor one of these is true:
 
     - it is a weight of the model, or several are parts of it (nearly all): written in place;
     - it was copied into a part of a weight (experts): that part is written in place;
@@ -48,13 +54,10 @@ class LiveModel:
         self._dtype = dtype
         self._device = device
         self._config, self._class = _parse(plan.config)
-        self._places = {t.name: _room(t, dtype, device) for t in plan.tensors}
-        for number, place in enumerate(self._places.values()):
-            _mark(place, number)
-        self.module = self._load(plan.donor)
-        # Some models set a row of what they load to zero, each time.
-        altered = not all(_is_marked(place, number) for number, place in enumerate(self._places.values()))
-        self._loads_again = self._find_parts() or altered
+        marked = {t.name: _Marked(t, n, dtype, device) for n, t in enumerate(plan.tensors)}
+        self.module = self._load(marked, plan.donor)
+        self._places: dict[str, Tensor] = {}
+        self._loads_again = device.type != "meta" and self._find_places(marked)
 
     @classmethod
     def of_layers(cls, plan: MergePlan, dtype: torch.dtype, device: torch.device) -> LiveModel:
@@ -87,21 +90,25 @@ class LiveModel:
         """
         if not self._loads_again:
             return
-        loaded = self._load().state_dict()
+        loaded = self._load(self._places).state_dict()
         for name, weight in self.module.state_dict().items():
             if weight.data_ptr() != loaded[name].data_ptr():
                 weight.copy_(loaded[name])
 
-    def _load(self, donor: str = "") -> nn.Module:
-        """The model that transformers makes of the tensors in ``_places``, which it shares where it can."""
+    def _load(self, tensors: Mapping[str, Tensor | _Marked], donor: str = "") -> nn.Module:
+        """The model that transformers makes of ``tensors``, which it shares where it can."""
         try:
             # With a seed of its own: some models draw at random what no checkpoint of theirs holds.
-            with quiet(), torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
+            with (
+                quiet(),
+                _one_by_one(),
+                torch.random.fork_rng([self._device] if self._device.type == "cuda" else []),
+            ):
                 torch.manual_seed(0)
                 module, report = self._class.from_pretrained(
                     None,
                     config=self._config,
-                    state_dict=dict(self._places),
+                    state_dict=dict(tensors),
                     dtype=self._dtype,
                     device_map=None if self._device.type == "cpu" else {"": self._device},
                     output_loading_info=True,
@@ -125,25 +132,79 @@ class LiveModel:
         model: nn.Module = module.requires_grad_(requires_grad=False).eval()
         return model
 
-    def _find_parts(self) -> bool:
-        """Replaces tensors that were copied on loading by what they became; whether some are left over."""
-        shared = {_storage(t) for t in self._places.values()}
-        copied = {
-            n: w for n, w in self.module.state_dict().items() if _storage(w) not in shared and w.numel()
-        }
+    def _find_places(self, marked: Mapping[str, _Marked]) -> bool:
+        """Finds what became of the ``marked`` tensors; whether some weights cannot be written in place."""
+        weights = self.module.state_dict()
+        shared = {StorageWeakRef(w.untyped_storage()): w for w in weights.values()}
+        for name, tensor in marked.items():
+            if tensor.made in shared:
+                self._places[name] = tensor.whole(shared.pop(tensor.made))
+        # Some models set a row of what they load to zero, each time.
+        altered = not all(marked[name].is_held_by(place) for name, place in self._places.items())
+        copied = {n: w for n, w in weights.items() if StorageWeakRef(w.untyped_storage()) in shared}
         unfilled = {_storage(w): w.numel() for w in copied.values()}
         for name, part in _reverted(self.module, copied).items():
-            if _storage(part) in unfilled and name in self._places and _holds(part, self._places[name]):
+            is_new = name in marked and name not in self._places and _storage(part) in unfilled
+            if is_new and marked[name].is_held_by(part) and _has_rows(part):
                 unfilled[_storage(part)] -= part.numel()
                 self._places[name] = part
+        for name, tensor in marked.items():
+            if name not in self._places:
+                self._places[name] = tensor[...]
         # Of the rest, what does not depend on the checkpoint is as transformers initialises it, and stays so.
         rest = {n: w.clone() for n, w in copied.items() if unfilled[_storage(w)] > 0}
         if not rest:
+            return altered
+        for name, place in self._places.items():
+            place.copy_(marked[name].high - place.float())  # other marks
+        again = self._load(self._places).state_dict()
+        return altered or any(not torch.equal(again[n], w) for n, w in rest.items())
+
+
+class _Marked:
+    """A tensor of a plan that is made when it is asked for, as the tensors of files are.
+
+    It is filled with numbers that tell it from others and survive any cast. Without such marks transformers
+    would, besides, tie weights that are equal only as long as they are empty.
+    """
+
+    def __init__(self, tensor: TensorPlan, number: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.shape = tensor.shape
+        self.dtype = dtype if tensor.dtype.is_floating_point else tensor.dtype
+        self.device = device
+        self.made: StorageWeakRef | None = None
+        """The memory of what was made last, which may be gone."""
+        self._number = number
+
+    @property
+    def high(self) -> int:
+        """The largest mark; every dtype holds it exactly."""
+        return 1 if self.dtype is torch.bool else 15
+
+    def __getitem__(self, _: object) -> Tensor:
+        """All of it, newly made; there is no other index."""
+        made = torch.empty(self.shape, dtype=self.dtype, device=self.device)
+        self.made = StorageWeakRef(made.untyped_storage())
+        marks = self._marks(made)
+        for part in made.view(-1).split(_MARKS):
+            part.copy_(marks[: part.numel()])
+        return made
+
+    def whole(self, weight: Tensor) -> Tensor:
+        """The tensor in whose memory ``weight`` lies."""
+        return weight.as_strided(self.shape, torch.empty(self.shape, device="meta").stride(), 0)
+
+    def is_held_by(self, place: Tensor) -> bool:
+        """Whether ``place`` is of the shape and holds the marks."""
+        if place.shape != self.shape:
             return False
-        for place in self._places.values():
-            place.copy_(_high(place) - place.float())  # other marks
-        again = self._load().state_dict()
-        return any(not torch.equal(again[n], w) for n, w in rest.items())
+        marks = self._marks(place)
+        return all(torch.equal(part, marks[: part.numel()]) for part in place.reshape(-1).split(_MARKS))
+
+    def _marks(self, place: Tensor) -> Tensor:
+        generator = torch.Generator().manual_seed(self._number)
+        marks = torch.randint(0, self.high + 1, (min(place.numel(), _MARKS),), generator=generator)
+        return marks.to(place.device, place.dtype)
 
 
 def check_loads(plan: MergePlan) -> str | None:
@@ -206,37 +267,20 @@ def _key(plan: MergePlan, dtype: torch.dtype) -> tuple[Any, ...]:
     return dtype, json.dumps(plan.config, sort_keys=True), shapes
 
 
-def _room(tensor: TensorPlan, dtype: torch.dtype, device: torch.device) -> Tensor:
-    kind = dtype if tensor.dtype.is_floating_point else tensor.dtype
-    return torch.empty(tensor.shape, dtype=kind, device=device)
+@contextmanager
+def _one_by_one() -> Iterator[None]:
+    """Has transformers ask for a tensor when it needs it, not ahead in threads of its own.
 
-
-def _mark(place: Tensor, number: int) -> None:
-    """Fills ``place`` with numbers that tell it from others, and survive any cast.
-
-    Without marks transformers would tie weights that are equal only as long as they are empty.
+    What other threads free stays theirs (glibc): experts would take their memory twice after all.
     """
-    marks = _marks(place, number)
-    for part in place.view(-1).split(_MARKS):
-        part.copy_(marks[: part.numel()])
-
-
-def _is_marked(place: Tensor, number: int) -> bool:
-    if place.device.type == "meta":
-        return True
-    marks = _marks(place, number)
-    return all(torch.equal(part, marks[: part.numel()]) for part in place.view(-1).split(_MARKS))
-
-
-def _marks(place: Tensor, number: int) -> Tensor:
-    generator = torch.Generator().manual_seed(number)
-    marks = torch.randint(0, _high(place) + 1, (min(place.numel(), _MARKS),), generator=generator)
-    return marks.to(place.device, place.dtype)
-
-
-def _high(place: Tensor) -> int:
-    """The largest mark; every dtype holds it exactly."""
-    return 1 if place.dtype is torch.bool else 15
+    before = os.environ.get(_NO_THREADS)
+    os.environ[_NO_THREADS] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[_NO_THREADS]
+        if before is not None:
+            os.environ[_NO_THREADS] = before
 
 
 def _some(found: Sequence[str]) -> str:
@@ -271,10 +315,8 @@ class _Uncopied(TorchFunctionMode):
         return args[0] if func is Tensor.contiguous else func(*args, **(kwargs or {}))
 
 
-def _holds(part: Tensor, marked: Tensor) -> bool:
-    """Whether ``part`` can be written as rows and holds what was marked."""
-    if part.shape != marked.shape or not torch.equal(part, marked.to(part.dtype)):
-        return False
+def _has_rows(part: Tensor) -> bool:
+    """Whether ``part`` can be written as rows."""
     try:
         rows_of(part)
     except RuntimeError:  # dimensions that no stride spans

@@ -28,7 +28,11 @@ class SourcesIn(StrEnum):
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes per worker. Sources in mapped files take page cache, not memory."""
+    """Bytes per worker. Sources in mapped files take page cache, not memory.
+
+    ``live_model`` holds while the model is made, too, but for the experts of one layer. A model that must be
+    loaded again for each candidate (docs/architectures.md) takes up to as much once more meanwhile.
+    """
 
     sources: int
     live_model: int

@@ -30,7 +30,13 @@ from evomerge.tokenizers.chat_templates import (
 )
 from evomerge.tokenizers.row_maps import Embedding, Origin, RowMap, TokenChoice, origin_of, row_maps
 from evomerge.tokenizers.union import write_union, write_with_tokens
-from evomerge.tokenizers.vocabulary import Vocabulary, quick_ids, read_vocabulary, tokenizer_files
+from evomerge.tokenizers.vocabulary import (
+    Vocabulary,
+    load_tokenizer,
+    quick_ids,
+    tokenizer_files,
+    vocabulary_of,
+)
 
 __all__ = ["Alignment", "Renumbering", "TokenizerFolder", "aligned", "truncated", "vocabulary_warnings"]
 
@@ -92,7 +98,7 @@ def aligned(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], donor: str) -
     if spec is None:
         made = Alignment(checkpoints, TokenizerFolder(checkpoints[donor].tokenizer))
     else:
-        made = _Aligner(recipe, spec, checkpoints, donor).align()
+        made = _by_tokens(recipe, spec, checkpoints, donor)
     if recipe.chat_template is None:
         return made
     return _with_chat_template(recipe, checkpoints, made)
@@ -174,22 +180,50 @@ def embedding_tensors(checkpoint: Checkpoint) -> tuple[str, ...]:
     return tuple(names)
 
 
+def _by_tokens(
+    recipe: Recipe, spec: TokenizerSpec, checkpoints: Mapping[str, Checkpoint], donor: str
+) -> Alignment:
+    """``aligned`` for a recipe with a tokenizer section."""
+    # Reading a tokenizer takes up to seconds: each is read once, and let go when this returns.
+    tokenizers = {f: load_tokenizer(f) for f in dict.fromkeys(c.tokenizer for c in checkpoints.values())}
+    of_folders = {folder: vocabulary_of(tokenizer) for folder, tokenizer in tokenizers.items()}
+    vocabularies = {model: of_folders[c.tokenizer] for model, c in checkpoints.items()}
+    if spec.source == "union":
+        folder = TokenizerFolder()
+        models = dict.fromkeys((donor, *recipe.merged()))
+        places = dict.fromkeys(checkpoints[model].tokenizer for model in models)
+        tokenizer = write_union([tokenizers[place] for place in places], folder.path)
+    else:
+        model = donor if spec.source == "base" else spec.source
+        folder = TokenizerFolder(checkpoints[model].tokenizer)
+        tokenizer = tokenizers[folder.path]
+    output = vocabulary_of(tokenizer)
+    missing = [token for token in spec.tokens if token not in output.ids]
+    if missing:
+        folder = folder if folder.is_own else TokenizerFolder()
+        write_with_tokens(tokenizer, missing, folder.path)
+        output = vocabulary_of(tokenizer)
+    aligner = _Aligner(recipe, spec, checkpoints, vocabularies)
+    return aligner.align(output, folder, donor)
+
+
 class _Aligner:
-    """The work of ``aligned`` for a recipe with a tokenizer section."""
+    """Moves the rows of models with these vocabularies to those of another."""
 
     def __init__(
-        self, recipe: Recipe, spec: TokenizerSpec, checkpoints: Mapping[str, Checkpoint], donor: str
+        self,
+        recipe: Recipe,
+        spec: TokenizerSpec,
+        checkpoints: Mapping[str, Checkpoint],
+        vocabularies: Mapping[str, Vocabulary],
     ) -> None:
         self.recipe = recipe
         self.spec = spec
         self.checkpoints = checkpoints
-        self.donor = donor
-        by_folder = {f: read_vocabulary(f) for f in dict.fromkeys(c.tokenizer for c in checkpoints.values())}
-        self.vocabularies = {m: by_folder[c.tokenizer] for m, c in checkpoints.items()}
-        self.embeddings = {m: Embedding(self.vocabularies[m], _rows(c)) for m, c in checkpoints.items()}
+        self.vocabularies = vocabularies
+        self.embeddings = {m: Embedding(vocabularies[m], _rows(c)) for m, c in checkpoints.items()}
 
-    def align(self) -> Alignment:
-        folder, output = self._output()
+    def align(self, output: Vocabulary, folder: TokenizerFolder, donor: str) -> Alignment:
         maps = row_maps(
             self.embeddings,
             output,
@@ -198,31 +232,7 @@ class _Aligner:
             pad_to_multiple_of=self.spec.pad_to_multiple_of,
         )
         views = {m: self._aligned(m, maps[m], output) for m in self.checkpoints}
-        return Alignment(views, folder, self._renumbering(self.donor, output), self._warnings(output))
-
-    def _output(self) -> tuple[TokenizerFolder, Vocabulary]:
-        source = self.spec.source
-        if source == "union":
-            folder = TokenizerFolder()
-            others = [m for m in self.recipe.merged() if m != self.donor]
-            places = dict.fromkeys(self.checkpoints[m].tokenizer for m in (self.donor, *others))
-            return folder, self._with_tokens(folder, write_union(list(places), folder.path))
-        model = self.donor if source == "base" else source
-        folder = TokenizerFolder(self.checkpoints[model].tokenizer)
-        return self._with_own_tokens(folder, self.vocabularies[model])
-
-    def _with_own_tokens(
-        self, folder: TokenizerFolder, vocabulary: Vocabulary
-    ) -> tuple[TokenizerFolder, Vocabulary]:
-        if all(token in vocabulary.ids for token in self.spec.tokens):
-            return folder, vocabulary
-        own = TokenizerFolder()
-        missing = [t for t in self.spec.tokens if t not in vocabulary.ids]
-        return own, write_with_tokens(folder.path, missing, own.path)
-
-    def _with_tokens(self, folder: TokenizerFolder, vocabulary: Vocabulary) -> Vocabulary:
-        missing = [t for t in self.spec.tokens if t not in vocabulary.ids]
-        return write_with_tokens(folder.path, missing, folder.path) if missing else vocabulary
+        return Alignment(views, folder, self._renumbering(donor, output), self._warnings(output))
 
     def _choices(self) -> dict[str, TokenChoice]:
         choices = {}

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from evomerge.recipe import Dimension
+from evomerge.search.experiment import SearchSpec
 from evomerge.search.leaderboard import Row
+from evomerge.search.samplers import SamplerSettings, first_population
 from evomerge.search.study import AcceptedDrift, Driver, Study, Trial, versions_text
 
 __all__ = [
@@ -15,6 +18,7 @@ __all__ = [
     "driver_text",
     "leaderboard_markdown",
     "row_document",
+    "search_text",
     "study_document",
     "trial_document",
 ]
@@ -52,6 +56,21 @@ def row_document(row: Row) -> dict[str, Any]:
         "tasks": [asdict(task) for task in row.tasks],
         "fingerprint": row.trial.fingerprint,
     }
+
+
+def search_text(search: SearchSpec, dimensions: Sequence[Dimension]) -> str:
+    """How a study is searched, on one line; the population is that of the first generation."""
+    settings = SamplerSettings(search.sampler, search.population)
+    parts = [
+        f"Search: {search.sampler}",
+        f"{search.trials} candidates",
+        f"population {first_population(settings, dimensions)}",
+    ]
+    if search.sampler == "cma_es":
+        parts.append(f"sigma {search.sigma:g}")
+        if search.restarts is not None:
+            parts.append(f"restarts {search.restarts}")
+    return ", ".join([*parts, f"lag {search.lag}", f"seed {search.seed}"])
 
 
 def driver_text(driver: Driver) -> str:
@@ -111,6 +130,7 @@ def study_document(study: Study, rows: Sequence[Row]) -> dict[str, Any]:
         "candidates": len(study.candidates()),
         "failed": sum(1 for t in trials if t.failed),
         "generations": len(study.generations()),
+        "search": study.document["search"],
         "driver": None if driver is None else asdict(driver),
         "versions": study.versions,
         "accepted_drifts": [drift_document(d) for d in study.accepted_drifts],

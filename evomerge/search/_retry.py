@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import re
 import sqlite3
 import time
 from collections.abc import Callable
@@ -24,6 +25,11 @@ _PASSING_ERRNO = (errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ESTALE, errno.ET
 _PASSING_SQLSTATES = ("08", "40", "57", "25006", "53300", "55P03")
 """Beginnings: connection lost, deadlock or serialization, server stopping or starting, a standby that is not
 yet the primary, too many connections, a lock not available."""
+_REFUSED = re.compile(
+    r"authentication failed|no password supplied|no pg_hba\.conf entry|does not exist|denied"
+)
+"""What a server says to whom it does not know. Such answers to a new connection have no SQLSTATE (psycopg
+3.3); in another language than English they are waited for, too."""
 
 
 def lasting(operation: Callable[[bool], T], describe: Callable[[BaseException], str]) -> T:
@@ -62,7 +68,8 @@ def is_passing(exception: BaseException) -> bool:
         return False
     state = getattr(cause, "sqlstate", None)
     if state is None:  # not an answer of the server: the connection is lost, or cannot be made
-        return any(t.__name__ in ("OperationalError", "InterfaceError") for t in type(cause).__mro__)
+        is_lost = any(t.__name__ in ("OperationalError", "InterfaceError") for t in type(cause).__mro__)
+        return is_lost and _REFUSED.search(str(cause)) is None
     return str(state).startswith(_PASSING_SQLSTATES)
 
 

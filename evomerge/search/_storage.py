@@ -109,7 +109,7 @@ class Storage:
 
 
 def open_storage(url: str, *, create: bool) -> Storage:
-    """The storage at ``url``. With ``create``, a file and its folder that are missing are made.
+    """The storage at ``url``. With ``create``, what is missing is made, and a database that is away awaited.
 
     Raises:
         StudyError: ``url`` is malformed, or what it names cannot be reached or read.
@@ -169,7 +169,11 @@ def _open_database(url: str, *, create: bool) -> Storage:
         _quiet()
         from evomerge.search._database import open_database
 
-        backend = open_database(parsed.render_as_string(hide_password=False), options)
+        def attempt(*_: object) -> Backend:
+            return open_database(parsed.render_as_string(hide_password=False), options)
+
+        # Who only reads need not wait for a server; a search may be started while it restarts.
+        backend = lasting(attempt, lambda e: _clean(str(root(e)), secrets)) if create else attempt()
         return Storage(backend, url, secrets)
 
 

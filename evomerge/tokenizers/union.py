@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import CheckpointError
-from evomerge.tokenizers.vocabulary import Vocabulary, load_tokenizer, vocabulary_of
+from evomerge.tokenizers.vocabulary import load_tokenizer, vocabulary_of
 
 __all__ = ["write_union", "write_with_tokens"]
 
 
-def write_union(folders: Sequence[Path], target: Path) -> Vocabulary:
-    """Writes the union of the tokenizers of ``folders`` to ``target``; its vocabulary.
+def write_union(tokenizers: Sequence[Any], target: Path) -> Any:
+    """Writes the union of loaded ``tokenizers``, the first of which is used up, to ``target``; it, loaded.
 
     The tokens of the first keep their ids; then come the other tokens of the rest in their order, then those
     that are matched in the raw text. Unlike in MergeKit, which adds them all as such, ordinary tokens of a
@@ -22,13 +22,12 @@ def write_union(folders: Sequence[Path], target: Path) -> Vocabulary:
     are used where their own tokenizer would use them and nowhere else.
 
     Raises:
-        CheckpointError: A tokenizer cannot be read, or the files not be written.
+        CheckpointError: The files cannot be written.
     """
-    tokenizer = load_tokenizer(folders[0])
+    tokenizer, *others = tokenizers
     first = vocabulary_of(tokenizer)
     ordinary: dict[str, None] = {}
     added: dict[str, Any] = {}
-    others = [load_tokenizer(folder) for folder in folders[1:]]
     for other in others:
         vocabulary = vocabulary_of(other)
         for token in vocabulary.ordered():
@@ -45,19 +44,13 @@ def write_union(folders: Sequence[Path], target: Path) -> Vocabulary:
     if added:
         tokenizer.add_tokens(list(added.values()))
     tokenizer.save_pretrained(str(target))
-    return vocabulary_of(tokenizer)
+    return tokenizer
 
 
-def write_with_tokens(folder: Path, tokens: Sequence[str], target: Path) -> Vocabulary:
-    """Writes the tokenizer of ``folder`` with ``tokens`` added as special ones to ``target``; its vocabulary.
-
-    Raises:
-        CheckpointError: The tokenizer cannot be read.
-    """
-    tokenizer = load_tokenizer(folder)
+def write_with_tokens(tokenizer: Any, tokens: Sequence[str], target: Path) -> None:
+    """Adds ``tokens``, as special ones, to a loaded ``tokenizer``, and writes it to ``target``."""
     tokenizer.add_tokens(list(tokens), special_tokens=True)
     tokenizer.save_pretrained(str(target))
-    return vocabulary_of(tokenizer)
 
 
 def _joins_model(tokenizer: Any, others: Sequence[Any], new: Sequence[str], start: int, target: Path) -> bool:

@@ -17,7 +17,6 @@ __all__ = [
     "load_tokenizer",
     "quick_ids",
     "quiet",
-    "read_vocabulary",
     "tokenizer_files",
     "vocabulary_of",
 ]
@@ -97,15 +96,6 @@ def vocabulary_of(tokenizer: Any) -> Vocabulary:
     added = frozenset(str(t.content) for t in tokenizer.added_tokens_decoder.values())
     special = {f"{role}_token_id": getattr(tokenizer, f"{role}_token_id", None) for role in _SPECIAL}
     return Vocabulary(ids, added & ids.keys(), {k: int(v) for k, v in special.items() if v is not None})
-
-
-def read_vocabulary(folder: Path) -> Vocabulary:
-    """The vocabulary of a model folder.
-
-    Raises:
-        CheckpointError: It has no tokenizer, or it cannot be read.
-    """
-    return vocabulary_of(load_tokenizer(folder))
 
 
 def tokenizer_files(folder: Path) -> list[Path]:

@@ -14,6 +14,26 @@ from evomerge.cli.main import app
 from evomerge.search.study import Study, Trial, versions
 
 
+def test_status_and_check_say_on_one_line_how_is_searched(tmp_path: Path) -> None:
+    def line(*arguments: str) -> str:
+        shown = CliRunner().invoke(app, list(arguments)).stdout.splitlines()
+        return next(text for text in shown if text.startswith("Search: "))
+
+    given = {**EXPERIMENT, "search": {**EXPERIMENT["search"], "lag": 6, "sigma": 0.1, "restarts": 1}}
+    plain = {**EXPERIMENT, "search": {"sampler": "random", "trials": 8}}
+    said = {
+        "given": "cma_es, 8 candidates, population 4, sigma 0.1, restarts 1, lag 6, seed 3",
+        "plain": "random, 8 candidates, population 16, lag 0, seed 0",
+    }
+    for name, document in (("given", given), ("plain", plain)):
+        url = f"sqlite:///{tmp_path}/{name}.db"
+        Study.open(url, name, document=document).close()
+        assert line("status", name, "--storage", url) == f"Search: {said[name]}"
+        file = tmp_path / f"{name}.yml"
+        file.write_text(json.dumps(document))
+        assert line("check", str(file)) == f"Search: {said[name]}"
+
+
 def test_status_names_the_driver_and_the_drifts_that_were_accepted(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/study.db"
     document = {**EXPERIMENT, "workers": {"dtype": None}}

@@ -19,7 +19,7 @@ from evomerge.errors import CheckpointError, RecipeError
 from evomerge.methods import get_method
 from evomerge.recipe import parse_recipe
 from evomerge.tokenizers.chat_templates import chat_template, read_chat_template, write_chat_template
-from evomerge.tokenizers.vocabulary import read_vocabulary
+from evomerge.tokenizers.vocabulary import load_tokenizer, vocabulary_of
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_ids_beyond_any_embedding_are_refused(tmp_path: Path) -> None:
     document["model"]["vocab"]["zz"] = 2**31
     (folder / "tokenizer.json").write_text(json.dumps(document))
     with pytest.raises(CheckpointError, match="its tokenizer has ids beyond"):
-        read_vocabulary(folder)
+        vocabulary_of(load_tokenizer(folder))
 
 
 def test_a_reader_that_panics_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +93,7 @@ def test_a_reader_that_panics_is_one_message(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", read)
     with pytest.raises(CheckpointError, match="index out of bounds"):
-        read_vocabulary(tmp_path)
+        vocabulary_of(load_tokenizer(tmp_path))
 
 
 @pytest.mark.parametrize("text", ["{{ " + "9" * 5000 + " }}", "{{ " + "(" * 3000 + " }}", "{% if %}" * 30])

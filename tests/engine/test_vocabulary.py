@@ -19,7 +19,7 @@ from evomerge.engine.materialize import Materializer
 from evomerge.engine.sources import open_sources
 from evomerge.errors import CheckpointError, RecipeError
 from evomerge.recipe import parse_recipe
-from evomerge.tokenizers.vocabulary import load_tokenizer, read_vocabulary
+from evomerge.tokenizers.vocabulary import load_tokenizer, vocabulary_of
 
 EMBEDDINGS = ("model.embed_tokens.weight", "lm_head.weight")
 
@@ -52,7 +52,7 @@ class Models:
         """Embedding of each token."""
         folder = self.folder / name
         weights = load_file(folder / "model.safetensors")[tensor]
-        ids = read_vocabulary(folder).ids
+        ids = vocabulary_of(load_tokenizer(folder)).ids
         return {token: weights[i].float() for token, i in ids.items() if i < len(weights)}
 
     def merge(self, document: dict[str, Any], **options: Any) -> MergeResult:
@@ -130,7 +130,7 @@ def test_the_base_vocabulary_drops_tokens_of_others(models: Models) -> None:
 def test_padding_rows_are_the_mean_of_the_rest(models: Models) -> None:
     models.merge(linear(tokenizer={"source": "base", "pad_to_multiple_of": 8}))
     weights = load_file(models.folder / "out" / "model.safetensors")[EMBEDDINGS[0]]
-    count = len(read_vocabulary(models.folder / "base").ids)
+    count = len(vocabulary_of(load_tokenizer(models.folder / "base")).ids)
     assert weights.shape[0] == 16 > count
     for row in weights[count:]:
         torch.testing.assert_close(row, weights[:count].mean(dim=0), rtol=1e-5, atol=1e-6)
@@ -150,6 +150,38 @@ def test_tokens_can_be_given_a_source_and_forced(models: Models) -> None:
     torch.testing.assert_close(out["<|im_end|>"], 0.3 * chat["<|im_end|>"])
     torch.testing.assert_close(out["<|im_start|>"], 0.8 * chat["<|im_start|>"] + 0.2 * code["<|im_start|>"])
     assert base["ab"] is not None
+
+
+@pytest.mark.parametrize("source", ["union", "base", "code"])
+def test_each_tokenizer_is_read_once(models: Models, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import AutoTokenizer
+
+    read: list[str] = []
+    loader = AutoTokenizer.from_pretrained
+
+    def counted(folder: str, **options: Any) -> Any:
+        read.append(Path(folder).name)
+        return loader(folder, **options)
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", counted)
+    models.merge(linear(tokenizer={"source": source, "tokens": {"<|new|>": {}}}))
+    assert [name for name in read if name in ("base", "chat", "code")] == ["base", "chat", "code"]
+    assert len(read) <= 4  # the union, once
+
+
+@pytest.mark.parametrize("source", ["union", "base"])
+def test_tokens_of_ones_own_have_the_ids_that_the_written_tokenizer_gives_them(
+    models: Models, source: str
+) -> None:
+    rules = {"<|new|>": {"source": {"kind": "model_token", "model": "chat", "token_id": 0}}}
+    models.merge(linear(tokenizer={"source": source, "tokens": rules}))
+    written = load_tokenizer(models.folder / "out")
+    row = load_file(models.folder / "out" / "model.safetensors")[EMBEDDINGS[0]][
+        written.get_vocab()["<|new|>"]
+    ]
+    torch.testing.assert_close(row, models.rows("chat")["a"])
+    assert written.tokenize("ab<|new|>cd") == ["ab", "<|new|>", "cd"]
+    assert "<|new|>" not in load_tokenizer(models.folder / "base").get_vocab()
 
 
 def test_a_token_that_only_an_expert_has_keeps_its_row_in_a_task_vector_merge(models: Models) -> None:
@@ -213,7 +245,7 @@ def test_unequal_embeddings_without_a_section_name_the_cure(models: Models) -> N
 def test_embeddings_can_be_cut_to_what_all_have(models: Models) -> None:
     result = models.merge(linear(), truncate_embeddings=True)
     assert any("code: lm_head.weight, model.embed_tokens.weight cut from 16 to" in w for w in result.warnings)
-    size = len(read_vocabulary(models.folder / "base").ids)
+    size = len(vocabulary_of(load_tokenizer(models.folder / "base")).ids)
     out = load_file(models.folder / "out" / "model.safetensors")
     assert out[EMBEDDINGS[0]].shape[0] == size
     assert json.loads((models.folder / "out" / "config.json").read_text())["vocab_size"] == size

@@ -6,24 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fitness_support import documents, write_jsonl
+from fitness_support import documents, generation, write_jsonl
 
 from evomerge.errors import FitnessError
 from evomerge.fitness import Evaluator, FitnessSpec, Split
 
-PLAIN = """\
-task: plain
+PLAIN = generation(
+    "plain",
+    """\
 tag: t_both
-dataset_path: json
-dataset_kwargs: {data_files: {test: text.jsonl}}
-test_split: test
-output_type: generate_until
-doc_to_text: "{{text}}>"
-doc_to_target: "{{target}}"
 generation_kwargs: {until: ["\\n"], max_gen_toks: 2}
 metric_list:
   - {metric: exact_match, aggregation: mean, higher_is_better: true}
-"""
+""",
+)
 
 EVIL = PLAIN.replace("task: plain", "task: evil")
 TAGGED = EVIL + "process_results: !function utils.f\n"

@@ -48,7 +48,7 @@ from evomerge.errors import StudyError
 from evomerge.recipe import SearchSpace, dump_recipe, load_recipe, parse_recipe, read_recipe, read_yaml
 from evomerge.search._storage import open_storage, shown
 from evomerge.search.experiment import Experiment
-from evomerge.tokenizers.vocabulary import read_vocabulary
+from evomerge.tokenizers.vocabulary import load_tokenizer, vocabulary_of
 
 __all__ = ["TARGETS", "Target", "Workshop"]
 
@@ -366,7 +366,7 @@ def _tokenizer_files(given: Any, shop: Workshop) -> None:
     pool = {**shop.checkpoints, "one": open_checkpoint(folder)}
     Inputs(pool).plan(LINEAR)
     Inputs(pool).plan(parse_recipe(VOCABULARIES[number]))
-    assert read_vocabulary(folder).size >= 0
+    assert vocabulary_of(load_tokenizer(folder)).size >= 0
 
 
 @st.composite

@@ -164,10 +164,16 @@ def reference(plan: SearchPlan, tmp_path: Path) -> Study:
     return study
 
 
-def check_search(plan: SearchPlan, study: Study, url: str, expected: Study) -> None:
-    """Searches in ``study`` and compares what it then holds, and what is at ``url``, with ``expected``."""
+def check_search(
+    plan: SearchPlan, study: Study, url: str, expected: Study, calm: Callable[[], None] = lambda: None
+) -> None:
+    """Searches in ``study`` and compares what it then holds, and what is at ``url``, with ``expected``.
+
+    ``calm`` ends what disturbs the search: who only reads does not wait for a storage.
+    """
     executor = FakeExecutor(order=1, seconds=0.05)
     search(plan, study, executor)
+    calm()
     assert len(executor.jobs) == len({(j.key, j.split) for j in executor.jobs})  # nothing evaluated twice
     again = Study.open(url, "s")
     assert again.digest() == study.digest() == expected.digest()

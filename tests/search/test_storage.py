@@ -183,13 +183,54 @@ def test_a_server_that_restarts_in_mid_search_loses_no_trial_and_repeats_none(
             restarts += 1
 
     thread = threading.Thread(target=restart)
-    thread.start()
-    try:
-        check_search(PLAN, study, url, expected)
-    finally:
+
+    def calm() -> None:
         done.set()
         thread.join()
+
+    thread.start()
+    try:
+        check_search(PLAN, study, url, expected, calm)
+    finally:
+        calm()
     assert restarts >= 2
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_search_that_starts_while_the_server_restarts_waits_for_it_and_who_reads_does_not(
+    postgres_server: PostgresServer, caplog: pytest.LogCaptureFixture, *, begun: bool
+) -> None:
+    url = postgres_server.new_database()
+    if begun:
+        with opened(url) as study:
+            study.record(candidate(0))
+    postgres_server.stop("immediate")
+    try:
+        start = time.monotonic()
+        with pytest.raises(StudyError, match=r"the storage failed: .*refused"):
+            Study.open(url, "s")
+        assert time.monotonic() - start < 5
+        assert "does not answer" not in caplog.text
+    finally:
+        thread = threading.Timer(1.0, postgres_server.start)
+        thread.start()
+    with opened(url) as study:
+        assert study.record(candidate(1)).number == int(begun)
+    thread.join()
+    assert caplog.text.count("The storage does not answer") == 1
+
+
+@pytest.mark.postgres
+def test_a_server_that_refuses_is_not_waited_for(postgres_server: PostgresServer) -> None:
+    for url in (
+        postgres_server.url_with_password("postgres", "wrong"),
+        postgres_server.url.removesuffix("postgres") + "nowhere",
+    ):
+        start = time.monotonic()
+        with pytest.raises(StudyError, match=r"the storage failed: .*FATAL"):
+            opened(url)
+        assert time.monotonic() - start < 5
 
 
 @pytest.mark.postgres

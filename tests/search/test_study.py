@@ -17,6 +17,7 @@ from search_fakes import DISCRETE, MIXED, fake_scores, make_plan
 from evomerge.errors import FailureKind, StudyError
 from evomerge.fitness.scores import ItemScore, Scores, Split, TaskScore
 from evomerge.recipe import SearchSpace, parse_recipe
+from evomerge.search import _retry
 from evomerge.search.study import SplitResult, Study, Trial, study_names, versions
 from evomerge.workers.jobs import Failure, Seconds
 
@@ -372,7 +373,10 @@ def test_a_study_of_a_later_format_is_refused(journal: str) -> None:
         "",
     ],
 )
-def test_a_storage_that_cannot_be_reached_is_one_clear_error_without_a_password(url: str) -> None:
+def test_a_storage_that_cannot_be_reached_is_one_clear_error_without_a_password(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_retry, "PATIENCE_S", 0.1)
     with pytest.raises(StudyError) as caught:
         Study.open(url, "first", document=DOCUMENT)
     for secret in ("s3crt", "s3cr@t", "s3cr%40t", "s3cr"):

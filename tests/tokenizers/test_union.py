@@ -10,16 +10,16 @@ from tokenizer_support import bpe, save, unigram, word_piece
 
 from evomerge.errors import CheckpointError
 from evomerge.tokenizers.union import write_union, write_with_tokens
-from evomerge.tokenizers.vocabulary import load_tokenizer, quick_ids, read_vocabulary
+from evomerge.tokenizers.vocabulary import load_tokenizer, quick_ids, vocabulary_of
 
 
 def union(tmp_path: Path, *tokenizers: Any) -> Any:
-    folders = [save(t, tmp_path / str(i)) for i, t in enumerate(tokenizers)]
+    read = [load_tokenizer(save(t, tmp_path / str(i))) for i, t in enumerate(tokenizers)]
     target = tmp_path / "union"
     target.mkdir()
-    written = write_union(folders, target)
+    written = write_union(read, target)
     loaded = load_tokenizer(target)
-    assert loaded.get_vocab() == written.ids
+    assert loaded.get_vocab() == written.get_vocab()
     return loaded
 
 
@@ -66,8 +66,9 @@ def test_tokens_that_are_added_are_matched_in_the_text(tmp_path: Path) -> None:
     folder = save(bpe(["a+b"]), tmp_path / "one")
     target = tmp_path / "two"
     target.mkdir()
-    vocabulary = write_with_tokens(folder, ["<|new|>"], target)
-    assert vocabulary.ids["<|new|>"] == len(read_vocabulary(folder).ids)
+    tokenizer = load_tokenizer(folder)
+    write_with_tokens(tokenizer, ["<|new|>"], target)
+    assert tokenizer.get_vocab()["<|new|>"] == len(vocabulary_of(load_tokenizer(folder)).ids)
     assert load_tokenizer(target).tokenize("ab<|new|>") == ["ab", "<|new|>"]
 
 

@@ -20,7 +20,7 @@ import evomerge
 from evomerge.errors import CheckpointError, FailureKind, RecipeError, UserError
 from evomerge.fitness.scores import ItemScore, Scores, Split, TaskScore
 from evomerge.recipe import Recipe, Source
-from evomerge.workers import ray_executor
+from evomerge.workers import _ray_cluster, _ray_pool
 from evomerge.workers.executor import Executor
 from evomerge.workers.inline import InlineExecutor
 from evomerge.workers.jobs import Job, Outcome, Seconds
@@ -103,8 +103,8 @@ def ray_is_up() -> Iterator[None]:
     """Ray as an executor starts it; the executors of the tests then use it."""
     first = RayExecutor(Worker, 1, cpus_per_worker=CPUS)
     assert by_key(first, job("score:1"))["score:1"].fingerprint == "weights 1"
-    for slot in list(first._slots):
-        first._dismiss(slot)
+    for slot in list(first._pool.slots):
+        first._pool.dismiss(slot)
     yield
     first.close()
     import ray
@@ -164,7 +164,7 @@ def test_a_worker_that_dies_while_it_waits_for_new_jobs_counts_against_none(make
         seen.append(outcome)
         if len(seen) == 1:
             os.kill(int(outcome.fingerprint or ""), signal.SIGKILL)
-            time.sleep(ray_executor._GREET_AFTER_S + 0.5)
+            time.sleep(_ray_pool._GREET_AFTER_S + 0.5)
             queue.append(job("score:1"))
     assert [(o.failure, o.attempts) for o in seen] == [(None, 1)] * 2
 
@@ -266,7 +266,7 @@ def test_with_room_for_fewer_workers_those_do_the_work(
     executor = make(Worker, 3, cpus_per_worker=CPUS)
     with caplog.at_level(logging.WARNING, logger="evomerge"):
         assert len(by_key(executor, job("score:1"), job("score:2"))) == 2
-        monkeypatch.setattr(ray_executor, "_START_LIMIT_S", 0.0)
+        monkeypatch.setattr(_ray_pool, "_START_LIMIT_S", 0.0)
         assert len(by_key(executor, job("sleep:0.5"), job("score:3"))) == 2
     assert "There is room for 1 of the 3 workers" in caplog.text
     assert caplog.text.count("1 of 3 workers have started") == 1
@@ -277,7 +277,7 @@ def test_a_cluster_taken_by_others_is_not_waited_for_in_vain(
 ) -> None:
     others = make(Worker, 1, cpus_per_worker=CPUS)
     by_key(others, job("score:1"))
-    monkeypatch.setattr(ray_executor, "_START_LIMIT_S", 1.0)
+    monkeypatch.setattr(_ray_pool, "_START_LIMIT_S", 1.0)
     with pytest.raises(UserError, match=r"no worker has started within 1 seconds; .* 0 CPUs and 0 GPUs free"):
         by_key(make(Worker, 1), job("score:1"))
 
@@ -338,13 +338,13 @@ def test_close_lets_idle_workers_close_themselves_and_leaves_a_ray_that_was_ther
 def test_no_jobs_start_nothing() -> None:
     executor = RayExecutor(Worker, 1, address="nowhere:1")
     assert list(executor.map(deque())) == []
-    assert executor._slots == []
+    assert executor._pool.slots == []
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense", "host.invalid:6379"])
 def test_a_cluster_that_is_not_there_is_an_error_of_the_users(address: str) -> None:
     with pytest.raises(UserError, match=rf"^workers.address: no Ray cluster can be joined at '{address}'"):
-        ray_executor._start_or_join(address, cpus=1)
+        _ray_cluster.start_or_join(address, cpus=1)
 
 
 # ------------------------------------------------------------------ what ends Ray, or the driver

@@ -1,0 +1,81 @@
+"""Whether models fit together: what they store, its names and shapes. Every offending tensor is listed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from evomerge.checkpoints.checkpoint import Checkpoint
+from evomerge.engine.configuration import quantization
+from evomerge.engine.layers import comes_before_layers
+from evomerge.engine.layout import Layout
+from evomerge.engine.parts import part_of
+from evomerge.engine.plan import Input
+from evomerge.errors import CheckpointError
+
+__all__ = ["check_extra", "check_inputs", "check_not_quantized"]
+
+_LISTED = 8
+_HINT = "Are these fine-tunes of one model?"
+
+
+def check_not_quantized(checkpoints: Mapping[str, Checkpoint]) -> None:
+    """Raises ``CheckpointError`` where a model's weights are quantized."""
+    for model, checkpoint in checkpoints.items():
+        method = quantization(checkpoint.config)
+        if method is not None:
+            raise CheckpointError(
+                model, f"is quantized ({method})", "Merge the models first and quantize the result."
+            )
+
+
+def check_inputs(
+    inputs_of: Iterable[tuple[str, Sequence[Input]]], checkpoints: Mapping[str, Checkpoint]
+) -> None:
+    """Checks that all inputs of each output tensor exist and are of one shape.
+
+    Raises:
+        CheckpointError: Some are not.
+    """
+    missing, unequal = [], []
+    for name, inputs in inputs_of:
+        absent = [i for i in inputs if i.tensor not in checkpoints[i.model].tensors]
+        missing += [f"{i.tensor} in {i.model}" for i in absent]
+        if absent:
+            continue
+        shapes = {i.model: checkpoints[i.model].tensors[i.tensor].shape for i in inputs}
+        if len(set(shapes.values())) > 1:
+            each = ", ".join(f"{m} {list(shape)}" for m, shape in shapes.items())
+            unequal.append(f"{name}: {each}")
+    if missing:
+        raise CheckpointError("models", _listing("tensors are missing", missing), _HINT)
+    if unequal:
+        embeddings = any(comes_before_layers(t) or "lm_head" in t for t in unequal)
+        hint = "Embeddings of unequal size need a tokenizer section." if embeddings else ""
+        raise CheckpointError("models", _listing("tensors differ in shape", unequal), hint)
+
+
+def check_extra(layout: Layout, outputs: Iterable[str]) -> None:
+    """Checks that no model has tensors that the others lack: it would be another architecture.
+
+    Models that recipes slice may be deeper than the output.
+
+    Raises:
+        CheckpointError: One has.
+    """
+    used = set(outputs)
+    extra = [
+        f"{name} in {model}"
+        for part in layout.parts
+        for model in layout.merged_models(part)
+        if part.models is not None
+        for name in layout.checkpoints[model].tensors
+        if name not in used and part_of(name, layout.parts) == part and not layout.is_left_out(name)
+    ]
+    if extra:
+        raise CheckpointError("models", _listing(f"tensors are not in {layout.donor}", extra), _HINT)
+
+
+def _listing(what: str, items: Sequence[str]) -> str:
+    shown = "".join(f"\n  - {item}" for item in items[:_LISTED])
+    more = f"\n  - and {len(items) - _LISTED} more" if len(items) > _LISTED else ""
+    return f"{len(items)} {what}:{shown}{more}"

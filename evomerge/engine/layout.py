@@ -1,0 +1,234 @@
+"""The layout of a merge: which tensors come out, and which layers of which models each is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from evomerge.checkpoints.checkpoint import Checkpoint
+from evomerge.engine.layers import comes_before_layers, find_stacks
+from evomerge.engine.parts import Part, find_parts, part_of
+from evomerge.engine.plan import Input
+from evomerge.engine.stored import is_left_out
+from evomerge.errors import CheckpointError, RecipeError
+from evomerge.methods import Base, MergeMethod
+from evomerge.recipe import Parameters, Recipe, Slice, Source
+
+__all__ = ["Layout", "Operands", "Segment", "Slot", "donor_of", "first_layer"]
+
+
+def donor_of(recipe: Recipe) -> str:
+    """The model that gives configuration, tokenizer, side files and the order of tensors."""
+    return recipe.base_model if recipe.base_model is not None else recipe.merged()[0]
+
+
+def first_layer(source: Source) -> int:
+    """Where the layers begin that are taken from ``source``."""
+    return source.layer_range[0] if source.layer_range is not None else 0
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A run of output layers, what they are merged from, and the scopes of their parameters."""
+
+    part: Part
+    sources: tuple[Source, ...]
+    base: str | None
+    scopes: tuple[Parameters, ...]
+    first: int
+    layers: int
+
+
+@dataclass(frozen=True)
+class Operands:
+    """What a method sees: the inputs, the base first where ``has_base``, and the sources with parameters."""
+
+    sources: tuple[Source, ...]
+    inputs: tuple[Input, ...]
+    has_base: bool
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One output tensor before its numbers are known: its place in a segment and its name in each model.
+
+    ``position`` is that of its layer in the segment, from 0 to 1.
+    """
+
+    name: str
+    segment: Segment
+    position: float
+    sources: tuple[Input, ...]
+    base: Input | None
+
+    def operands(self, method: MergeMethod) -> Operands:
+        """What ``method`` merges into the tensor.
+
+        Raises:
+            RecipeError: The method needs a base model, and the recipe has none.
+        """
+        if method.base is Base.NONE or self.base is None:
+            if method.base is Base.REQUIRED:
+                raise RecipeError("base_model", f"{method.name} needs a base_model")
+            return Operands(self.segment.sources, self.sources, has_base=False)
+        rest = [
+            (source, input_)
+            for source, input_ in zip(self.segment.sources, self.sources, strict=True)
+            if source.model != self.base.model
+        ]
+        return Operands(tuple(s for s, _ in rest), (self.base, *(i for _, i in rest)), has_base=True)
+
+
+class Layout:
+    """What ``recipe`` makes of models whose tensors have the names in ``checkpoints``.
+
+    Raises:
+        RecipeError: A module is not in the model, or a tensor is in none of the modules.
+    """
+
+    def __init__(self, recipe: Recipe, checkpoints: Mapping[str, Checkpoint], method: MergeMethod) -> None:
+        self.donor = donor_of(recipe)
+        self.checkpoints = {model: checkpoints[model] for model in recipe.merged()}
+        self.parts = find_parts(recipe, checkpoints[self.donor].tensors)
+        self.stacks = {m: find_stacks(c.tensors, c.config) for m, c in self.checkpoints.items()}
+        self._recipe = recipe
+        self._method = method
+        self._sliced: dict[tuple[str, str], tuple[str, ...]] = {}
+
+    # ----------------------------------------------------------------- layers
+
+    @cached_property
+    def segments(self) -> Mapping[Part, tuple[Segment, ...]]:
+        """The runs of layers of each part, in order.
+
+        Raises:
+            RecipeError: Layers that do not exist.
+            CheckpointError: Models of unequal depth.
+        """
+        return {
+            part: (self._whole(part),) if part.models is not None else self._slices(part)
+            for part in self.parts
+        }
+
+    def sliced(self, part: Part, model: str) -> tuple[str, ...]:
+        """The stacks of ``model`` that slices of ``part`` speak of: the main ones, or the deepest."""
+        key = (part.prefix, model)
+        if key not in self._sliced:
+            stacks = self.stacks[model]
+            inside = [p for p in stacks.depths if part_of(p, self.parts) == part]
+            deepest = max(inside, key=lambda p: stacks.depths[p], default=None)
+            is_main = stacks.main in inside
+            self._sliced[key] = stacks.sliced if is_main else (deepest,) if deepest is not None else ()
+        return self._sliced[key]
+
+    def depth(self, part: Part, model: str) -> int:
+        """The number of layers of ``model`` that slices of ``part`` choose from."""
+        sliced = self.sliced(part, model)
+        return self.stacks[model].depths[sliced[0]] if sliced else 0
+
+    def merged_models(self, part: Part) -> tuple[str, ...]:
+        """The models whose weights take part; for some methods the base only gives its configuration."""
+        listed = [s.model for s in part.models or ()]
+        if self._method.base is Base.NONE or self._recipe.base_model is None:
+            return tuple(dict.fromkeys(listed))
+        return tuple(dict.fromkeys([self._recipe.base_model, *listed]))
+
+    def _whole(self, part: Part) -> Segment:
+        depths = {m: self.depth(part, m) for m in self.merged_models(part)}
+        if len(set(depths.values())) > 1:
+            each = ", ".join(f"{m} has {n}" for m, n in depths.items())
+            raise CheckpointError("models", f"the models differ in their number of layers: {each}")
+        scopes = (*part.scopes, self._recipe.parameters)
+        depth = next(iter(depths.values()))
+        return Segment(part, part.models or (), self._recipe.base_model, scopes, 0, depth)
+
+    def _slices(self, part: Part) -> tuple[Segment, ...]:
+        segments: list[Segment] = []
+        for i, slice_ in enumerate(part.slices or ()):
+            base = slice_.base_model if slice_.base_model is not None else self._recipe.base_model
+            scopes = (slice_.parameters, *part.scopes, self._recipe.parameters)
+            first = segments[-1].first + segments[-1].layers if segments else 0
+            layers = self._slice_layers(part, i, slice_)
+            segments.append(Segment(part, slice_.sources, base, scopes, first, layers))
+        return tuple(segments)
+
+    def _slice_layers(self, part: Part, i: int, slice_: Slice) -> int:
+        layers = 0
+        for source in slice_.sources:
+            depth = self.depth(part, source.model)
+            first, end = source.layer_range if source.layer_range is not None else (0, depth)
+            if end > depth:
+                raise RecipeError(
+                    f"{part.place}slices[{i}]",
+                    f"layer_range [{first}, {end}] goes beyond the {depth} layers of {source.model!r}",
+                )
+            layers = end - first
+        return layers
+
+    # ----------------------------------------------------------------- tensors
+
+    def slots(self) -> Iterator[Slot]:
+        """Every output tensor; the layers of a sliced stack in their new order, in place of the first."""
+        stacks = self.stacks[self.donor]
+        done: list[Part] = []
+        for name in self.checkpoints[self.donor].tensors:
+            if self.is_left_out(name):
+                continue
+            place = stacks.place(name)
+            part = part_of(name, self.parts)
+            if (
+                part.slices is not None
+                and place is not None
+                and place.prefix in self.sliced(part, self.donor)
+            ):
+                if part not in done:
+                    for segment in self.segments[part]:
+                        yield from self._layer_slots(segment)
+                done.append(part)
+                continue
+            first = place is not None or comes_before_layers(name)
+            segment = self.segments[part][0 if first else -1]
+            position = 0.0 if place is None else _position(place.index, stacks.depths[place.prefix])
+            sources = tuple(Input(s.model, name) for s in segment.sources)
+            yield Slot(name, segment, position, sources, Input(segment.base, name) if segment.base else None)
+
+    def is_left_out(self, name: str) -> bool:
+        """Whether the output does without a tensor that some model has."""
+        in_layers = self.stacks[self.donor].place(name) is not None
+        return is_left_out(name, self.checkpoints, in_layers=in_layers)
+
+    def _layer_slots(self, segment: Segment) -> Iterator[Slot]:
+        """The tensors of each layer of one slice: layer k is layer ``start + k`` of each source."""
+        lead = segment.sources[0]
+        stacks = self.sliced(segment.part, lead.model)
+        of_donor = self.sliced(segment.part, self.donor)
+        places = [self.stacks[lead.model].place(name) for name in self.checkpoints[lead.model].tensors]
+        for k in range(segment.layers):
+            for place in places:
+                if place is None or place.prefix not in stacks or place.index != first_layer(lead) + k:
+                    continue
+                nth = stacks.index(place.prefix)
+                sources = tuple(
+                    self._layer_input(segment, s.model, nth, f"{first_layer(s) + k}{place.suffix}")
+                    for s in segment.sources
+                )
+                base = None
+                if segment.base is not None:
+                    at = next((s for s in segment.sources if s.model == segment.base), lead)
+                    layer = f"{first_layer(at) + k}{place.suffix}"
+                    base = self._layer_input(segment, segment.base, nth, layer)
+                output = f"{of_donor[nth]}{segment.first + k}{place.suffix}"
+                yield Slot(output, segment, _position(k, segment.layers), sources, base)
+
+    def _layer_input(self, segment: Segment, model: str, nth: int, layer: str) -> Input:
+        stacks = self.sliced(segment.part, model)
+        if nth >= len(stacks):
+            raise CheckpointError(
+                "models", f"the layers of {model!r} are not made like those of {self.donor!r}"
+            )
+        return Input(model, f"{stacks[nth]}{layer}")
+
+
+def _position(index: int, layers: int) -> float:
+    return index / (layers - 1) if layers > 1 else 1.0

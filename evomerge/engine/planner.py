@@ -1,0 +1,144 @@
+"""A recipe and the headers of its models, made into a plan: all that can be wrong with them is found here."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from evomerge.checkpoints.checkpoint import Checkpoint, dtype_name
+from evomerge.engine.compatibility import check_extra, check_inputs, check_not_quantized
+from evomerge.engine.configuration import Origin, layer_count, resize, resize_module
+from evomerge.engine.layout import Layout, Operands, Segment, Slot, first_layer
+from evomerge.engine.parameters import bound, check_filters, check_names
+from evomerge.engine.plan import MergePlan, TensorPlan
+from evomerge.engine.vocabulary import Alignment
+from evomerge.errors import RecipeError, did_you_mean
+from evomerge.methods import MergeMethod, get_method
+from evomerge.recipe import Recipe
+
+__all__ = ["planned"]
+
+_DTYPES = {
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float32": torch.float32,
+    "float64": torch.float64,
+}
+
+
+def planned(recipe: Recipe, alignment: Alignment) -> MergePlan:
+    """The plan of ``recipe`` over checkpoints of one vocabulary; a pure function of headers.
+
+    Raises:
+        RecipeError: An unknown method or parameter, a value out of bounds, layers that do not exist.
+        CheckpointError: Models that do not fit together; every offending tensor is listed.
+    """
+    method, dtype = get_method(recipe.merge_method), _dtype(recipe)
+    layout = Layout(recipe, alignment.checkpoints, method)
+    warnings = [*alignment.warnings, *check_names(recipe, method)]
+    check_not_quantized(layout.checkpoints)
+    slots = list(layout.slots())
+    names = [slot.name for slot in slots]
+    operands = [slot.operands(method) for slot in slots]
+    check_inputs(zip(names, (o.inputs for o in operands), strict=True), layout.checkpoints)
+    check_extra(layout, names)
+    warnings += check_filters(recipe, names)
+    return MergePlan(
+        tuple(
+            _tensor(slot, of_slot, method, dtype, layout.checkpoints)
+            for slot, of_slot in zip(slots, operands, strict=True)
+        ),
+        _config(layout, dtype),
+        layout.donor,
+        alignment.checkpoints,
+        alignment.tokenizer,
+        alignment.renumber,
+        tuple(warnings),
+    )
+
+
+def _dtype(recipe: Recipe) -> torch.dtype | None:
+    field_ = "out_dtype" if recipe.out_dtype is not None else "dtype"
+    name = recipe.out_dtype if recipe.out_dtype is not None else recipe.dtype
+    if name is None:
+        return None
+    if name not in _DTYPES:
+        raise RecipeError(field_, f"{name!r} is no dtype of weights", did_you_mean(name, _DTYPES))
+    return _DTYPES[name]
+
+
+def _tensor(
+    slot: Slot,
+    operands: Operands,
+    method: MergeMethod,
+    dtype: torch.dtype | None,
+    checkpoints: Mapping[str, Checkpoint],
+) -> TensorPlan:
+    """One tensor of the plan, in ``dtype`` or, where that is not given, in that of its first input."""
+    info = checkpoints[slot.sources[0].model].tensors[slot.sources[0].tensor]
+    if not info.dtype.is_floating_point:  # buffers of whole numbers are taken over as they are
+        return TensorPlan(
+            slot.name,
+            info.shape,
+            info.dtype,
+            "passthrough",
+            slot.sources[:1],
+            has_base=False,
+            parameters={"scale": (1.0,)},
+        )
+    (low, high), given = method.models, len(operands.sources)
+    if given < low or (high is not None and given > high):
+        besides = " besides the base" if operands.has_base else ""
+        count = f"exactly {low}" if low == high else f"at least {low}"
+        raise RecipeError("models", f"{method.name} merges {count} model(s){besides}, the recipe has {given}")
+    first = operands.inputs[0]
+    info = checkpoints[first.model].tensors[first.tensor]
+    return TensorPlan(
+        slot.name,
+        info.shape,
+        dtype if dtype is not None else info.dtype,
+        method.name,
+        operands.inputs,
+        operands.has_base,
+        bound(method, slot, operands.sources),
+    )
+
+
+def _config(layout: Layout, dtype: torch.dtype | None) -> dict[str, Any]:
+    """The donor's configuration, with the dtype and the layers of the output."""
+    config = copy.deepcopy(layout.checkpoints[layout.donor].config)
+    if dtype is not None:
+        for section in (config, *(v for v in config.values() if isinstance(v, dict))):
+            for key in ("dtype", "torch_dtype"):
+                if key in section:
+                    section[key] = dtype_name(dtype)
+        if "dtype" not in config and "torch_dtype" not in config:
+            config["dtype"] = dtype_name(dtype)
+    for part in layout.parts:
+        if part.slices is None:
+            continue
+        segments = layout.segments[part]
+        old, new = layout.depth(part, layout.donor), sum(s.layers for s in segments)
+        if layout.sliced(part, layout.donor) == layout.stacks[layout.donor].sliced:
+            _resize(config, layout, segments)
+        elif old != new and not resize_module(config, old, new):
+            raise RecipeError(
+                f"{part.place}slices",
+                f"{new} layers in place of {old}, and config.json does not say where they are counted",
+                "Keep the number of layers of this module.",
+            )
+    return config
+
+
+def _resize(config: dict[str, Any], layout: Layout, segments: Sequence[Segment]) -> None:
+    """The configuration of the new run of layers: their count, and all that is said layer by layer."""
+    stacks = layout.stacks[layout.donor]
+    origins = [
+        Origin(layout.checkpoints[s.sources[0].model].config, first_layer(s.sources[0]) + k)
+        for s in segments
+        for k in range(s.layers)
+    ]
+    resize(config, layer_count(config) or stacks.depth, origins, has_encoder=stacks.has_encoder)
