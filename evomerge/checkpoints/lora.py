@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -95,8 +95,13 @@ class _Change:
         return (product.T if self.transposed else product) * self.scale
 
 
-def adapted(base: Checkpoint, folder: Path) -> Checkpoint:
+def adapted(
+    base: Checkpoint, folder: Path, names_in_files: Callable[[], Mapping[str, str]] = dict
+) -> Checkpoint:
     """The model that ``base`` and the PEFT adapter in ``folder`` make.
+
+    Adapters name modules, which the base's files may call otherwise: ``names_in_files`` is asked for their
+    names there if any is unknown.
 
     Raises:
         CheckpointError: The adapter is of another kind, for another base, or has parts that are not
@@ -104,11 +109,14 @@ def adapted(base: Checkpoint, folder: Path) -> Checkpoint:
     """
     config = read_json(folder / "adapter_config.json", "Is this a LoRA adapter?")
     _refuse_other_kinds(folder, config)
+    entries = [(key, tensor, *_target(key)) for key, tensor in _adapter_tensors(folder).items()]
+    names = {name: _in_base(name, base) for _, _, name, _ in entries}
+    if not all(name in base.tensors for name in names.values()):
+        names |= {module: name for module, name in names_in_files().items() if module in names}
     changes: dict[str, _Change] = {}
     strangers: list[str] = []
-    for key, tensor in _adapter_tensors(folder).items():
-        name, part = _target(key)
-        name = _in_base(name, base)
+    for key, tensor, module, part in entries:
+        name = names[module]
         if name not in base.tensors:
             strangers.append(key)
             continue
@@ -117,7 +125,7 @@ def adapted(base: Checkpoint, folder: Path) -> Checkpoint:
             change.whole = tensor
         else:
             change.parts[part] = tensor
-            change.scale = _scale(folder, config, name)
+            change.scale = _scale(folder, config, module)
             change.transposed = bool(config.get("fan_in_fan_out", False))
     if strangers:
         shown = ", ".join(strangers[:_LISTED])

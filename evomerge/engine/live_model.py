@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from evomerge.engine.plan import MergePlan, TensorPlan
 from evomerge.errors import CheckpointError, RecipeError
 from evomerge.tokenizers.vocabulary import quiet
 
-__all__ = ["LiveModel", "check_loads"]
+__all__ = ["LiveModel", "check_loads", "names_in_files"]
 
 _LISTED = 8
 _NO_THREADS = "HF_DEACTIVATE_ASYNC_LOAD"
@@ -205,6 +205,34 @@ class _Marked:
         generator = torch.Generator().manual_seed(self._number)
         marks = torch.randint(0, self.high + 1, (min(place.numel(), _MARKS),), generator=generator)
         return marks.to(place.device, place.dtype)
+
+
+def names_in_files(config: Mapping[str, Any], names: Iterable[str]) -> dict[str, str]:
+    """For the weights of the module that transformers makes, which of ``names`` they are loaded from.
+
+    Only those that are one tensor in both; none where transformers cannot make the module.
+    """
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+    try:
+        parsed, model_class = _parse(config)
+        with quiet(), torch.device("meta"):
+            module = model_class._from_config(parsed)  # noqa: SLF001 (the public one is that of Auto classes)
+        transforms = get_model_conversion_mapping(module)
+    except Exception:  # noqa: BLE001 (what models raise depends on the model)
+        return {}
+    renamings = [t for t in transforms if isinstance(t, WeightRenaming)]
+    converters = [t for t in transforms if isinstance(t, WeightConverter)]
+    weights = module.state_dict()
+    found = {}
+    for name in names:
+        renamed, rearranged = rename_source_key(
+            name, renamings, converters, module.base_model_prefix, weights
+        )
+        if rearranged is None:
+            found[renamed] = name
+    return found
 
 
 def check_loads(plan: MergePlan) -> str | None:

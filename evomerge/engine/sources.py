@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from evomerge.checkpoints.checkpoint import Checkpoint, open_checkpoint
@@ -10,6 +11,7 @@ from evomerge.checkpoints.files import identity
 from evomerge.checkpoints.lora import adapted
 from evomerge.checkpoints.references import Reference, locate, parse_reference
 from evomerge.engine.inputs import Inputs
+from evomerge.engine.live_model import names_in_files
 from evomerge.engine.stages import staged
 from evomerge.errors import RecipeError, UserError
 from evomerge.recipe import load_recipe
@@ -37,7 +39,10 @@ def open_sources(
         reference = parse_reference(text)
         checkpoint = _opened(reference, folders, within)
         if reference.lora is not None:
-            checkpoint = adapted(checkpoint, locate(reference.lora, reference.lora_revision, folders))
+            folder = locate(reference.lora, reference.lora_revision, folders)
+            checkpoint = adapted(
+                checkpoint, folder, partial(names_in_files, checkpoint.config, checkpoint.tensors)
+            )
         checkpoints[name] = checkpoint
     return checkpoints
 

@@ -42,16 +42,24 @@ OTHERS = [
     ("gpt2", GPT2 | {"bias": "lora_only", "lora_bias": True}),
     ("resnet", {"r": 2, "lora_alpha": 5, "target_modules": ["convolution"]}),
     ("resnet", {"r": 2, "lora_alpha": 5, "target_modules": ["convolution"], "use_dora": True}),
+    (
+        "vit",
+        {"r": 2, "lora_alpha": 5, "target_modules": ["q_proj", "projection"], "alpha_pattern": {"q_proj": 9}},
+    ),
 ]
 
 
 def make_other(kind: str, folder: Path) -> Path:
-    """A tiny model whose weights are stored transposed (gpt2) or are convolutions (resnet)."""
-    from transformers import GPT2Config, GPT2LMHeadModel, ResNetConfig, ResNetModel
+    """A tiny model: weights stored transposed, convolutions (resnet), or other names in files (vit)."""
+    from transformers import GPT2Config, GPT2LMHeadModel, ResNetConfig, ResNetModel, ViTConfig, ViTModel
 
     torch.manual_seed(0)
     if kind == "gpt2":
         GPT2LMHeadModel(GPT2Config(n_layer=2, n_head=2, n_embd=16, vocab_size=30)).save_pretrained(folder)
+        return folder
+    if kind == "vit":
+        width = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2}
+        ViTModel(ViTConfig(num_hidden_layers=1, image_size=8, patch_size=4, **width)).save_pretrained(folder)
         return folder
     sizes = {"embedding_size": 4, "hidden_sizes": [8], "depths": [1]}
     ResNetModel(ResNetConfig(**sizes, layer_type="basic")).save_pretrained(folder)
@@ -59,19 +67,19 @@ def make_other(kind: str, folder: Path) -> Path:
 
 
 def make_adapter(base: Path, folder: Path, settings: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """A random adapter, saved by PEFT; the weights that PEFT itself merges."""
+    """A random adapter, saved by PEFT; the weights that PEFT itself merges, under the names of files."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModel, AutoModelForCausalLM
 
-    plain = (AutoModel if base.name == "resnet" else AutoModelForCausalLM).from_pretrained(base)
+    plain = (AutoModel if base.name in ("resnet", "vit") else AutoModelForCausalLM).from_pretrained(base)
     model = get_peft_model(plain, LoraConfig(**settings))
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = torch.randn(parameter.shape, generator=generator) * 0.1
     model.save_pretrained(str(folder))
-    merged: dict[str, torch.Tensor] = model.merge_and_unload().state_dict()
-    return merged
+    model.merge_and_unload().save_pretrained(folder.with_name("merged"))
+    return load_file(folder.with_name("merged") / "model.safetensors")
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -92,13 +100,12 @@ def test_transposed_weights_biases_and_convolutions_are_what_peft_merges(
 
 def check_against_peft(base: Path, settings: dict[str, Any], tmp_path: Path) -> None:
     want = make_adapter(base, tmp_path / "lora", settings)
-    checkpoint = adapted(open_checkpoint(base), tmp_path / "lora")
+    checkpoint = open_sources({"tuned": f"{base}+{tmp_path / 'lora'}"})["tuned"]
     plain = open_checkpoint(base)
-    names = {n: n if n in want else f"transformer.{n}" for n in plain.tensors}
-    changed = [n for n in plain.tensors if not torch.equal(plain.read(n), want[names[n]])]
+    changed = [n for n in plain.tensors if not torch.equal(plain.read(n), want[n])]
     assert changed
     for name in plain.tensors:
-        torch.testing.assert_close(checkpoint.read(name), want[names[name]], rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(checkpoint.read(name), want[name], rtol=1e-6, atol=1e-6)
         assert checkpoint.mapped(name) == (name not in changed)
 
 
