@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from evomerge.errors import StudyError
-from evomerge.search._rows import LEASE, MAIN, SENSELESS, LeaseLost, Row
+from evomerge.search._rows import LEASE, MAIN, SENSELESS, LeaseLost, Row, json_text
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -168,10 +169,7 @@ class JournalBackend(Backend):
         if again or not optuna.__version__.startswith(KNOWN_OPTUNA):
             return super().add_trial(name, row, again=again)
         study, now = self.study_id(name), datetime.now(UTC).isoformat(timespec="microseconds")
-        line = {
-            "op_code": _CREATE_TRIAL,
-            "worker_id": self._writer,
-            "study_id": study,
+        trial = {
             "datetime_start": now,
             "state": TrialState.FAIL if row.score is None else TrialState.COMPLETE,
             "value": row.score,
@@ -183,8 +181,16 @@ class JournalBackend(Backend):
             "system_attrs": {},
             "intermediate_values": {},
         }
-        self._file.append_logs([line])
+        self._append(_CREATE_TRIAL, study, trial)
         return self._file.trials[study] - 1
+
+    def set_system_attribute(self, name: str, key: str, value: str) -> None:
+        """Sets a system attribute, fenced; may be called from another thread."""
+        if not optuna.__version__.startswith(KNOWN_OPTUNA):
+            super().set_system_attribute(name, key, value)
+            return
+        # Optuna would read all that was written since the last heartbeat, trials with their item scores.
+        self._append(_SET_STUDY_SYSTEM_ATTR, self.study_id(name), {"system_attr": {key: value}})
 
     def exchange(self, name: str, key: str, old: str | None, new: str) -> bool:
         """Sets a system attribute if it is still ``old``; whether it did."""
@@ -197,6 +203,9 @@ class JournalBackend(Backend):
             except LeaseLost:
                 return False
         return True
+
+    def _append(self, operation: int, study: int, what: Mapping[str, Any]) -> None:
+        self._file.append_logs([{"op_code": operation, "worker_id": self._writer, "study_id": study, **what}])
 
     def _check(self, study: int) -> None:
         """Left to the file, which sees what others write in the same moment."""
@@ -231,12 +240,12 @@ class _FencedFile(JournalFileBackend):
         Raises:
             LeaseLost: The study's lease is another.
         """
-        with self._locked():
-            self._catch_up()
+        text = "".join(json_text(log) + "\n" for log in logs)
+        with self._locked() as file:
+            self._catch_up(file)
             for log in logs:
                 self._refuse(log)
-            text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
-            self._append(text.encode())
+            self._append(file, text.encode())
             for log in logs:
                 self._note(log)
 
@@ -250,10 +259,11 @@ class _FencedFile(JournalFileBackend):
             del self._expected[study]
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self) -> Iterator[FileIO]:
+        """The file, to be read and appended to."""
         import fcntl
 
-        with self._path.open("ab") as file:
+        with self._path.open("ab+", buffering=0) as file:
             until = time.monotonic() + LOCK_SECONDS
             while True:
                 try:
@@ -263,15 +273,15 @@ class _FencedFile(JournalFileBackend):
                     if time.monotonic() > until:
                         raise
                     time.sleep(0.002)
-            yield  # closing the file lets go of the lock
+            yield file  # closing it lets go of the lock
 
-    def _catch_up(self) -> None:
+    def _catch_up(self, file: FileIO) -> None:
         """Reads what others wrote since, and cuts off a line that nobody finished."""
-        if self._path.stat().st_size == self._seen:
+        if os.fstat(file.fileno()).st_size == self._seen:
             return
-        with self._path.open("rb+") as file:
-            file.seek(self._seen)
-            for line in file:
+        with self._path.open("rb") as lines:
+            lines.seek(self._seen)
+            for line in lines:
                 if not line.endswith(b"\n"):
                     file.truncate(self._seen)
                     break
@@ -304,16 +314,15 @@ class _FencedFile(JournalFileBackend):
             "What stands before it can be read once it and the rest are removed.",
         )
 
-    def _append(self, data: bytes) -> None:
-        with self._path.open("ab", buffering=0) as file:
-            try:
-                rest = memoryview(data)
-                while rest:
-                    rest = rest[file.write(rest) :]
-                os.fsync(file.fileno())
-            except BaseException:  # a full disk, say; half a line would spoil the next
-                os.ftruncate(file.fileno(), self._seen)
-                raise
+    def _append(self, file: FileIO, data: bytes) -> None:
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[file.write(rest) :]
+            os.fsync(file.fileno())
+        except BaseException:  # a full disk, say; half a line would spoil the next
+            file.truncate(self._seen)
+            raise
         self._seen += len(data)
 
 
