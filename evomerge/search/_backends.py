@@ -36,7 +36,7 @@ __all__ = ["Backend", "DistributionTexts", "JournalBackend"]
 KNOWN_OPTUNA = ("4.", "5.")
 """Versions whose journals have the lines that are written here."""
 
-_SET_STUDY_SYSTEM_ATTR, _CREATE_TRIAL = 3, 4
+_SET_STUDY_USER_ATTR, _SET_STUDY_SYSTEM_ATTR, _CREATE_TRIAL = 2, 3, 4
 """What the lines of a journal say: Optuna's JournalOperation."""
 
 LOCK_SECONDS = 60
@@ -138,11 +138,23 @@ class Backend:
 
 
 class _Journal(JournalStorage):
-    """Optuna's journal; a line that makes no sense is damage to the file, and no bug of Optuna's (5.0)."""
+    """Optuna's journal; a line that makes no sense is damage to the file, and no bug of Optuna's (5.0).
+
+    An attribute is only written: Optuna would also read what was written since it last read, which is all
+    trials of a search with their item scores.
+    """
 
     def __init__(self, file: _FencedFile) -> None:
         self._file = file
         super().__init__(file)
+
+    def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
+        """Writes one line."""
+        self._write_log(_SET_STUDY_USER_ATTR, {"study_id": study_id, "user_attr": {key: value}})
+
+    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
+        """Writes one line; may be called from another thread."""
+        self._write_log(_SET_STUDY_SYSTEM_ATTR, {"study_id": study_id, "system_attr": {key: value}})
 
     def _sync_with_backend(self) -> None:
         try:
@@ -169,7 +181,10 @@ class JournalBackend(Backend):
         if again or not optuna.__version__.startswith(KNOWN_OPTUNA):
             return super().add_trial(name, row, again=again)
         study, now = self.study_id(name), datetime.now(UTC).isoformat(timespec="microseconds")
-        trial = {
+        line = {
+            "op_code": _CREATE_TRIAL,
+            "worker_id": self._writer,
+            "study_id": study,
             "datetime_start": now,
             "state": TrialState.FAIL if row.score is None else TrialState.COMPLETE,
             "value": row.score,
@@ -181,16 +196,8 @@ class JournalBackend(Backend):
             "system_attrs": {},
             "intermediate_values": {},
         }
-        self._append(_CREATE_TRIAL, study, trial)
+        self._file.append_logs([line])
         return self._file.trials[study] - 1
-
-    def set_system_attribute(self, name: str, key: str, value: str) -> None:
-        """Sets a system attribute, fenced; may be called from another thread."""
-        if not optuna.__version__.startswith(KNOWN_OPTUNA):
-            super().set_system_attribute(name, key, value)
-            return
-        # Optuna would read all that was written since the last heartbeat, trials with their item scores.
-        self._append(_SET_STUDY_SYSTEM_ATTR, self.study_id(name), {"system_attr": {key: value}})
 
     def exchange(self, name: str, key: str, old: str | None, new: str) -> bool:
         """Sets a system attribute if it is still ``old``; whether it did."""
@@ -203,9 +210,6 @@ class JournalBackend(Backend):
             except LeaseLost:
                 return False
         return True
-
-    def _append(self, operation: int, study: int, what: Mapping[str, Any]) -> None:
-        self._file.append_logs([{"op_code": operation, "worker_id": self._writer, "study_id": study, **what}])
 
     def _check(self, study: int) -> None:
         """Left to the file, which sees what others write in the same moment."""

@@ -164,11 +164,17 @@ def reference(plan: SearchPlan, tmp_path: Path) -> Study:
     return study
 
 
-def check_search(plan: SearchPlan, study: Study, url: str, expected: Study) -> None:
-    """Searches in ``study`` and compares what it then holds, and what is at ``url``, with ``expected``."""
+def check_search(
+    plan: SearchPlan, study: Study, url: str, expected: Study, calm: Callable[[], None] = lambda: None
+) -> None:
+    """Searches in ``study`` and compares what it then holds, and what is at ``url``, with ``expected``.
+
+    ``calm`` is called in between: a storage that cannot be reached is waited for in a search, not in opening.
+    """
     executor = FakeExecutor(order=1, seconds=0.05)
     search(plan, study, executor)
     assert len(executor.jobs) == len({(j.key, j.split) for j in executor.jobs})  # nothing evaluated twice
+    calm()
     again = Study.open(url, "s")
     assert again.digest() == study.digest() == expected.digest()
     assert sorted(t.number for t in again.trials()) == list(range(len(again.trials())))
