@@ -324,6 +324,8 @@ class _Postgres(DatabaseBackend):
         connection.autocommit = True
         # For long studies the server would make a new plan for each trial, which costs as much as running it.
         connection.execute("SET plan_cache_mode = force_generic_plan")
+        # A plan made while the study is short, or before the server counted its rows, would read all trials.
+        connection.execute("SET enable_seqscan = off")
 
     def _insert(self, values: _Values, row: Row) -> tuple[int, int]:
         score, score_type = (None, None) if row.score is None else _stored(row.score)

@@ -263,6 +263,26 @@ def test_a_connection_that_the_server_ends_is_made_again(postgres_server: Postgr
 
 
 @pytest.mark.postgres
+def test_a_plan_made_for_a_short_study_does_not_read_all_trials_of_a_long_one(
+    postgres_server: PostgresServer,
+) -> None:
+    study = opened(postgres_server.new_database())
+    for index in range(8):
+        study.record(candidate(index))
+    writer = backend(study)._writer()
+    writer.execute("ANALYZE trials")  # a table of one page is cheapest read as a whole
+    query = (
+        "SELECT name, cardinality(parameter_types) FROM pg_prepared_statements "
+        "WHERE statement LIKE '%INSERT INTO trials%'"
+    )
+    name, count = writer.execute(query).fetchone()
+    nulls = ", ".join(["NULL"] * count)
+    plan = "\n".join(line for (line,) in writer.execute(f"EXPLAIN EXECUTE {name}({nulls})"))
+    assert "trials_pkey" in plan
+    assert "Seq Scan" not in plan
+
+
+@pytest.mark.postgres
 def test_a_server_that_stays_away_ends_the_search_with_one_message(
     postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
