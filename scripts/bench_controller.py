@@ -3,15 +3,18 @@
     python scripts/bench_controller.py [--storage URL ...] [--sizes 10 1000 10000] [--dimensions 20]
 
 The evaluator is simulated: it looks its scores up. For each size of the study (trials already in it) the
-overhead is the time from one finished trial to the next, with a bare transaction between every two, so that
-both see the same disk at the same time: one row with as many bytes as a trial stores, with the same
-durability. The median is what follows a trial within a generation; the mean also has its share of asking,
-telling and making recipes, which is what remains of it without the storage.
+overhead is the time from one finished trial to the next without the evaluator's, with a bare transaction
+between every two, so that both see the same disk at the same time: one row with as many bytes as a trial
+stores, with the same durability. It is made from the first trial on: a file that still grows costs more to
+flush (SQLite writes its log over and over again once it is full), so both must have the same past. The median
+is what follows a trial within a generation; the mean also has its share of asking, telling and making
+recipes, which is what remains of it without the storage.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import math
 import os
@@ -46,13 +49,18 @@ class Simulated:
     """Scores from the recipe alone, at once."""
 
     def __init__(self, items: int) -> None:
+        self.seconds = 0.0
+        """Spent on scoring, in all."""
         self._items = items
         self._made: dict[tuple[Split, int], Scores] = {}
 
     def map(self, queue: deque[Job]) -> Iterator[Outcome]:
         while queue:
             job = queue.popleft()
-            yield Outcome(job.key, self._scores(job.recipe, job.split), None, "0" * 32, Seconds())
+            start = time.perf_counter()
+            scores = self._scores(job.recipe, job.split)
+            self.seconds += time.perf_counter() - start
+            yield Outcome(job.key, scores, None, "0" * 32, Seconds())
 
     def close(self) -> None:
         pass
@@ -74,19 +82,20 @@ class FirstTask:
 
 @dataclass
 class Stopwatch(Quiet):
-    """Time between trials from the moment the study holds ``size`` candidates."""
+    """Time between trials, kept from the moment the study holds ``size`` candidates."""
 
     size: int
     url: str
     study: Study
+    executor: Simulated
     overhead: list[float] = field(default_factory=list)
     storage: list[float] = field(default_factory=list)
     single: list[float] = field(default_factory=list)
     last: float = 0.0
-    bare: Callable[[], None] | None = None
-    bytes: int = 0
+    payload: str = ""
 
     def __post_init__(self) -> None:
+        self.bare = bare_transaction(self.url)
         self._record, self.study.record = self.study.record, self.record
 
     def record(self, trial: Trial) -> Trial:
@@ -97,17 +106,19 @@ class Stopwatch(Quiet):
         return recorded
 
     def on_trial(self, trial: Trial, progress: Progress) -> None:
-        now = time.perf_counter()
-        if trial.kind == "candidate" and progress.done > self.size:
-            self.overhead.append(now - self.last)
-            self.storage.append(self._recording)
-            if self.bare is None:
-                self.bytes = stored_bytes(self.study, trial)
-                self.bare = bare_transaction(self.url, random.Random(0).randbytes(self.bytes // 2).hex())
+        if trial.kind == "candidate":
+            overhead = time.perf_counter() - self.executor.seconds - self.last
+            if not self.payload or progress.done == self.size + 1:
+                gc.collect()  # one takes 60 to 120 ms, and would fall to one size or another by chance
+                self.payload = random.Random(0).randbytes(stored_bytes(self.study, trial) // 2).hex()
             start = time.perf_counter()
-            self.bare()
-            self.single.append(time.perf_counter() - start)
-        self.last = time.perf_counter()
+            self.bare(self.payload)
+            single = time.perf_counter() - start
+            if progress.done > self.size:
+                self.overhead.append(overhead)
+                self.storage.append(self._recording)
+                self.single.append(single)
+        self.last = time.perf_counter() - self.executor.seconds
 
 
 def stored_bytes(study: Study, trial: Trial) -> int:
@@ -117,15 +128,15 @@ def stored_bytes(study: Study, trial: Trial) -> int:
     return parameters + sum(len(json.dumps(value)) for value in row.attributes.values())
 
 
-def bare_transaction(url: str, payload: str) -> Callable[[], None]:
-    """One row in one transaction, as directly as the store allows."""
+def bare_transaction(url: str) -> Callable[[str], None]:
+    """Writes one row in one transaction, as directly as the store allows."""
     if url.startswith("sqlite:///"):
         connection = sqlite3.connect(url.removeprefix("sqlite:///") + ".bare", isolation_level=None)
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("CREATE TABLE IF NOT EXISTS bare (payload TEXT)")
 
-        def sqlite() -> None:
+        def sqlite(payload: str) -> None:
             connection.execute("BEGIN")
             connection.execute("INSERT INTO bare VALUES (?)", (payload,))
             connection.execute("COMMIT")
@@ -137,13 +148,15 @@ def bare_transaction(url: str, payload: str) -> Callable[[], None]:
         server = psycopg.connect(url.replace("+psycopg", ""), autocommit=True)
         server.execute("CREATE TABLE IF NOT EXISTS bare (payload TEXT)")
 
-        def postgres() -> None:  # one statement is one transaction, and one way to the server and back
+        def postgres(
+            payload: str,
+        ) -> None:  # one statement is one transaction, and one way to the server and back
             server.execute("INSERT INTO bare VALUES (%s)", (payload,))
 
         return postgres
     path = Path(url.removeprefix("journal:///") + ".bare")
 
-    def journal() -> None:
+    def journal(payload: str) -> None:
         with path.open("ab") as file:
             file.write(payload.encode() + b"\n")
             file.flush()
@@ -170,7 +183,7 @@ def bench(url: str, sizes: Sequence[int], dimensions: int, items: int) -> None:
         start = time.perf_counter()
         study = Study.open(url, "bench", document={}, dimensions=plan.space.dimensions)
         opening = time.perf_counter() - start
-        watch = Stopwatch(size, url, study)
+        watch = Stopwatch(size, url, study, executor)
         filled = len(study.candidates())
         search(plan, study, executor, watch)
         study.close()
@@ -178,7 +191,7 @@ def bench(url: str, sizes: Sequence[int], dimensions: int, items: int) -> None:
         mean, storing, single = map(statistics.mean, (watch.overhead, watch.storage, watch.single))
         print(
             f"  {size:>6} trials: median {one * 1e3:5.2f} ms a trial, of which storage {stored * 1e3:5.2f}; "
-            f"bare transaction of {watch.bytes} bytes {bare * 1e3:5.2f}; ratio {one / bare:4.1f}\n"
+            f"bare transaction of {len(watch.payload)} bytes {bare * 1e3:5.2f}; ratio {one / bare:4.1f}\n"
             f"                 mean {mean * 1e3:5.2f} ms a trial: storage {storing * 1e3:5.2f}, "
             f"proposing and filling {(mean - storing) * 1e3:5.2f}; bare {single * 1e3:5.2f}; "
             f"ratio {mean / single:4.1f}, of storage alone {storing / single:4.1f} "

@@ -203,9 +203,7 @@ class Recipe(_Frozen):
 
     def document(self) -> dict[str, Any]:
         """The recipe as plain YAML values; what was not set is left out."""
-        # A JSON round trip turns tuples into lists, which is what YAML and comparisons want.
-        document: dict[str, Any] = json.loads(self.model_dump_json(exclude_unset=True, exclude_none=True))
-        return document
+        return self.model_dump(mode="json", exclude_unset=True, exclude_none=True)
 
     def key(self) -> str:
         """A canonical text: two recipes with one key ask for the same merge."""

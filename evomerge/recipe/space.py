@@ -15,6 +15,7 @@ import copy
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, cast
 
 from evomerge.errors import RecipeError, did_you_mean
@@ -54,7 +55,7 @@ class Dimension:
     choices: tuple[Value, ...] = ()
     init: Value | None = None
 
-    @property
+    @cached_property
     def span(self) -> tuple[float, float]:
         """Bounds of the coordinate, inclusive."""
         if self.kind == "float":

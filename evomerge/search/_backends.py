@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from evomerge.errors import StudyError
-from evomerge.search._rows import LEASE, MAIN, SENSELESS, LeaseLost, Row
+from evomerge.search._rows import LEASE, MAIN, SENSELESS, LeaseLost, Row, json_text
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -35,7 +36,7 @@ __all__ = ["Backend", "DistributionTexts", "JournalBackend"]
 KNOWN_OPTUNA = ("4.", "5.")
 """Versions whose journals have the lines that are written here."""
 
-_SET_STUDY_SYSTEM_ATTR, _CREATE_TRIAL = 3, 4
+_SET_STUDY_USER_ATTR, _SET_STUDY_SYSTEM_ATTR, _CREATE_TRIAL = 2, 3, 4
 """What the lines of a journal say: Optuna's JournalOperation."""
 
 LOCK_SECONDS = 60
@@ -137,11 +138,23 @@ class Backend:
 
 
 class _Journal(JournalStorage):
-    """Optuna's journal; a line that makes no sense is damage to the file, and no bug of Optuna's (5.0)."""
+    """Optuna's journal; a line that makes no sense is damage to the file, and no bug of Optuna's (5.0).
+
+    An attribute is only written: Optuna would also read what was written since it last read, which is all
+    trials of a search with their item scores.
+    """
 
     def __init__(self, file: _FencedFile) -> None:
         self._file = file
         super().__init__(file)
+
+    def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
+        """Writes one line."""
+        self._write_log(_SET_STUDY_USER_ATTR, {"study_id": study_id, "user_attr": {key: value}})
+
+    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
+        """Writes one line; may be called from another thread."""
+        self._write_log(_SET_STUDY_SYSTEM_ATTR, {"study_id": study_id, "system_attr": {key: value}})
 
     def _sync_with_backend(self) -> None:
         try:
@@ -231,12 +244,12 @@ class _FencedFile(JournalFileBackend):
         Raises:
             LeaseLost: The study's lease is another.
         """
-        with self._locked():
-            self._catch_up()
+        text = "".join(json_text(log) + "\n" for log in logs)
+        with self._locked() as file:
+            self._catch_up(file)
             for log in logs:
                 self._refuse(log)
-            text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
-            self._append(text.encode())
+            self._append(file, text.encode())
             for log in logs:
                 self._note(log)
 
@@ -250,10 +263,11 @@ class _FencedFile(JournalFileBackend):
             del self._expected[study]
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self) -> Iterator[FileIO]:
+        """The file, to be read and appended to."""
         import fcntl
 
-        with self._path.open("ab") as file:
+        with self._path.open("ab+", buffering=0) as file:
             until = time.monotonic() + LOCK_SECONDS
             while True:
                 try:
@@ -263,15 +277,15 @@ class _FencedFile(JournalFileBackend):
                     if time.monotonic() > until:
                         raise
                     time.sleep(0.002)
-            yield  # closing the file lets go of the lock
+            yield file  # closing it lets go of the lock
 
-    def _catch_up(self) -> None:
+    def _catch_up(self, file: FileIO) -> None:
         """Reads what others wrote since, and cuts off a line that nobody finished."""
-        if self._path.stat().st_size == self._seen:
+        if os.fstat(file.fileno()).st_size == self._seen:
             return
-        with self._path.open("rb+") as file:
-            file.seek(self._seen)
-            for line in file:
+        with self._path.open("rb") as lines:
+            lines.seek(self._seen)
+            for line in lines:
                 if not line.endswith(b"\n"):
                     file.truncate(self._seen)
                     break
@@ -304,16 +318,15 @@ class _FencedFile(JournalFileBackend):
             "What stands before it can be read once it and the rest are removed.",
         )
 
-    def _append(self, data: bytes) -> None:
-        with self._path.open("ab", buffering=0) as file:
-            try:
-                rest = memoryview(data)
-                while rest:
-                    rest = rest[file.write(rest) :]
-                os.fsync(file.fileno())
-            except BaseException:  # a full disk, say; half a line would spoil the next
-                os.ftruncate(file.fileno(), self._seen)
-                raise
+    def _append(self, file: FileIO, data: bytes) -> None:
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[file.write(rest) :]
+            os.fsync(file.fileno())
+        except BaseException:  # a full disk, say; half a line would spoil the next
+            file.truncate(self._seen)
+            raise
         self._seen += len(data)
 
 

@@ -22,7 +22,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from evomerge.search._backends import Backend, DistributionTexts
 from evomerge.search._retry import root
-from evomerge.search._rows import LEASE, MAIN, LeaseLost, Row
+from evomerge.search._rows import LEASE, MAIN, LeaseLost, Row, json_text
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -149,7 +149,7 @@ class DatabaseBackend(Backend):
             "state": "FAIL" if row.score is None else "COMPLETE",
             "now": datetime.now(UTC).replace(tzinfo=None),
             "name": MAIN,
-            "main": json.dumps(row.attributes[MAIN]),
+            "main": json_text(row.attributes[MAIN]),
         }
         found = self._find(values) if again else None
         self._last[study] = found or self._insert(values, row)
@@ -192,7 +192,7 @@ class DatabaseBackend(Backend):
         ]
 
     def _attributes(self, values: _Values, row: Row) -> list[tuple[str, str]]:
-        others = [(key, json.dumps(value)) for key, value in row.attributes.items() if key != MAIN]
+        others = [(key, json_text(value)) for key, value in row.attributes.items() if key != MAIN]
         return [(MAIN, values["main"]), *others]
 
     def _last_trial(self, study: int) -> tuple[int, int]:
@@ -251,18 +251,16 @@ class _Sqlite(DatabaseBackend):
         return written
 
     def _insert_rows(self, cursor: Any, values: _Values, row: Row) -> tuple[int, int]:
-        held = cursor.execute(
-            "SELECT count(*) FROM study_system_attributes "
+        since = cursor.execute(
+            "SELECT (SELECT count(*) FROM trials WHERE study_id = :study AND trial_id > :after) "
+            "FROM study_system_attributes "
             'WHERE study_id = :study AND "key" = :held AND value_json = :lease',
             values,
         ).fetchone()
-        if held != (1,):
+        if since is None:
             raise LeaseLost
+        number = values["next"] + since[0]
         now = str(values["now"])  # as SQLAlchemy writes it
-        (since,) = cursor.execute(
-            "SELECT count(*) FROM trials WHERE study_id = :study AND trial_id > :after", values
-        ).fetchone()
-        number = values["next"] + since
         cursor.execute(
             "INSERT INTO trials (number, study_id, state, datetime_start, datetime_complete) "
             "VALUES (?, ?, ?, ?, ?)",
@@ -326,6 +324,8 @@ class _Postgres(DatabaseBackend):
         connection.autocommit = True
         # For long studies the server would make a new plan for each trial, which costs as much as running it.
         connection.execute("SET plan_cache_mode = force_generic_plan")
+        # A plan made while the study is short, or before the server counted its rows, would read all trials.
+        connection.execute("SET enable_seqscan = off")
 
     def _insert(self, values: _Values, row: Row) -> tuple[int, int]:
         score, score_type = (None, None) if row.score is None else _stored(row.score)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from evomerge.errors import FailureKind, StudyError
 from evomerge.fitness.scores import Scores
 from evomerge.recipe import Value
-from evomerge.search._rows import MAIN, SENSELESS, Row
+from evomerge.search._rows import MAIN, SENSELESS, Row, json_text
 from evomerge.workers.jobs import Failure, Seconds
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def row_of(trial: Trial, distributions: Mapping[str, BaseDistribution]) -> Row:
         "cached_from": trial.cached_from,
         "attempts": trial.attempts,
     }
-    scores = {} if trial.scores is None else {_SCORES: _text(trial.scores.document())}
+    scores = {} if trial.scores is None else {_SCORES: json_text(trial.scores.document())}
     known = {n: (distributions[n], v) for n, v in trial.values.items() if n in distributions}
     return Row(known, None if trial.failed else trial.score, {MAIN: main, **scores})
 
@@ -230,7 +230,7 @@ def scores_of(row: Row) -> Scores | None:
 
 def split_text(result: SplitResult) -> str:
     """``result`` as it is stored."""
-    return _text(
+    return json_text(
         {
             "scores": None if result.scores is None else result.scores.document(),
             "failure": _failure_document(result.failure),
@@ -275,6 +275,3 @@ def split_snapshot(result: SplitResult) -> dict[str, Any]:
         "failure": None if result.failure is None else result.failure.kind.value,
         "fingerprint": result.fingerprint,
     }
-
-
-_text = json.JSONEncoder(separators=(",", ":")).encode

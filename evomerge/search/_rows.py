@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from pydantic_core import PydanticSerializationError, to_json
 
 from evomerge.recipe import Value
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-__all__ = ["LEASE", "MAIN", "SENSELESS", "LeaseLost", "Row"]
+__all__ = ["LEASE", "MAIN", "SENSELESS", "LeaseLost", "Row", "json_text"]
 
 LEASE = "evomerge:lease"
 """System attribute of a study: who may write to it."""
@@ -45,3 +49,15 @@ class Row:
     """``None`` for a failed trial."""
     attributes: Mapping[str, Any]
     number: int = -1
+
+
+def json_text(value: Any) -> str:
+    """``value`` as compact JSON in ASCII: pydantic's encoder takes a third of the standard one's time."""
+    with suppress(PydanticSerializationError):  # half a character, say, of a file name that is no UTF-8
+        text = to_json(value, inf_nan_mode="constants")
+        if text.isascii():
+            return text.decode("ascii")
+    return _ascii_json(value)
+
+
+_ascii_json = json.JSONEncoder(separators=(",", ":")).encode

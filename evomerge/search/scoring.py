@@ -103,17 +103,26 @@ class Scoring:
 
     def _judged(self, trial: Trial, outcome: Outcome) -> Trial:
         """``trial`` with what came out; a score that is no number is a failure."""
-        trial = replace(
-            trial, fingerprint=outcome.fingerprint, seconds=outcome.seconds, attempts=outcome.attempts
-        )
-        if outcome.scores is None:
-            return replace(trial, failure=outcome.failure or Failure(FailureKind.EVALUATION, "no scores"))
         score = fitness_of(outcome.scores, self._objective)
-        if score is None:
-            values = ", ".join(f"{t.task} {t.metric} {t.value:g}" for t in outcome.scores.tasks)
-            reason = f"the fitness of these scores is no finite number: {values}"
-            return replace(trial, failure=Failure(FailureKind.NON_FINITE_SCORES, reason))
-        return replace(trial, score=score, scores=outcome.scores)
+        failed = score is None
+        return replace(
+            trial,
+            score=score,
+            scores=None if failed else outcome.scores,
+            failure=_failure(outcome) if failed else None,
+            fingerprint=outcome.fingerprint,
+            seconds=outcome.seconds,
+            attempts=outcome.attempts,
+        )
+
+
+def _failure(outcome: Outcome) -> Failure:
+    """Why ``outcome`` makes no fitness."""
+    if outcome.scores is None:
+        return outcome.failure or Failure(FailureKind.EVALUATION, "no scores")
+    values = ", ".join(f"{t.task} {t.metric} {t.value:g}" for t in outcome.scores.tasks)
+    reason = f"the fitness of these scores is no finite number: {values}"
+    return Failure(FailureKind.NON_FINITE_SCORES, reason)
 
 
 def _answered(trial: Trial, known: Trial) -> Trial:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import itertools
+import json
+import math
 import resource
 import sqlite3
 import threading
@@ -14,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from postgres_support import PostgresServer
 from search_fakes import MIXED, FakeExecutor, check_search, fake_scores, make_plan, reference
 
@@ -21,7 +25,7 @@ from evomerge.errors import FailureKind, StudyError
 from evomerge.fitness.scores import Split
 from evomerge.recipe import SearchSpace
 from evomerge.search import _backends, _database, _retry, _storage
-from evomerge.search._rows import MAIN, LeaseLost
+from evomerge.search._rows import MAIN, LeaseLost, json_text
 from evomerge.search.controller import search
 from evomerge.search.progress import Quiet
 from evomerge.search.study import SplitResult, Study, Trial
@@ -115,7 +119,55 @@ def test_the_lines_of_a_journal_say_what_optuna_s_say() -> None:
     from optuna.storages.journal._storage import JournalOperation
 
     assert JournalOperation.CREATE_TRIAL == _backends._CREATE_TRIAL
+    assert JournalOperation.SET_STUDY_USER_ATTR == _backends._SET_STUDY_USER_ATTR
     assert JournalOperation.SET_STUDY_SYSTEM_ATTR == _backends._SET_STUDY_SYSTEM_ATTR
+
+
+def test_attributes_in_a_journal_are_those_that_optuna_writes(journal: str) -> None:
+    import optuna
+
+    study = opened(journal)
+    study.record(candidate(0))
+    study.record_split(0, Split.TEST, SplitResult(failure=Failure(FailureKind.TIMEOUT, "took 600 s")))
+    study._storage.beat("s", "sign", "of life")
+    ours = optuna.load_study(study_name="s", storage=optuna_storage(journal))
+    theirs = optuna.create_study(study_name="theirs", storage=optuna_storage(journal))
+    for key, value in ours.user_attrs.items():
+        theirs.set_user_attr(key, value)
+    assert study._storage.attributes("theirs") == ours.user_attrs == study._storage.attributes("s")
+    assert (
+        optuna_storage(journal).get_study_system_attrs(0)["sign"]
+        == study._storage.system_attribute("s", "sign")
+        == "of life"
+    )
+
+
+def test_a_driver_does_not_read_its_own_journal_back(journal: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = opened(journal)
+    monkeypatch.setattr(backend(study)._file, "read_logs", pytest.fail)
+    study.record(candidate(0))
+    study._storage.beat("s", "sign", "of life")
+    study.record_split(0, Split.TEST, SplitResult(candidate(0).scores))
+    study.close()
+    monkeypatch.undo()
+    assert opened(journal).split_scores(Split.TEST)[0] == candidate(0).scores
+
+
+@given(
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats()
+        | st.text(st.characters(exclude_categories=())),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    )
+)
+@example(["a name that is no UTF-8: \udcff", "é", 1e-7, -0.0, math.inf])
+def test_stored_text_is_ascii_and_reads_as_the_same_value(value: Any) -> None:
+    text = json_text(value)
+    assert text.isascii()
+    assert repr(json.loads(text)) == repr(value)
 
 
 def test_tables_of_an_unknown_schema_are_left_to_optuna(
@@ -245,6 +297,26 @@ def test_a_connection_that_the_server_ends_is_made_again(postgres_server: Postgr
             connection.execute(query, (url.rsplit("/", maxsplit=1)[-1],))
         assert study.record(candidate(index)).number == index
     assert len(Study.open(url, "s").trials()) == 3
+
+
+@pytest.mark.postgres
+def test_a_plan_made_for_a_short_study_does_not_read_all_trials_of_a_long_one(
+    postgres_server: PostgresServer,
+) -> None:
+    study = opened(postgres_server.new_database())
+    for index in range(8):
+        study.record(candidate(index))
+    writer = backend(study)._writer()
+    writer.execute("ANALYZE trials")  # a table of one page is cheapest read as a whole
+    query = (
+        "SELECT name, cardinality(parameter_types) FROM pg_prepared_statements "
+        "WHERE statement LIKE '%INSERT INTO trials%'"
+    )
+    name, count = writer.execute(query).fetchone()
+    nulls = ", ".join(["NULL"] * count)
+    plan = "\n".join(line for (line,) in writer.execute(f"EXPLAIN EXECUTE {name}({nulls})"))
+    assert "trials_pkey" in plan
+    assert "Seq Scan" not in plan
 
 
 @pytest.mark.postgres
