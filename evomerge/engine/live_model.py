@@ -210,29 +210,28 @@ class _Marked:
 def names_in_files(config: Mapping[str, Any], names: Iterable[str]) -> dict[str, str]:
     """For the weights of the module that transformers makes, which of ``names`` they are loaded from.
 
-    Only those that are one tensor in both; none where transformers cannot make the module.
+    Only those that are one tensor in both; none where transformers cannot tell.
     """
-    from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
-
     try:
         parsed, model_class = _parse(config)
         with quiet(), torch.device("meta"):
             module = model_class._from_config(parsed)  # noqa: SLF001 (the public one is that of Auto classes)
-        transforms = get_model_conversion_mapping(module)
+        renamed = _renamed(module, names)
     except Exception:  # noqa: BLE001 (what models raise depends on the model)
         return {}
+    return {weight: name for name, (weight, rearranged) in renamed.items() if rearranged is None}
+
+
+def _renamed(module: Any, names: Iterable[str]) -> dict[str, tuple[str, str | None]]:
+    """The weights that tensors of files become, and by which pattern they are rearranged, if they are."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+    transforms = get_model_conversion_mapping(module)
     renamings = [t for t in transforms if isinstance(t, WeightRenaming)]
     converters = [t for t in transforms if isinstance(t, WeightConverter)]
-    weights = module.state_dict()
-    found = {}
-    for name in names:
-        renamed, rearranged = rename_source_key(
-            name, renamings, converters, module.base_model_prefix, weights
-        )
-        if rearranged is None:
-            found[renamed] = name
-    return found
+    prefix, weights = module.base_model_prefix, module.state_dict()
+    return {name: rename_source_key(name, renamings, converters, prefix, weights) for name in names}
 
 
 def check_loads(plan: MergePlan) -> str | None:
