@@ -60,14 +60,13 @@ def _print(experiment: Experiment, checked: Preflight, memory: MemoryPlan) -> No
         table.add_row(d.name, d.kind, span, shown, "log" if d.log else "")
     console.print(table)
     splits = [s.value for s in Split]
-    columns = ("task", "metric", "better", "kind", "weight", *splits)
+    columns = ("task", "metric", "kind", "weight", *splits)
     table = plain_table("Items of each task", columns, ["weight", *splits])
     for t in checked.tasks:
         table.add_row(
             t.task,
-            t.metric,
-            "higher" if t.higher_is_better else "lower",
-            t.output_type,
+            f"{t.metric}\u00a0{'↑' if t.higher_is_better else '↓'}",  # as lm-eval says which is better
+            t.output_type.replace("_", " "),
             f"{t.weight:g}",
             *(str(t.items[s]) for s in Split),
         )
