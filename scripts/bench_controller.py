@@ -123,7 +123,7 @@ class Stopwatch(Quiet):
 
 def stored_bytes(study: Study, trial: Trial) -> int:
     """Bytes that a trial puts into a storage, without keys and indexes."""
-    row = row_of(trial, study._distributions)  # noqa: SLF001
+    row = row_of(trial, study._distributions, study._items)  # noqa: SLF001
     parameters = sum(len(name) + 8 + len(distribution_to_json(d)) for name, (d, _) in row.parameters.items())
     return parameters + sum(len(json.dumps(value)) for value in row.attributes.values())
 

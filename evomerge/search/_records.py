@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from evomerge.errors import FailureKind, StudyError
 from evomerge.fitness.scores import Scores
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 __all__ = [
+    "ItemLists",
     "SplitResult",
     "Trial",
     "row_of",
@@ -71,7 +73,7 @@ class _StoredTask(_Stored):
     value: float
     higher_is_better: bool
     aggregation: str
-    items: list[str]
+    items: str
     values: list[float]
     weights: list[float] | None
 
@@ -127,21 +129,62 @@ class SplitResult:
     fingerprint: str | None = None
 
 
+class ItemLists:
+    """The items of tasks by a digest: each trial has the same ones, so a study stores them once."""
+
+    def __init__(self) -> None:
+        self._items: dict[str, tuple[str, ...]] = {}
+        self._digests: dict[tuple[str, ...], str] = {}
+
+    def __getitem__(self, digest: str) -> tuple[str, ...]:
+        return self._items[digest]
+
+    def digest(self, items: Sequence[str]) -> str:
+        """What stands for ``items`` where scores are stored."""
+        key = tuple(items)
+        if key not in self._digests:
+            self._digests[key] = hashlib.blake2b(json_text(key).encode(), digest_size=8).hexdigest()
+        return self._digests[key]
+
+    def missing(self, scores: Scores) -> Iterator[tuple[str, str]]:
+        """Key and text of the attributes that a study lacks to hold ``scores``; to be given to ``add``."""
+        for task in scores.tasks:
+            items = tuple(item.item for item in task.items)
+            digest = self.digest(items)
+            if digest not in self._items:
+                yield _ITEMS + digest, json_text(items)
+
+    def add(self, key: str, text: str) -> None:
+        """Takes up an attribute of the study, if it is one of these.
+
+        Raises:
+            one of ``SENSELESS``: The text was damaged.
+        """
+        if key.startswith(_ITEMS):
+            items = tuple(_LIST.validate_json(text))
+            self._items[key.removeprefix(_ITEMS)] = items
+
+
+_ITEMS = "items:"
+_LIST = TypeAdapter(list[str], config=ConfigDict(strict=True))
+
+
 class StoredScores(Scores):
     """Scores that are read from their text when somebody looks at them.
 
     A search looks at few of them again, and the items of ten thousand trials are millions of objects.
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, lists: ItemLists) -> None:
         object.__setattr__(self, "_text", text)
+        object.__setattr__(self, "_lists", lists)
 
     def __getattr__(self, name: str) -> Any:
         """``split`` and ``tasks``, the first time."""
         if name not in ("split", "tasks"):
             raise AttributeError(name)
         try:
-            scores = _scores_from(json.loads(self._text))
+            scores = _scores_from(json.loads(self._text), self._lists)
         except SENSELESS:
             raise StudyError("the study", "is damaged: the scores of a trial cannot be read") from None
         object.__setattr__(self, "split", scores.split)
@@ -157,16 +200,27 @@ class StoredScores(Scores):
         return hash((self.split, self.tasks))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return StoredScores, (self._text,)
+        return StoredScores, (self._text, self._lists)
 
 
-def _scores_from(document: Any) -> Scores:
-    _StoredSplit.model_validate(document)
-    return Scores.from_document(document)
+def _scores_from(stored: Any, lists: ItemLists) -> Scores:
+    _StoredSplit.model_validate(stored)
+    tasks = [{**task, "items": lists[task["items"]]} for task in stored["tasks"]]
+    return Scores.from_document({**stored, "tasks": tasks})
 
 
-def row_of(trial: Trial, distributions: Mapping[str, BaseDistribution]) -> Row:
-    """``trial`` as it is stored; parameters without a distribution are left to its own attribute."""
+def _scores_document(scores: Scores, lists: ItemLists) -> dict[str, Any]:
+    document = scores.document()
+    for task in document["tasks"]:
+        task["items"] = lists.digest(task["items"])
+    return document
+
+
+def row_of(trial: Trial, distributions: Mapping[str, BaseDistribution], lists: ItemLists) -> Row:
+    """``trial`` as it is stored; parameters without a distribution are left to its own attribute.
+
+    The study must hold what ``lists`` misses of its scores.
+    """
     main = {
         **_asked(trial),
         "failure": _failure_document(trial.failure),
@@ -175,7 +229,7 @@ def row_of(trial: Trial, distributions: Mapping[str, BaseDistribution]) -> Row:
         "cached_from": trial.cached_from,
         "attempts": trial.attempts,
     }
-    scores = {} if trial.scores is None else {_SCORES: json_text(trial.scores.document())}
+    scores = {} if trial.scores is None else {_SCORES: json_text(_scores_document(trial.scores, lists))}
     known = {n: (distributions[n], v) for n, v in trial.values.items() if n in distributions}
     return Row(known, None if trial.failed else trial.score, {MAIN: main, **scores})
 
@@ -193,7 +247,7 @@ def _asked(trial: Trial) -> dict[str, Any]:
     }
 
 
-def trial_of(row: Row) -> Trial:
+def trial_of(row: Row, lists: ItemLists) -> Trial:
     """The trial in ``row``.
 
     Raises:
@@ -212,7 +266,7 @@ def trial_of(row: Row) -> Trial:
         vector=tuple(stored["vector"]),
         values=stored["values"],
         score=row.score,
-        scores=scores_of(row),
+        scores=scores_of(row, lists),
         failure=_failure_from(stored["failure"]),
         fingerprint=stored["fingerprint"],
         seconds=Seconds(**stored["seconds"]),
@@ -222,31 +276,31 @@ def trial_of(row: Row) -> Trial:
     )
 
 
-def scores_of(row: Row) -> Scores | None:
+def scores_of(row: Row, lists: ItemLists) -> Scores | None:
     """The scores in ``row``, not read before somebody looks."""
     text = row.attributes.get(_SCORES)
-    return None if text is None else StoredScores(text)
+    return None if text is None else StoredScores(text, lists)
 
 
-def split_text(result: SplitResult) -> str:
+def split_text(result: SplitResult, lists: ItemLists) -> str:
     """``result`` as it is stored."""
     return json_text(
         {
-            "scores": None if result.scores is None else result.scores.document(),
+            "scores": None if result.scores is None else _scores_document(result.scores, lists),
             "failure": _failure_document(result.failure),
             "fingerprint": result.fingerprint,
         }
     )
 
 
-def split_result_of(text: str) -> SplitResult:
+def split_result_of(text: str, lists: ItemLists) -> SplitResult:
     """The result that ``split_text`` wrote.
 
     Raises:
         one of ``SENSELESS``: The text was damaged.
     """
     stored = json.loads(text)
-    scores = None if stored["scores"] is None else _scores_from(stored["scores"])
+    scores = None if stored["scores"] is None else _scores_from(stored["scores"], lists)
     return SplitResult(scores, _failure_from(stored["failure"]), stored["fingerprint"])
 
 

@@ -20,6 +20,7 @@ from evomerge.recipe import Dimension
 from evomerge.search._head import HEAD, AcceptedDrift, Difference, Head, versions, versions_text
 from evomerge.search._lease import Driver, Lease, driver_of
 from evomerge.search._records import (
+    ItemLists,
     SplitResult,
     Trial,
     row_of,
@@ -73,6 +74,7 @@ class Study:
         self._trials: dict[tuple[int, int], Trial] = {}
         self._generations: dict[int, dict[int, Trial]] = {}
         self._splits: dict[tuple[Split, int], SplitResult] = {}
+        self._items = ItemLists()
 
     @classmethod
     def open(
@@ -149,16 +151,19 @@ class Study:
     def record(self, trial: Trial) -> Trial:
         """Writes a finished trial in one transaction; returns it with its number.
 
+        The first with scores is preceded by the names of the items, in transactions of their own.
+
         Raises:
             StudyError: The storage refused; this generation and index are recorded already; or another driver
                 has taken the study over.
         """
         if trial.place in self._trials:
             raise StudyError(self._where(), f"{trial.name} is recorded already")
-        row = row_of(trial, self._distributions)
+        row = row_of(trial, self._distributions, self._items)
         with self._writing():
+            self._record_items(trial.scores)
             number = self._storage.add_trial(self.name, row)
-        recorded = replace(trial, number=number, scores=scores_of(row))
+        recorded = replace(trial, number=number, scores=scores_of(row, self._items))
         self._add(recorded)
         return recorded
 
@@ -226,7 +231,8 @@ class Study:
         if (split, number) in self._splits:
             raise StudyError(self._where(), f"{key} is recorded already")
         with self._writing():
-            self._storage.set_attribute(self.name, key, split_text(result))
+            self._record_items(result.scores)
+            self._storage.set_attribute(self.name, key, split_text(result, self._items))
         self._splits[split, number] = result
 
     def split_results(self, split: Split) -> dict[int, SplitResult]:
@@ -269,6 +275,11 @@ class Study:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _record_items(self, scores: Scores | None) -> None:
+        for key, text in () if scores is None else self._items.missing(scores):
+            self._storage.set_attribute(self.name, key, text)
+            self._items.add(key, text)
+
     def _add(self, trial: Trial) -> None:
         if trial.place not in self._trials:  # of two in one place, the first counts
             self._trials[trial.place] = trial
@@ -306,16 +317,19 @@ class Study:
     def _read(self, attributes: Mapping[str, Any]) -> None:
         self._head = Head.read(attributes, self._where())
         rows = self._storage.trials(self.name)
+        with self._decoding("the items of a task"):
+            for key, text in attributes.items():
+                self._items.add(key, text)
         with self._decoding("a trial"):
             for row in rows:
                 if MAIN in row.attributes:
-                    self._add(trial_of(row))
+                    self._add(trial_of(row, self._items))
         numbers = {trial.number for trial in self._trials.values()}
         with self._decoding("a result of validation or test"):
             for key in attributes:
                 split, _, number = key.partition("/")
                 if number.isdecimal() and int(number) in numbers:
-                    self._splits[Split(split), int(number)] = split_result_of(attributes[key])
+                    self._splits[Split(split), int(number)] = split_result_of(attributes[key], self._items)
 
     @contextmanager
     def _decoding(self, what: str) -> Iterator[None]:

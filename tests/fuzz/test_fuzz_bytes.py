@@ -58,6 +58,7 @@ FOUND: dict[str, tuple[int, Callable[[dict[str, Any]], None], str]] = {
     "values": (TRIAL, _own("values", [1]), "a trial cannot be read"),
     "failure": (TRIAL, _own("failure", {"kind": "x", "reason": "y"}), "a trial cannot be read"),
     "scores": (TRIAL, lambda line: line["user_attrs"].update(scores='{"split": 1}'), "scores of a trial"),
+    "items": (USER, _set("user_attr", {"items:0f": "[1]"}), "the items of a task cannot be read"),
     "split": (USER, _set("user_attr", {"test/0": "{}"}), "a result of validation or test cannot be read"),
     "split of nothing": (USER, _set("user_attr", {"test/77": "{}"}), ""),
 }

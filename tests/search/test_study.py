@@ -90,6 +90,37 @@ def test_item_scores_are_read_when_they_are_looked_at_and_equal_what_was_stored(
             _ = stored.nothing  # type: ignore[attr-defined]
 
 
+def test_the_names_of_items_are_stored_once_and_not_with_every_trial(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/study.db"
+    with opened(url) as study:
+        study.record(BASELINE)
+        study.record(candidate(0, 0))
+        first = candidate(0, 0).scores
+        assert first is not None
+    with opened(url) as study:
+        study.record(candidate(0, 1))
+        study.record_split(1, Split.TEST, SplitResult(candidate(0, 0).scores))
+        assert study.trial(2).scores == candidate(0, 1).scores
+    names = {item.item for task in first.tasks for item in task.items}
+    assert names
+    with sqlite3.connect(tmp_path / "study.db") as database:
+        query = "SELECT value_json FROM {}_user_attributes WHERE value_json LIKE ?"
+        for name in names:
+            assert not database.execute(query.format("trial"), (f"%{name}%",)).fetchall()
+            assert len(database.execute(query.format("study"), (f"%{name}%",)).fetchall()) == 1
+
+
+def test_a_trial_whose_items_are_gone_is_damage_that_is_named(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/study.db"
+    with opened(url) as study:
+        study.record(candidate(0, 0))
+    with sqlite3.connect(tmp_path / "study.db") as database:
+        database.execute("DELETE FROM study_user_attributes WHERE \"key\" LIKE 'items:%'")
+    scores = opened(url).trial(0).scores
+    with pytest.raises(StudyError, match="the scores of a trial cannot be read"):
+        _ = scores and scores.tasks
+
+
 def test_results_on_other_splits_come_back_equal(storage: str) -> None:
     study = opened(storage)
     study.record(BASELINE)
