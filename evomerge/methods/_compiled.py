@@ -3,6 +3,9 @@
 Conventions: ``x`` are addresses of the inputs (base first), ``kind`` says whether elements are bfloat16 (0)
 or float32 (1), ``n`` counts elements, ``row`` is the absolute first row. All arithmetic is float32 unless it
 says so. Casts are spelled out, as numba widens mixed types on its own.
+
+All of it is one file: numba keeps what it compiled on disk until the file of the function changes, and does
+not see a change of what that function calls in another file.
 """
 
 from __future__ import annotations
