@@ -36,9 +36,12 @@ _PARTS = {
     ".lora_embedding_B": ("embedding_B", ".weight"),
     ".lora_magnitude_vector": ("magnitude", ".weight"),
     ".lora_magnitude_vector.weight": ("magnitude", ".weight"),
+    ".token_adapter.trainable_tokens_delta": ("rows", ".weight"),
 }
 """Endings of an adapter's keys: what they hold of a tensor, and how the tensor's own name ends."""
-_COMPLETE = [{"A", "B"}, {"embedding_A", "embedding_B"}]
+_FACTORS = [{"A", "B"}, {"embedding_A", "embedding_B"}]
+_COMPLETE = [*_FACTORS, *(factors | {"magnitude"} for factors in _FACTORS), {"rows"}]
+"""What there may be of a weight."""
 
 _UNSUPPORTED = (
     "layer_replication",
@@ -61,17 +64,22 @@ class _Change:
     whole: Tensor | None = None
     scale: float = 1.0
     transposed: bool = False
+    rows: tuple[int, ...] = ()
+    """Which rows are given anew, for the part of that name: single tokens of an embedding."""
 
     def applied(self, weight: Tensor) -> Tensor:
-        """The changed weight; float32 where something is added to it.
+        """The changed weight; float32 unless it is replaced.
 
         Raises:
-            RuntimeError, KeyError: Shapes or parts do not fit each other.
+            RuntimeError, IndexError: Shapes do not fit each other.
         """
         if self.whole is not None:
             weight = self.whole
         if not self.parts:
             return weight
+        if "rows" in self.parts:
+            index = torch.tensor(self.rows, device=weight.device)
+            return weight.float().index_copy(0, index, self.parts["rows"].float())
         changed = weight.float() + self.delta()
         if "magnitude" not in self.parts:
             return changed
@@ -127,6 +135,8 @@ def adapted(
             change.parts[part] = tensor
             change.scale = _scale(folder, config, module)
             change.transposed = bool(config.get("fan_in_fan_out", False))
+            if part == "rows":
+                change.rows = _rows(folder, config, module, base.tensors[name])
     if strangers:
         shown = ", ".join(strangers[:_LISTED])
         raise CheckpointError(
@@ -211,6 +221,21 @@ def _setting(folder: Path, config: Mapping[str, Any], keys: tuple[str, str], mod
     return float(value)
 
 
+def _rows(folder: Path, config: Mapping[str, Any], name: str, info: TensorInfo) -> tuple[int, ...]:
+    """The tokens of the embedding ``name`` that were trained one by one."""
+    given = config.get("trainable_token_indices")
+    if isinstance(given, Mapping):
+        module = name.removesuffix(".weight")
+        given = next((v for k, v in given.items() if f".{module}".endswith(f".{k}")), None)
+    tokens = given if isinstance(given, list) else []
+    count = info.shape[0] if info.shape else 0
+    if not tokens or not all(type(token) is int and 0 <= token < count for token in tokens):
+        raise CheckpointError(
+            str(folder), f"trainable_token_indices names no tokens of {name}, which has {count} rows"
+        )
+    return tuple(tokens)
+
+
 def _fits(folder: Path, pattern: str, module: str) -> bool:
     # Python tries every way to divide a text among repeated parts: a stranger's pattern could take for ever.
     repeated = re.findall(r"[*+?{]", pattern)
@@ -231,8 +256,7 @@ def _check_shapes(folder: Path, changes: Mapping[str, _Change], tensors: Mapping
     wrong = []
     for name, change in changes.items():
         want = tensors[name].shape
-        kinds = set(change.parts) - {"magnitude"}
-        if change.parts and kinds not in ([{"bias"}] if name.endswith(".bias") else _COMPLETE):
+        if change.parts and set(change.parts) not in ([{"bias"}] if name.endswith(".bias") else _COMPLETE):
             raise CheckpointError(
                 str(folder), f"the change of {name} is no product of two matrices, which is not supported"
             )
@@ -253,9 +277,12 @@ def _shape(change: _Change, want: tuple[int, ...]) -> tuple[int, ...]:
         parts = {kind: torch.empty(part.shape) for kind, part in change.parts.items()}
         whole = None if change.whole is None else torch.empty(change.whole.shape)
         weight = torch.empty(want)
+    if "rows" in parts:
+        rows = tuple(parts["rows"].shape)
+        return want if rows == (len(change.rows), *want[1:]) else rows
     one = _Change(parts, whole, 1.0, change.transposed)
     try:
         added = tuple(one.delta().shape) if parts else want  # before broadcasting hides what is too small
         return tuple(one.applied(weight).shape) if added == want else added
-    except (RuntimeError, KeyError):
+    except (RuntimeError, IndexError):
         return ()

@@ -33,6 +33,8 @@ SETTINGS: list[dict[str, Any]] = [
     },
     {"r": 4, "lora_alpha": 6, "target_modules": ["q_proj", "down_proj"], "use_dora": True},
     {"r": 4, "lora_alpha": 6, "target_modules": ["v_proj", "embed_tokens"], "use_dora": True},
+    {"r": 4, "target_modules": ["v_proj"], "trainable_token_indices": [3, 1]},
+    {"r": 4, "target_modules": ["v_proj"], "trainable_token_indices": {"lm_head": [2], "embed_tokens": [0]}},
 ]
 GPT2: dict[str, Any] = {"r": 2, "lora_alpha": 5, "target_modules": ["c_attn"], "fan_in_fan_out": True}
 OTHERS = [
@@ -142,6 +144,7 @@ def write(folder: Path, config: dict[str, Any], tensors: dict[str, torch.Tensor]
 
 
 Q = "base_model.model.model.layers.0.self_attn.q_proj"
+TOKENS = "base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta"
 
 
 @pytest.mark.parametrize(
@@ -149,6 +152,13 @@ Q = "base_model.model.model.layers.0.self_attn.q_proj"
     [
         ({"peft_type": "IA3"}, {}, "is a IA3 adapter"),
         ({"use_qalora": True}, {}, "use_qalora is not supported"),
+        ({}, {TOKENS: torch.zeros(1, 32)}, "trainable_token_indices names no tokens of model.embed_tokens"),
+        ({"trainable_token_indices": [10**6]}, {TOKENS: torch.zeros(1, 32)}, "names no tokens"),
+        (
+            {"trainable_token_indices": {"embed_tokens": [1]}},
+            {TOKENS: torch.zeros(2, 32)},
+            r"adapter \[2, 32\]",
+        ),
         ({"alora_invocation_tokens": [1, 2]}, {}, "alora_invocation_tokens is not supported"),
         ({"init_lora_weights": "pissa_niter_4"}, {}, "its training began by changing the base model"),
         ({"bias": "all"}, {f"{Q}.bias": torch.zeros(32)}, "q_proj.bias"),
