@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -317,13 +318,15 @@ def _adapter_file() -> tuple[dict[str, Any], int]:
     shapes = llama_shapes(CONFIG)
     for name in LORA_NAMES:
         rows, columns = shapes[f"{name}.weight"]
-        parts = {"lora_A.weight": (2, columns), "lora_B.weight": (rows, 2)}
+        parts: dict[str, tuple[int, ...]] = {"lora_A.weight": (2, columns), "lora_B.weight": (rows, 2)}
+        if name.endswith("q_proj"):
+            parts["lora_magnitude_vector"] = (rows,)
         if name == "model.embed_tokens":
             parts = {"lora_embedding_A": (2, rows), "lora_embedding_B": (columns, 2)}
         if name == "lm_head":
-            parts = {"weight": (rows, columns)}
+            parts = {"token_adapter.trainable_tokens_delta": (2, columns)}
         for part, shape in parts.items():
-            size = 4 * shape[0] * shape[1]
+            size = 4 * math.prod(shape)
             header[f"base_model.model.{name}.{part}"] = {
                 "dtype": "F32",
                 "shape": list(shape),
@@ -345,6 +348,8 @@ def _adapters() -> st.SearchStrategy[Any]:
         "rank_pattern": {"q_proj": 2},
         "alpha_pattern": {"layers.1.*up_proj": 3},
         "target_modules": ["q_proj"],
+        "trainable_token_indices": {"lm_head": [0, 3]},
+        "init_lora_weights": True,
     }
     patterns = st.sampled_from(
         ("(a+)+$", "(", "([a-z_.0-9]+)*!", "(.*)*(.*)*x", "[a-z.]*[a-z.]*[a-z.]*[a-z.]*!", "q_proj")
