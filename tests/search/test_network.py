@@ -156,9 +156,9 @@ def test_a_server_that_hangs_for_a_while_is_waited_for(
 
     def hold_it() -> None:
         nonlocal held
-        while not done.wait(0.1):
+        while not done.wait(0.5):
             network.hold()
-            done.wait(0.7)
+            done.wait(0.5)
             network.let_go()
             held += 1
 
