@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -115,28 +115,36 @@ def opened(postgres_server: PostgresServer, network: Network) -> tuple[Study, st
     return Study.open(through, "s", document={}, dimensions=PLAN.space.dimensions), url
 
 
-def test_a_network_that_is_cut_again_and_again_loses_no_trial_and_repeats_none(
-    postgres_server: PostgresServer, network: Network, tmp_path: Path
-) -> None:
-    done, cuts = threading.Event(), 0
-    study, url = opened(postgres_server, network)
+@contextlib.contextmanager
+def disturbed(
+    begin: Callable[[], None], end: Callable[[], None], *, every: float, seconds: float
+) -> Iterator[list[float]]:
+    """Calls ``begin``, and ``end`` so many ``seconds`` later, again and again; one entry for each time."""
+    done, times = threading.Event(), list[float]()
 
-    def break_it() -> None:
-        nonlocal cuts
-        while not done.wait(0.4):
-            network.cut()
-            done.wait(0.3)
-            network.mend()
-            cuts += 1
+    def disturb() -> None:
+        while not done.wait(every):
+            begin()
+            done.wait(seconds)
+            end()
+            times.append(seconds)
 
-    thread = threading.Thread(target=break_it)
+    thread = threading.Thread(target=disturb)
     thread.start()
     try:
-        check_search(PLAN, study, url, reference(PLAN, tmp_path))
+        yield times
     finally:
         done.set()
         thread.join()
-    assert cuts >= 2
+
+
+def test_a_network_that_is_cut_again_and_again_loses_no_trial_and_repeats_none(
+    postgres_server: PostgresServer, network: Network, tmp_path: Path
+) -> None:
+    study, url = opened(postgres_server, network)
+    with disturbed(network.cut, network.mend, every=0.4, seconds=0.3) as cuts:
+        check_search(PLAN, study, url, reference(PLAN, tmp_path))
+    assert len(cuts) >= 2
 
 
 def test_answers_that_are_lost_after_what_was_asked_is_done_lead_to_no_second_trial(
@@ -151,22 +159,7 @@ def test_answers_that_are_lost_after_what_was_asked_is_done_lead_to_no_second_tr
 def test_a_server_that_hangs_for_a_while_is_waited_for(
     postgres_server: PostgresServer, network: Network, tmp_path: Path
 ) -> None:
-    done, held = threading.Event(), 0
     study, url = opened(postgres_server, network)
-
-    def hold_it() -> None:
-        nonlocal held
-        while not done.wait(0.5):
-            network.hold()
-            done.wait(0.5)
-            network.let_go()
-            held += 1
-
-    thread = threading.Thread(target=hold_it)
-    thread.start()
-    try:
+    with disturbed(network.hold, network.let_go, every=0.5, seconds=0.5) as times:
         check_search(PLAN, study, url, reference(PLAN, tmp_path))
-    finally:
-        done.set()
-        thread.join()
-    assert held >= 2
+    assert len(times) >= 2
