@@ -91,7 +91,7 @@ def candidate_of(
     def fill(tensor: TensorPlan) -> Digest:
         return merge_tensor(tensor, read, statistics_, InMemory(rows_of(live[tensor.name])))
 
-    return lambda: fingerprint(plan.tensors, pool.map(fill, plan.tensors, lambda tensor: tensor.info.bytes))
+    return lambda: fingerprint(plan.tensors, pool.fill(fill, plan.tensors))
 
 
 def parsed() -> argparse.Namespace:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -73,3 +76,16 @@ def save_model(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str,
 
 
 MakeModel = Callable[..., Path]
+
+
+def numbers_printed(script: str, folder: Path, **environment: str) -> list[int]:
+    """What ``script``, given ``folder``, prints in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(folder)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return [int(word) for word in done.stdout.split()]

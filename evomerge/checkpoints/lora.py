@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -68,13 +68,11 @@ class _Change:
     """Which rows are given anew, for the part of that name: single tokens of an embedding."""
 
     def applied(self, weight: Tensor) -> Tensor:
-        """The changed weight; float32 unless it is replaced.
+        """What becomes of the weight, or of what stands in its place; float32 where something is changed.
 
         Raises:
             RuntimeError, IndexError: Shapes do not fit each other.
         """
-        if self.whole is not None:
-            weight = self.whole
         if not self.parts:
             return weight
         if "rows" in self.parts:
@@ -275,12 +273,11 @@ def _shape(change: _Change, want: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of what the adapter makes of a weight, or of what it would add where that does not fit."""
     with torch.device("meta"):
         parts = {kind: torch.empty(part.shape) for kind, part in change.parts.items()}
-        whole = None if change.whole is None else torch.empty(change.whole.shape)
-        weight = torch.empty(want)
+        weight = torch.empty(want if change.whole is None else change.whole.shape)
     if "rows" in parts:
         rows = tuple(parts["rows"].shape)
         return want if rows == (len(change.rows), *want[1:]) else rows
-    one = _Change(parts, whole, 1.0, change.transposed)
+    one = replace(change, parts=parts)
     try:
         added = tuple(one.delta().shape) if parts else want  # before broadcasting hides what is too small
         return tuple(one.applied(weight).shape) if added == want else added

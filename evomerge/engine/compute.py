@@ -107,6 +107,10 @@ class ComputePool:
             max(1, threads), "evomerge-compute", initializer=torch.set_num_threads, initargs=(1,)
         )
 
+    def fill(self, function: Callable[[TensorPlan], Digest], tensors: Sequence[TensorPlan]) -> list[Digest]:
+        """``function`` of each of the tensors; as ``map``."""
+        return self.map(function, tensors, lambda tensor: tensor.info.bytes)
+
     def map(
         self,
         function: Callable[[_Item], _Result],

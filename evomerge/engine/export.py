@@ -130,9 +130,7 @@ def _write_weights(
         return digest
 
     try:
-        return fingerprint(
-            merge_plan.tensors, pool.map(fill, merge_plan.tensors, lambda tensor: tensor.info.bytes)
-        )
+        return fingerprint(merge_plan.tensors, pool.fill(fill, merge_plan.tensors))
     except CandidateError as exception:
         raise CheckpointError(
             "", f"the merge failed: {exception.reason}", "Check the models and the weights."

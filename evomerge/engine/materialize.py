@@ -116,7 +116,7 @@ class Materializer:
                 tensor, self._read, self.statistics, place, chunk_elements=self._chunk_elements
             )
 
-        digests = self._pool.map(fill, merge_plan.tensors, lambda tensor: tensor.info.bytes)
+        digests = self._pool.fill(fill, merge_plan.tensors)
         live.settle()
         return fingerprint(merge_plan.tensors, digests)
 

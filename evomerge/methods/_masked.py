@@ -51,7 +51,7 @@ def _magnitudes(chunks: Chunks) -> tuple[Histogram, ...]:
         if totals is None:
             totals = torch.zeros(2, len(chunk.x_MRC) - 1, BINS, dtype=torch.int64)
         counts, lows = totals.numpy()
-        functions().magnitude_histograms(x.addresses, x.kind, x.rows * x.columns, counts, lows)
+        functions().magnitude_histograms(x.addresses, x.kind, x.elements, counts, lows)
     return () if totals is None else tuple(Histogram.of(c, low) for c, low in zip(*totals, strict=True))
 
 
@@ -257,7 +257,7 @@ def _native_reduce(
 ) -> Any:
     """Adds what a chunk holds to ``finders`` and ``sums``; its masks by rank, packed."""
     x = Inputs(chunk)
-    n = x.rows * x.columns
+    n = x.elements
     first = chunk.first
     for d, finder in finders.items():
         inputs = x.addresses, x.kind, n, d

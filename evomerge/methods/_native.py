@@ -79,6 +79,7 @@ class Inputs:
         self.addresses = np.array([x_RC.data_ptr() for x_RC in self._alive], dtype=np.int64)
         self.kind = KINDS[self._alive[0].dtype]
         self.rows, self.columns = chunk.shape
+        self.elements = self.rows * self.columns
         self.row = chunk.row
 
 

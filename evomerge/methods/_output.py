@@ -98,10 +98,7 @@ def write_plainly(rows_RC: Tensor, chunk: Chunk, target: Target) -> None:
 
 
 class Output:
-    """Rows of a chunk for compiled functions: at ``address``, those of ``target`` where they know its dtype.
-
-    ``digest`` are the arguments of functions that digest while they write; without a state they do not.
-    """
+    """Rows of a chunk for compiled functions: those of ``target``, where they know its dtype."""
 
     def __init__(self, chunk: Chunk, target: Target) -> None:
         out_RC = target.place_RC
@@ -110,10 +107,14 @@ class Output:
         self._rows_RC = out_RC if self._is_direct else torch.empty(out_RC.shape, dtype=torch.float32)
         self.address = self._rows_RC.data_ptr()
         self.kind = KINDS[self._rows_RC.dtype]
-        self._digests = self._is_direct and self.address % 8 == 0
-        state = target.state.numpy()
-        word = chunk.first * out_RC.dtype.itemsize // 8
-        self.digest = (state if self._digests else state[:0], word, key_table())
+        self._can_digest = self._is_direct and self.address % 8 == 0
+
+    @property
+    def digest(self) -> tuple[Any, int, Any]:
+        """Arguments of functions that digest while they write; with an empty state they do not."""
+        state = self._target.state.numpy()
+        word = self._chunk.first * self._rows_RC.dtype.itemsize // 8
+        return state if self._can_digest else state[:0], word, key_table()
 
     def finish(self, finite: bool, *, digested: bool = False) -> None:
         """Does what the function has not done: rounding to a dtype it does not know, finiteness, digest."""
@@ -122,7 +123,7 @@ class Output:
             return
         if not finite:
             self._target.state[2] = 1
-        if not (digested and self._digests):
+        if not (digested and self._can_digest):
             Digest(self._target.state).add(self._rows_RC, self._chunk.first)
 
 

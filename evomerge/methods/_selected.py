@@ -73,7 +73,7 @@ def _variances(chunks: Chunks) -> Variances:
         counts, lows = totals.numpy()
         for chunk in chunks():
             x = Inputs(chunk)
-            nonzero += functions().variance_histogram(x.addresses, x.kind, x.rows * x.columns, counts, lows)
+            nonzero += functions().variance_histogram(x.addresses, x.kind, x.elements, counts, lows)
         return Variances(Histogram.of(totals[0], totals[1]), nonzero)
 
     def fields(chunk: Chunk) -> tuple[Tensor, ...]:
@@ -169,7 +169,7 @@ def _native_sce_reduce(
     border: dict[int, list[Tensor]],
 ) -> None:
     x = Inputs(chunk)
-    n, count = x.rows * x.columns, len(chunk.x_MRC) - 1
+    n, count = x.elements, len(chunk.x_MRC) - 1
     room = n + 1 if s.cut is not None else 1
     bits, index = torch.empty(room, dtype=torch.int32), torch.empty(room, dtype=torch.int64)
     found = torch.empty(count, room)
@@ -200,7 +200,7 @@ def _native_sce_apply(chunk: Chunk, _: VarianceCut, found: _SceFound | None, tar
         write_weighted(chunk, [1.0] + [0.0] * (len(chunk.x_MRC) - 1), target)
         return
     x, out = Inputs(chunk), Output(chunk, target)
-    n, first = x.rows * x.columns, chunk.first
+    n, first = x.elements, chunk.first
     cut = np.full(4, -1, dtype=np.int64)
     if found.threshold is not None:
         cut[:2] = found.threshold.bits, found.threshold.index
@@ -226,7 +226,7 @@ def _nearswap(chunk: Chunk, t: float, _: None) -> Tensor:
 
 def _native_nearswap(chunk: Chunk, t: float, _: None, target: Target) -> None:
     x, out = Inputs(chunk), Output(chunk, target)
-    n = x.rows * x.columns
+    n = x.elements
     out.finish(functions().nearswap(x.addresses, x.kind, n, np.float32(t), out.address, out.kind))
 
 
@@ -360,7 +360,7 @@ def _ram_reduce(chunks: Chunks, s: Ram) -> tuple[float, ...] | None:
             x = Inputs(chunk)
             counts = counts or [[0, 0] for _ in chunk.x_MRC[1:]]
             totals = np.array(counts, dtype=np.int64)
-            functions().ram_counts(x.addresses, x.kind, x.rows * x.columns, np.float32(s.epsilon), totals)
+            functions().ram_counts(x.addresses, x.kind, x.elements, np.float32(s.epsilon), totals)
             counts = totals.tolist()
             continue
         d_DRC, active_DRC, count_RC = _active(chunk, s.epsilon)
@@ -386,7 +386,7 @@ def _ram(chunk: Chunk, s: Ram, factors: tuple[float, ...] | None) -> Tensor:
 def _native_ram(chunk: Chunk, s: Ram, factors: tuple[float, ...] | None, target: Target) -> None:
     x, out = Inputs(chunk), Output(chunk, target)
     amplified = floats(factors if factors is not None else [1.0] * (len(chunk.x_MRC) - 1))
-    n, epsilon = x.rows * x.columns, np.float32(s.epsilon)
+    n, epsilon = x.elements, np.float32(s.epsilon)
     finite = functions().ram_apply(
         x.addresses, x.kind, n, epsilon, amplified, factors is not None, out.address, out.kind
     )

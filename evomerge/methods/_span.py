@@ -127,7 +127,7 @@ def _native_weighted_sum(chunk: Chunk, c_M: Tensor, _: None, target: Target) -> 
 def write_weighted(chunk: Chunk, coefficients: Sequence[float], target: Target) -> None:
     """The compiled weighted sum of a chunk's inputs, written to ``target``."""
     x, out = Inputs(chunk), Output(chunk, target)
-    c, n = floats(coefficients), x.rows * x.columns
+    c, n = floats(coefficients), x.elements
     out.finish(
         functions().weighted_sum(x.addresses, x.kind, n, c, out.address, out.kind, *out.digest), digested=True
     )

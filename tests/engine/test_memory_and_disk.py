@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from support import ROOT, ZOO, MakeModel
+from support import ZOO, MakeModel, numbers_printed
 from torch import Tensor
 
 from evomerge.checkpoints.checkpoint import open_checkpoint
@@ -288,15 +288,6 @@ def test_the_memory_of_a_merge_does_not_grow_with_its_tensors(tmp_path: Path) ->
             with (folder / "model.safetensors").open("wb") as file:  # zeros that take no room on the disk
                 file.write(len(text).to_bytes(8, "little") + text)
                 file.truncate(8 + len(text) + size)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", MERGE, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    small, large = map(int, done.stdout.split())
+    small, large = numbers_printed(MERGE, tmp_path)
     # Four inputs and the output are 1.5 GiB; what is held at a time is some 32 MiB of each.
     assert large - small < 400 * 2**20

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from support import ROOT, MakeModel
+from support import MakeModel, numbers_printed
 
 from evomerge.engine.inputs import Inputs
 from evomerge.engine.memory import SourcesIn, free_on, memory_plan, place_for_sources
@@ -83,15 +81,6 @@ def test_a_mixture_of_experts_takes_its_memory_once(tmp_path: Path) -> None:
     config = Qwen3MoeConfig(vocab_size=128, intermediate_size=256, **sizes, **heads)
     Qwen3MoeForCausalLM(config).to(torch.bfloat16).save_pretrained(tmp_path)
     # With each tensor in pages of its own, what is resident is what is in use.
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MALLOC_MMAP_THRESHOLD_": "65536"}
-    done = subprocess.run(
-        [sys.executable, "-c", LIVE, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    taken, planned = map(int, done.stdout.split())
+    taken, planned = numbers_printed(LIVE, tmp_path, MALLOC_MMAP_THRESHOLD_="65536")
     assert planned > 50 * 2**20
     assert taken < 1.4 * planned  # a layer's experts are there twice at a time: here a quarter

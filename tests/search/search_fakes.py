@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -164,16 +166,47 @@ def reference(plan: SearchPlan, tmp_path: Path) -> Study:
     return study
 
 
+class Disturbed(AbstractContextManager[None]):
+    """Calls ``begin`` and, so many ``seconds`` later, ``end``, again and again while it is entered."""
+
+    def __init__(
+        self, begin: Callable[[], None], end: Callable[[], None], *, every: float, seconds: float
+    ) -> None:
+        self.times = 0
+        self._begin, self._end = begin, end
+        self._every, self._seconds = every, seconds
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._disturb)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _disturb(self) -> None:
+        while not self._done.wait(self._every):
+            self._begin()
+            self._done.wait(self._seconds)
+            self._end()
+            self.times += 1
+
+
 def check_search(
-    plan: SearchPlan, study: Study, url: str, expected: Study, calm: Callable[[], None] = lambda: None
+    plan: SearchPlan,
+    study: Study,
+    url: str,
+    expected: Study,
+    during: AbstractContextManager[None] | None = None,
 ) -> None:
     """Searches in ``study`` and compares what it then holds, and what is at ``url``, with ``expected``.
 
-    ``calm`` ends what disturbs the search: who only reads does not wait for a storage.
+    ``during`` is what disturbs the search, and only that: who only reads does not wait for a storage.
     """
     executor = FakeExecutor(order=1, seconds=0.05)
-    search(plan, study, executor)
-    calm()
+    with during or nullcontext():
+        search(plan, study, executor)
     assert len(executor.jobs) == len({(j.key, j.split) for j in executor.jobs})  # nothing evaluated twice
     again = Study.open(url, "s")
     assert again.digest() == study.digest() == expected.digest()

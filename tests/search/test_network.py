@@ -6,12 +6,12 @@ import contextlib
 import itertools
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from postgres_support import PostgresServer
-from search_fakes import check_search, make_plan, reference
+from search_fakes import Disturbed, check_search, make_plan, reference
 
 from evomerge.search.study import Study
 
@@ -115,36 +115,13 @@ def opened(postgres_server: PostgresServer, network: Network) -> tuple[Study, st
     return Study.open(through, "s", document={}, dimensions=PLAN.space.dimensions), url
 
 
-@contextlib.contextmanager
-def disturbed(
-    begin: Callable[[], None], end: Callable[[], None], *, every: float, seconds: float
-) -> Iterator[list[float]]:
-    """Calls ``begin``, and ``end`` so many ``seconds`` later, again and again; one entry for each time."""
-    done, times = threading.Event(), list[float]()
-
-    def disturb() -> None:
-        while not done.wait(every):
-            begin()
-            done.wait(seconds)
-            end()
-            times.append(seconds)
-
-    thread = threading.Thread(target=disturb)
-    thread.start()
-    try:
-        yield times
-    finally:
-        done.set()
-        thread.join()
-
-
 def test_a_network_that_is_cut_again_and_again_loses_no_trial_and_repeats_none(
     postgres_server: PostgresServer, network: Network, tmp_path: Path
 ) -> None:
     study, url = opened(postgres_server, network)
-    with disturbed(network.cut, network.mend, every=0.4, seconds=0.3) as cuts:
-        check_search(PLAN, study, url, reference(PLAN, tmp_path))
-    assert len(cuts) >= 2
+    cuts = Disturbed(network.cut, network.mend, every=0.4, seconds=0.3)
+    check_search(PLAN, study, url, reference(PLAN, tmp_path), cuts)
+    assert cuts.times >= 2
 
 
 def test_answers_that_are_lost_after_what_was_asked_is_done_lead_to_no_second_trial(
@@ -160,6 +137,6 @@ def test_a_server_that_hangs_for_a_while_is_waited_for(
     postgres_server: PostgresServer, network: Network, tmp_path: Path
 ) -> None:
     study, url = opened(postgres_server, network)
-    with disturbed(network.hold, network.let_go, every=0.5, seconds=0.5) as times:
-        check_search(PLAN, study, url, reference(PLAN, tmp_path))
-    assert len(times) >= 2
+    silences = Disturbed(network.hold, network.let_go, every=0.5, seconds=0.5)
+    check_search(PLAN, study, url, reference(PLAN, tmp_path), silences)
+    assert silences.times >= 2

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from postgres_support import PostgresServer
-from search_fakes import MIXED, FakeExecutor, check_search, fake_scores, make_plan, reference
+from search_fakes import MIXED, Disturbed, FakeExecutor, check_search, fake_scores, make_plan, reference
 
 from evomerge.errors import FailureKind, StudyError
 from evomerge.fitness.scores import Split
@@ -222,30 +222,12 @@ def test_a_server_that_restarts_in_mid_search_loses_no_trial_and_repeats_none(
     expected = reference(PLAN, tmp_path)
     url = postgres_server.new_database()
     study = opened(url)
-    done = threading.Event()
-    restarts = 0
-
-    def restart() -> None:
-        nonlocal restarts
-        for mode in itertools.cycle(("fast", "immediate")):
-            if done.wait(0.5):
-                return
-            postgres_server.stop(mode)
-            postgres_server.start()
-            restarts += 1
-
-    thread = threading.Thread(target=restart)
-
-    def calm() -> None:
-        done.set()
-        thread.join()
-
-    thread.start()
-    try:
-        check_search(PLAN, study, url, expected, calm)
-    finally:
-        calm()
-    assert restarts >= 2
+    modes = itertools.cycle(("fast", "immediate"))
+    restarts = Disturbed(
+        lambda: postgres_server.stop(next(modes)), postgres_server.start, every=0.5, seconds=0.0
+    )
+    check_search(PLAN, study, url, expected, restarts)
+    assert restarts.times >= 2
 
 
 @pytest.mark.postgres
