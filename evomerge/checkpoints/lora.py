@@ -270,16 +270,17 @@ def _check_shapes(folder: Path, changes: Mapping[str, _Change], tensors: Mapping
 
 
 def _shape(change: _Change, want: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of what the adapter makes of a weight, or of what it would add where that does not fit."""
-    with torch.device("meta"):
-        parts = {kind: torch.empty(part.shape) for kind, part in change.parts.items()}
-        weight = torch.empty(want if change.whole is None else change.whole.shape)
-    if "rows" in parts:
-        rows = tuple(parts["rows"].shape)
+    """The shape of what the adapter gives, adds or makes of a weight: the first that is not the one wanted."""
+    if change.whole is not None and tuple(change.whole.shape) != want:
+        return tuple(change.whole.shape)
+    if "rows" in change.parts:
+        rows = tuple(change.parts["rows"].shape)
         return want if rows == (len(change.rows), *want[1:]) else rows
-    one = replace(change, parts=parts)
+    with torch.device("meta"):
+        one = replace(change, parts={kind: torch.empty(part.shape) for kind, part in change.parts.items()})
+        weight = torch.empty(want)
     try:
-        added = tuple(one.delta().shape) if parts else want  # before broadcasting hides what is too small
+        added = tuple(one.delta().shape) if one.parts else want  # before broadcasting hides what is too small
         return tuple(one.applied(weight).shape) if added == want else added
     except (RuntimeError, IndexError):
         return ()

@@ -178,6 +178,15 @@ TOKENS = "base_model.model.model.embed_tokens.token_adapter.trainable_tokens_del
             {f"{Q}.lora_A.weight": torch.zeros(2, 31), f"{Q}.lora_B.weight": torch.zeros(32, 2)},
             r"base \[32, 32\], adapter \[32, 31\]",
         ),
+        (
+            {},
+            {
+                f"{Q}.base_layer.weight": torch.zeros(1, 32),
+                f"{Q}.lora_A.weight": torch.zeros(2, 32),
+                f"{Q}.lora_B.weight": torch.zeros(32, 2),
+            },
+            r"base \[32, 32\], adapter \[1, 32\]",
+        ),
         ({}, {f"{Q}.lora_A.weight": torch.zeros(2, 32)}, "no product of two matrices"),
     ],
 )
