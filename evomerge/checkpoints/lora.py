@@ -270,7 +270,7 @@ def _check_shapes(folder: Path, changes: Mapping[str, _Change], tensors: Mapping
 
 
 def _shape(change: _Change, want: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of what the adapter gives, adds or makes of a weight: the first that is not the one wanted."""
+    """The shape of what the adapter gives, adds or makes of a weight: the first that is not ``want``."""
     if change.whole is not None and tuple(change.whole.shape) != want:
         return tuple(change.whole.shape)
     if "rows" in change.parts:
