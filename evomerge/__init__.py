@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from evomerge.recipe import Recipe, SearchSpace, load_recipe
     from evomerge.search.controller import SearchPlan
     from evomerge.search.experiment import Experiment
-    from evomerge.search.study import Study
+    from evomerge.study.study import Study
     from evomerge.workers.worker import Worker, WorkerSpec
 
 __version__ = "0.1.0"
@@ -54,7 +54,7 @@ _HOMES = {
     "Scores": "fitness",
     "SearchPlan": "search.controller",
     "SearchSpace": "recipe",
-    "Study": "search.study",
+    "Study": "study.study",
     "UserError": "errors",
     "Worker": "workers.worker",
     "WorkerSpec": "workers.worker",

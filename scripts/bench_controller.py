@@ -33,12 +33,12 @@ from optuna.distributions import distribution_to_json
 
 from evomerge.fitness.scores import ItemScore, Scores, Split, TaskScore
 from evomerge.recipe import Recipe, SearchSpace
-from evomerge.search._records import row_of
 from evomerge.search.baselines import baselines, starts
 from evomerge.search.controller import SearchPlan, search
 from evomerge.search.progress import Progress, Quiet
 from evomerge.search.samplers import SamplerSettings
-from evomerge.search.study import Study, Trial
+from evomerge.study.serialization import row_of
+from evomerge.study.study import Study, Trial
 from evomerge.workers.jobs import Job, Outcome, Seconds
 
 POPULATION = 20

@@ -66,7 +66,7 @@ def command_line() -> str:
 
     Without passwords, and without what was said once and for all.
     """
-    from evomerge.search.study import shown
+    from evomerge.study.study import shown
 
     return shlex.join([program(), *(shown(word) for word in sys.argv[1:] if word != "--accept-drift")])
 

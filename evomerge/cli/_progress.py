@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from evomerge.fitness.objectives import Fitness
     from evomerge.fitness.scores import Split
     from evomerge.search.progress import Progress
-    from evomerge.search.study import SplitResult, Study, Trial
+    from evomerge.study.study import SplitResult, Study, Trial
 
 __all__ = ["LiveProgress"]
 

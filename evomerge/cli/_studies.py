@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from evomerge.fitness.objectives import Fitness
     from evomerge.recipe import Recipe, SearchSpace
     from evomerge.search.experiment import Experiment, SearchSpec
-    from evomerge.search.study import Study, Trial
+    from evomerge.study.study import Study, Trial
 
 __all__ = ["OpenedStudy", "open_study", "write_run_file"]
 
@@ -86,7 +86,7 @@ def open_study(text: str, storage: str | None) -> OpenedStudy:
     from evomerge.fitness.objectives import Fitness
     from evomerge.fitness.spec import FitnessSpec
     from evomerge.search.experiment import SearchSpec
-    from evomerge.search.study import Study
+    from evomerge.study.study import Study
 
     place = _locate(text)
     if storage is not None:

@@ -13,7 +13,7 @@ from evomerge.errors import StudyError
 
 if TYPE_CHECKING:
     from evomerge.cli._studies import OpenedStudy
-    from evomerge.search.study import Trial
+    from evomerge.study.study import Trial
 
 __all__ = ["command"]
 

@@ -28,7 +28,7 @@ from evomerge.cli._studies import write_run_file
 
 if TYPE_CHECKING:
     from evomerge.search.experiment import Experiment
-    from evomerge.search.study import Study
+    from evomerge.study.study import Study
     from evomerge.workers.executor import Executor
 
 __all__ = ["command"]
@@ -138,7 +138,7 @@ class _Run:
         from evomerge.engine.sources import identities
         from evomerge.errors import OutputError
         from evomerge.search.experiment import FREE_FIELDS
-        from evomerge.search.study import Study
+        from evomerge.study.study import Study
 
         experiment = self.experiment
         sources = identities(preflight(experiment).checkpoints)

@@ -10,7 +10,7 @@ from evomerge.recipe import Dimension
 from evomerge.search.experiment import SearchSpec
 from evomerge.search.leaderboard import Row
 from evomerge.search.samplers import SamplerSettings, first_population
-from evomerge.search.study import AcceptedDrift, Driver, Study, Trial, versions_text
+from evomerge.study.study import AcceptedDrift, Driver, Study, Trial, versions_text
 
 __all__ = [
     "drift_document",

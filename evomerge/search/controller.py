@@ -20,7 +20,7 @@ from evomerge.search.ranking import Objective, finalists, winner
 from evomerge.search.samplers import SamplerSettings
 from evomerge.search.scoring import Candidate, Scoring
 from evomerge.search.stream import Stream, open_stream
-from evomerge.search.study import SplitResult, Study, Trial
+from evomerge.study.study import SplitResult, Study, Trial
 from evomerge.workers.executor import Executor
 from evomerge.workers.jobs import Job
 

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from evomerge.fitness.scores import Split
-from evomerge.search.study import SplitResult, Study, Trial
+from evomerge.study.study import SplitResult, Study, Trial
 
 __all__ = ["Meter", "Observer", "Phase", "Progress", "Quiet"]
 

@@ -14,7 +14,7 @@ from evomerge.recipe import Recipe, SearchSpace, Values
 from evomerge.search.baselines import Baseline
 from evomerge.search.ranking import Objective, fitness_of
 from evomerge.search.stream import Proposal
-from evomerge.search.study import Study, Trial
+from evomerge.study.study import Study, Trial
 from evomerge.workers.executor import Executor
 from evomerge.workers.jobs import Failure, Job, Outcome, Seconds
 

@@ -11,7 +11,7 @@ from cli_support import EXPERIMENT
 from typer.testing import CliRunner
 
 from evomerge.cli.main import app
-from evomerge.search.study import Study, Trial, versions
+from evomerge.study.study import Study, Trial, versions
 
 
 def test_status_and_check_say_on_one_line_how_is_searched(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from evomerge.errors import FailureKind
 from evomerge.recipe import Recipe
 from evomerge.search.controller import search
 from evomerge.search.progress import Progress, Quiet
-from evomerge.search.study import Study, Trial
+from evomerge.study.study import Study, Trial
 from evomerge.workers.jobs import Job, Outcome
 from evomerge.workers.ray_executor import RayExecutor
 

@@ -30,7 +30,7 @@ from evomerge.search.leaderboard import leaderboard
 from evomerge.search.progress import Observer, Phase, Progress, Quiet
 from evomerge.search.ranking import finalists, losses, winner
 from evomerge.search.samplers import Sampler, SamplerSettings, make_sampler
-from evomerge.search.study import SplitResult, Study, Trial, versions
+from evomerge.study.study import SplitResult, Study, Trial, versions
 from evomerge.workers.jobs import Failure, Job, Outcome
 
 Fails = Callable[[Recipe], bool]

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evomerge.recipe import Dimension
-from evomerge.search._head import HEAD, Head
 from evomerge.search.samplers import SAMPLERS, SamplerSettings, Vector, make_sampler
 from evomerge.search.stream import DriftError, Proposal, Stream, open_stream
-from evomerge.search.study import Study, Trial
+from evomerge.study.manifest import HEAD, Head
+from evomerge.study.study import Study, Trial
 
 DIMENSIONS = [Dimension("x", "float", 0, 1), Dimension("y", "float", 0, 1), Dimension("z", "int", 0, 6)]
 TRIALS = 70

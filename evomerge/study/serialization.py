@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 from evomerge.errors import FailureKind, StudyError
 from evomerge.fitness.scores import Scores
 from evomerge.recipe import Value
-from evomerge.search._rows import MAIN, SENSELESS, Row, json_text
+from evomerge.study.storage_row import MAIN, SENSELESS, Row, json_text
 from evomerge.workers.jobs import Failure, Seconds
 
 if TYPE_CHECKING:

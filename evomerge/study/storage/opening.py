@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, unquote
 
 from evomerge.errors import StudyError
-from evomerge.search._retry import lasting, root
+from evomerge.study.storage.retry import lasting, root
 
 if TYPE_CHECKING:
-    from evomerge.search._backends import Backend
-    from evomerge.search._rows import Row
+    from evomerge.study.storage.journal import Backend
+    from evomerge.study.storage_row import Row
 
 __all__ = ["Storage", "open_storage", "shown"]
 
@@ -137,7 +137,7 @@ def _open_journal(url: str, path: Path, *, create: bool) -> Storage:
     with _guarded(shown(url), ()):
         _prepare_file(path, create=create)
         _quiet()
-        from evomerge.search._backends import JournalBackend
+        from evomerge.study.storage.journal import JournalBackend
 
         return Storage(JournalBackend(path), url)
 
@@ -167,7 +167,7 @@ def _open_database(url: str, *, create: bool) -> Storage:
         if parsed.drivername == "sqlite" and parsed.database:
             _prepare_file(Path(parsed.database), create=create)
         _quiet()
-        from evomerge.search._database import open_database
+        from evomerge.study.storage.database import open_database
 
         def attempt(*_: object) -> Backend:
             return open_database(parsed.render_as_string(hide_password=False), options)

@@ -26,7 +26,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from evomerge.errors import StudyError
-from evomerge.search._rows import LEASE, MAIN, SENSELESS, LeaseLost, Row, json_text
+from evomerge.study.storage_row import LEASE, MAIN, SENSELESS, LeaseLost, Row, json_text
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage

@@ -20,9 +20,9 @@ from optuna.storages import RDBStorage
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from evomerge.search._backends import Backend, DistributionTexts
-from evomerge.search._retry import root
-from evomerge.search._rows import LEASE, MAIN, LeaseLost, Row, json_text
+from evomerge.study.storage.journal import Backend, DistributionTexts
+from evomerge.study.storage.retry import root
+from evomerge.study.storage_row import LEASE, MAIN, LeaseLost, Row, json_text
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine

@@ -24,11 +24,12 @@ from search_fakes import MIXED, Disturbed, FakeExecutor, check_search, fake_scor
 from evomerge.errors import FailureKind, StudyError
 from evomerge.fitness.scores import Split
 from evomerge.recipe import SearchSpace
-from evomerge.search import _backends, _database, _retry, _storage
-from evomerge.search._rows import MAIN, LeaseLost, json_text
 from evomerge.search.controller import search
 from evomerge.search.progress import Quiet
-from evomerge.search.study import SplitResult, Study, Trial
+from evomerge.study.storage import database, opening, retry
+from evomerge.study.storage import journal as journal_module
+from evomerge.study.storage_row import MAIN, LeaseLost, json_text
+from evomerge.study.study import SplitResult, Study, Trial
 from evomerge.workers.jobs import Failure
 
 SPACE = SearchSpace(MIXED)
@@ -68,8 +69,8 @@ def test_a_trial_is_to_optuna_as_if_it_had_written_it(storage: str, monkeypatch:
 
     trials = [candidate(0), candidate(1, None), replace(candidate(2), score=float("inf"))]
     ours = Study.open(storage, "ours", document={}, dimensions=SPACE.dimensions)
-    monkeypatch.setattr(_database, "SCHEMAS", ())
-    monkeypatch.setattr(_backends, "KNOWN_OPTUNA", ())
+    monkeypatch.setattr(database, "SCHEMAS", ())
+    monkeypatch.setattr(journal_module, "KNOWN_OPTUNA", ())
     theirs = Study.open(storage, "theirs", document={}, dimensions=SPACE.dimensions)
     written = []
     create = backend(theirs)._storage.create_new_trial
@@ -118,9 +119,9 @@ def optuna_storage(url: str) -> Any:
 def test_the_lines_of_a_journal_say_what_optuna_s_say() -> None:
     from optuna.storages.journal._storage import JournalOperation
 
-    assert JournalOperation.CREATE_TRIAL == _backends._CREATE_TRIAL
-    assert JournalOperation.SET_STUDY_USER_ATTR == _backends._SET_STUDY_USER_ATTR
-    assert JournalOperation.SET_STUDY_SYSTEM_ATTR == _backends._SET_STUDY_SYSTEM_ATTR
+    assert JournalOperation.CREATE_TRIAL == journal_module._CREATE_TRIAL
+    assert JournalOperation.SET_STUDY_USER_ATTR == journal_module._SET_STUDY_USER_ATTR
+    assert JournalOperation.SET_STUDY_SYSTEM_ATTR == journal_module._SET_STUDY_SYSTEM_ATTR
 
 
 def test_attributes_in_a_journal_are_those_that_optuna_writes(journal: str) -> None:
@@ -174,13 +175,13 @@ def test_tables_of_an_unknown_schema_are_left_to_optuna(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = reference(PLAN, tmp_path)
-    monkeypatch.setattr(_database, "SCHEMAS", ("v9",))
+    monkeypatch.setattr(database, "SCHEMAS", ("v9",))
     url = f"sqlite:///{tmp_path}/study.db"
     first = opened(url)
     with pytest.raises(KeyboardInterrupt):
         search(PLAN, first, FakeExecutor(order=1), Interrupting(17))
     study = opened(url)
-    assert type(backend(study)) is _backends.Backend
+    assert type(backend(study)) is journal_module.Backend
     search(PLAN, study, FakeExecutor(order=2))
     assert study.digest() == expected.digest()
     with pytest.raises(StudyError, match="took it over"):
@@ -305,7 +306,7 @@ def test_a_plan_made_for_a_short_study_does_not_read_all_trials_of_a_long_one(
 def test_a_server_that_stays_away_ends_the_search_with_one_message(
     postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(_retry, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(retry, "PATIENCE_S", 0.5)
     url = postgres_server.new_database()
     study = opened(url)
     study.record(candidate(0))
@@ -368,7 +369,7 @@ def test_a_trial_whose_answer_was_lost_is_not_written_twice(
 
 def test_a_lease_whose_answer_was_lost_is_held(storage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     opened(storage).close()
-    kind = _backends.JournalBackend if storage.startswith("journal") else _database.DatabaseBackend
+    kind = journal_module.JournalBackend if storage.startswith("journal") else database.DatabaseBackend
     monkeypatch.setattr(kind, "exchange", lost_after(kind.exchange, passing_error(storage)))
     assert opened(storage).record(candidate(0)).number == 0
 
@@ -389,8 +390,8 @@ def test_a_split_whose_answer_was_lost_is_there_once(storage: str, monkeypatch: 
 @pytest.fixture
 def locked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[str], Any]]:
     """Takes the storage's lock; what comes back lets go of it."""
-    monkeypatch.setattr(_storage, "LOCK_SECONDS", 0.05)
-    monkeypatch.setattr(_backends, "LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(opening, "LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(journal_module, "LOCK_SECONDS", 0.05)
     held: list[Any] = []
 
     def lock(url: str) -> Any:
@@ -432,7 +433,7 @@ def test_a_storage_that_is_locked_for_a_while_is_waited_for(
 def test_a_storage_that_stays_locked_is_an_error_and_leaves_no_trace(
     url: str, tmp_path: Path, locked: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_retry, "PATIENCE_S", 0.4)
+    monkeypatch.setattr(retry, "PATIENCE_S", 0.4)
     url = url.format(tmp_path)
     study = opened(url)
     lock = locked(url)
@@ -495,7 +496,7 @@ def test_what_does_not_pass_is_not_tried_again() -> None:
         raise LeaseLost
 
     with pytest.raises(LeaseLost):
-        _retry.lasting(refuse, str)
+        retry.lasting(refuse, str)
     assert calls == [False]
     for error in (
         OSError(28, "No space left on device"),
@@ -504,16 +505,16 @@ def test_what_does_not_pass_is_not_tried_again() -> None:
         sqlite3.DatabaseError("file is not a database"),
         ValueError("x"),
     ):
-        assert not _retry.is_passing(error)
+        assert not retry.is_passing(error)
 
 
 @pytest.mark.postgres
 def test_answers_of_a_server_that_are_no_outage_do_not_pass() -> None:
     psycopg = pytest.importorskip("psycopg")
     for name in ("UndefinedTable", "DiskFull", "InsufficientPrivilege", "StringDataRightTruncation"):
-        assert not _retry.is_passing(getattr(psycopg.errors, name)("x"))
+        assert not retry.is_passing(getattr(psycopg.errors, name)("x"))
     for name in ("AdminShutdown", "CannotConnectNow", "DeadlockDetected", "TooManyConnections"):
-        assert _retry.is_passing(getattr(psycopg.errors, name)("x"))
+        assert retry.is_passing(getattr(psycopg.errors, name)("x"))
 
 
 def test_pauses_grow_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -524,17 +525,17 @@ def test_pauses_grow_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
         pauses.append(seconds)
         clock[0] += seconds
 
-    monkeypatch.setattr(_retry.time, "sleep", sleep)
-    monkeypatch.setattr(_retry.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(retry.time, "sleep", sleep)
+    monkeypatch.setattr(retry.time, "monotonic", lambda: clock[0])
 
     def busy(again: bool) -> None:
         raise passing_error("sqlite")
 
     with pytest.raises(sqlite3.OperationalError):
-        _retry.lasting(busy, str)
+        retry.lasting(busy, str)
     assert pauses[:4] == [0.05, 0.1, 0.2, 0.4]
-    assert max(pauses) == _retry.LONGEST_PAUSE_S
-    assert _retry.PATIENCE_S - _retry.LONGEST_PAUSE_S <= sum(pauses) <= _retry.PATIENCE_S
+    assert max(pauses) == retry.LONGEST_PAUSE_S
+    assert retry.PATIENCE_S - retry.LONGEST_PAUSE_S <= sum(pauses) <= retry.PATIENCE_S
 
 
 def test_a_damaged_line_of_a_journal_is_named(tmp_path: Path) -> None:

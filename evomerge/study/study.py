@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from evomerge.errors import StudyError
 from evomerge.fitness.scores import Scores, Split
 from evomerge.recipe import Dimension
-from evomerge.search._head import HEAD, AcceptedDrift, Difference, Head, versions, versions_text
-from evomerge.search._lease import Driver, Lease, driver_of
-from evomerge.search._records import (
+from evomerge.study.lease import Driver, Lease, driver_of
+from evomerge.study.manifest import HEAD, AcceptedDrift, Difference, Head, versions, versions_text
+from evomerge.study.serialization import (
     ItemLists,
     SplitResult,
     Trial,
@@ -31,8 +31,8 @@ from evomerge.search._records import (
     trial_of,
     trial_snapshot,
 )
-from evomerge.search._rows import MAIN, SENSELESS, LeaseLost
-from evomerge.search._storage import Storage, open_storage, shown
+from evomerge.study.storage.opening import Storage, open_storage, shown
+from evomerge.study.storage_row import MAIN, SENSELESS, LeaseLost
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

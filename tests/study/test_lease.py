@@ -15,12 +15,12 @@ import pytest
 from search_fakes import FakeExecutor, make_plan
 
 from evomerge.errors import StudyError
-from evomerge.search import _lease
-from evomerge.search._lease import Holder, holder_of
-from evomerge.search._rows import LEASE
-from evomerge.search._storage import open_storage
 from evomerge.search.controller import search
-from evomerge.search.study import Study, Trial
+from evomerge.study import lease as lease_module
+from evomerge.study.lease import Holder, holder_of
+from evomerge.study.storage.opening import open_storage
+from evomerge.study.storage_row import LEASE
+from evomerge.study.study import Study, Trial
 from evomerge.workers.jobs import Job, Outcome
 
 DRIVER = Path(__file__).with_name("holding_driver.py")
@@ -78,7 +78,7 @@ def baseline(index: int) -> Trial:
 
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on drivers believe to be on another machine than those before."""
-    monkeypatch.setattr(_lease, "_machine", lambda: "another machine")
+    monkeypatch.setattr(lease_module, "_machine", lambda: "another machine")
 
 
 # --- two drivers -------------------------------------------------------------------------------------------
@@ -98,7 +98,7 @@ def test_a_second_driver_is_refused_while_the_first_lives_and_let_in_when_it_is_
     assert Study.open(storage, "held").trials() == ()  # to read takes no lease
     first.process.send_signal(signal.SIGKILL)
     deadline = time.monotonic() + 5
-    while _lease._started(first.process.pid) and time.monotonic() < deadline:
+    while lease_module._started(first.process.pid) and time.monotonic() < deadline:
         time.sleep(0.01)
     study = opened(storage)  # at once, and before anybody has waited for the dead process
     assert study.record(baseline(0)).number == 0
@@ -174,8 +174,8 @@ def test_on_another_machine_an_old_heartbeat_is_watched_and_then_replaced(
 ) -> None:
     first = opened(storage)
     elsewhere(monkeypatch)
-    monkeypatch.setattr(_lease, "DEAD_AFTER_S", -1.0)
-    monkeypatch.setattr(_lease, "WATCH_S", 0.2)
+    monkeypatch.setattr(lease_module, "DEAD_AFTER_S", -1.0)
+    monkeypatch.setattr(lease_module, "WATCH_S", 0.2)
     second = opened(storage)
     assert "last sign of life" in caplog.text
     assert second.record(baseline(0)).number == 0
@@ -186,11 +186,11 @@ def test_on_another_machine_an_old_heartbeat_is_watched_and_then_replaced(
 def test_a_heartbeat_that_only_looks_old_keeps_the_lease(
     storage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_lease, "BEAT_S", 0.1)
+    monkeypatch.setattr(lease_module, "BEAT_S", 0.1)
     first = opened(storage)
     elsewhere(monkeypatch)
-    monkeypatch.setattr(_lease, "DEAD_AFTER_S", -1.0)
-    monkeypatch.setattr(_lease, "WATCH_S", 5.0)
+    monkeypatch.setattr(lease_module, "DEAD_AFTER_S", -1.0)
+    monkeypatch.setattr(lease_module, "WATCH_S", 5.0)
     with pytest.raises(StudyError, match="another driver is at work"):
         opened(storage)
     first.record(baseline(0))
@@ -202,7 +202,7 @@ def test_a_heartbeat_that_only_looks_old_keeps_the_lease(
 def test_the_heartbeat_disturbs_neither_trials_nor_their_numbers(
     storage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_lease, "BEAT_S", 0.001)
+    monkeypatch.setattr(lease_module, "BEAT_S", 0.001)
     study = opened(storage)
     search(PLAN, study, FakeExecutor(order=3))
     beats = study._storage.system_attribute("held", "evomerge:heartbeat")
@@ -215,7 +215,7 @@ def test_the_heartbeat_disturbs_neither_trials_nor_their_numbers(
 def test_the_heartbeat_outlives_a_failure_of_the_storage(
     journal: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_lease, "BEAT_S", 0.01)
+    monkeypatch.setattr(lease_module, "BEAT_S", 0.01)
     calls: list[str] = []
     study = opened(journal)
     beat = study._storage.beat
@@ -241,7 +241,9 @@ def test_a_process_id_that_now_belongs_to_another_process_is_no_living_driver(jo
     opened(journal).close()
     storage = open_storage(journal, create=True)
     alive = os.getppid()
-    holder = Holder("t", _lease._machine(), "host", alive, _lease._started(alive), "2026-01-01 00:00:00.000")
+    holder = Holder(
+        "t", lease_module._machine(), "host", alive, lease_module._started(alive), "2026-01-01 00:00:00.000"
+    )
     assert storage.exchange("held", LEASE, "", text := json.dumps(asdict(holder)))
     with pytest.raises(StudyError, match=f"process {alive} on host, since 2026-01-01"):
         opened(journal)
@@ -278,7 +280,7 @@ def test_from_another_machine_a_driver_lives_as_long_as_its_heartbeat_is_young(
     elsewhere(monkeypatch)
     assert (driver := study.driver()) is not None
     assert driver.alive
-    monkeypatch.setattr(_lease, "DEAD_AFTER_S", -1.0)
+    monkeypatch.setattr(lease_module, "DEAD_AFTER_S", -1.0)
     assert (driver := study.driver()) is not None
     assert not driver.alive
 
@@ -287,12 +289,12 @@ def test_from_another_machine_a_driver_lives_as_long_as_its_heartbeat_is_young(
 def test_an_ended_process_that_nobody_waited_for_is_dead() -> None:
     process = subprocess.Popen(["true"])
     deadline = time.monotonic() + 5
-    while _lease._started(process.pid) and time.monotonic() < deadline:
+    while lease_module._started(process.pid) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert _lease._started(process.pid) == ""
+    assert lease_module._started(process.pid) == ""
     assert Path(f"/proc/{process.pid}").exists()
     process.wait()
-    assert _lease._started(os.getpid()).isdecimal()
+    assert lease_module._started(os.getpid()).isdecimal()
 
 
 def test_a_stranger_s_study_gets_no_lease(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from evomerge.recipe import Recipe, SearchSpace
 from evomerge.search.baselines import baselines, starts
 from evomerge.search.controller import SearchPlan, search
 from evomerge.search.samplers import SamplerSettings
-from evomerge.search.study import Study
+from evomerge.study.study import Study
 from evomerge.workers.jobs import Failure, Job, Outcome, Seconds
 
 MIXED: dict[str, Any] = {

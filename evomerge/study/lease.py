@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import StudyError
-from evomerge.search._rows import LEASE, SENSELESS, LeaseLost
+from evomerge.study.storage_row import LEASE, SENSELESS, LeaseLost
 
 if TYPE_CHECKING:
-    from evomerge.search._storage import Storage
+    from evomerge.study.storage.opening import Storage
 
 __all__ = ["DEAD_AFTER_S", "Driver", "Holder", "Lease", "driver_of", "holder_of"]
 

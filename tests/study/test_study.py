@@ -17,8 +17,8 @@ from search_fakes import DISCRETE, MIXED, fake_scores, make_plan
 from evomerge.errors import FailureKind, StudyError
 from evomerge.fitness.scores import ItemScore, Scores, Split, TaskScore
 from evomerge.recipe import SearchSpace, parse_recipe
-from evomerge.search import _retry
-from evomerge.search.study import SplitResult, Study, Trial, study_names, versions
+from evomerge.study.storage import retry
+from evomerge.study.study import SplitResult, Study, Trial, study_names, versions
 from evomerge.workers.jobs import Failure, Seconds
 
 SPACE = SearchSpace(MIXED)
@@ -361,7 +361,7 @@ def test_a_field_that_was_removed_or_emptied_is_a_difference(journal: str) -> No
 
 
 def test_a_study_killed_while_it_was_created_is_created_again(storage: str) -> None:
-    from evomerge.search._storage import open_storage
+    from evomerge.study.storage.opening import open_storage
 
     half = open_storage(storage, create=True)
     half.create_study("first")
@@ -407,7 +407,7 @@ def test_a_study_of_a_later_format_is_refused(journal: str) -> None:
 def test_a_storage_that_cannot_be_reached_is_one_clear_error_without_a_password(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_retry, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(retry, "PATIENCE_S", 0.1)
     with pytest.raises(StudyError) as caught:
         Study.open(url, "first", document=DOCUMENT)
     for secret in ("s3crt", "s3cr@t", "s3cr%40t", "s3cr"):
@@ -417,7 +417,7 @@ def test_a_storage_that_cannot_be_reached_is_one_clear_error_without_a_password(
 
 
 def test_a_url_is_shown_without_its_password() -> None:
-    from evomerge.search._storage import shown
+    from evomerge.study.storage.opening import shown
 
     assert shown("postgresql://a:b@h/d") == "postgresql://a:***@h/d"
     assert shown("postgresql://a@b:c@h/d") == "postgresql://a@b:***@h/d"
@@ -492,7 +492,7 @@ def test_whole_numbers_stay_whole(journal: str) -> None:
 
 def test_importing_the_search_is_light() -> None:
     script = (
-        "import sys, evomerge.search.study, evomerge.search.controller, evomerge.search.leaderboard\n"
+        "import sys, evomerge.study.study, evomerge.search.controller, evomerge.search.leaderboard\n"
         "heavy = {'torch', 'optuna', 'cma', 'lm_eval', 'ray', 'sqlalchemy', 'scipy'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )

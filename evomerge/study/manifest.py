@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 import evomerge
 from evomerge.errors import StudyError
-from evomerge.search._rows import SENSELESS
+from evomerge.study.storage_row import SENSELESS
 
 __all__ = ["HEAD", "AcceptedDrift", "Difference", "Head", "differences", "versions", "versions_text"]
 

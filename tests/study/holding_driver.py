@@ -8,7 +8,7 @@ import sqlalchemy  # noqa: F401 (loaded before the start is given, so that sever
 from search_fakes import make_plan
 
 from evomerge.errors import StudyError
-from evomerge.search.study import Study
+from evomerge.study.study import Study
 
 if __name__ == "__main__":
     import optuna.storages  # noqa: F401
