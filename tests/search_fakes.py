@@ -210,4 +210,4 @@ def check_search(
     assert len(executor.jobs) == len({(j.key, j.split) for j in executor.jobs})  # nothing evaluated twice
     again = Study.open(url, "s")
     assert again.digest() == study.digest() == expected.digest()
-    assert sorted(t.number for t in again.trials()) == list(range(len(again.trials())))
+    assert len({t.number for t in again.trials()}) == len(again.trials())

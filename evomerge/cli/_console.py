@@ -66,9 +66,9 @@ def command_line() -> str:
 
     Without passwords, and without what was said once and for all.
     """
-    from evomerge.study.study import shown
+    from evomerge.study.study import redact
 
-    return shlex.join([program(), *(shown(word) for word in sys.argv[1:] if word != "--accept-drift")])
+    return shlex.join([program(), *(redact(word) for word in sys.argv[1:] if word != "--accept-drift")])
 
 
 def short(path: Path) -> str:

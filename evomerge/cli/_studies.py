@@ -55,7 +55,7 @@ class OpenedStudy:
 
         space = self.space
         if trial.kind == "candidate":
-            recipe = space.fill(dict(trial.values))
+            recipe = space.fill(dict(trial.parameters))
         else:
             recipe = next(b.recipe for b in baselines(space) if b.name == trial.name)
         return recipe.with_references(self.study.document["models"])

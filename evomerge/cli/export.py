@@ -62,7 +62,7 @@ def command(
                 "name": chosen.name,
                 "scores": scores,
                 "fingerprint": chosen.fingerprint,
-                "values": dict(chosen.values),
+                "values": dict(chosen.parameters),
             }
         )
         return

@@ -33,7 +33,7 @@ def trial_document(trial: Trial) -> dict[str, Any]:
         "generation": trial.generation,
         "index": trial.index,
         "score": trial.score,
-        "values": dict(trial.values),
+        "values": dict(trial.parameters),
         "tasks": {t.task: t.value for t in trial.scores.tasks} if trial.scores is not None else None,
         "failure": None if trial.failure is None else asdict(trial.failure),
         "fingerprint": trial.fingerprint,

@@ -110,7 +110,7 @@ def recipe_of(trial: Trial, plan: SearchPlan) -> Recipe:
         StudyError: The plan has no baseline of that name.
     """
     if trial.kind == "candidate":
-        return plan.space.fill(dict(trial.values))
+        return plan.space.fill(dict(trial.parameters))
     for baseline in plan.baselines:
         if baseline.name == trial.name:
             return baseline.recipe

@@ -107,7 +107,7 @@ class Scoring:
         failed = score is None
         return replace(
             trial,
-            score=score,
+            values=() if score is None else (score,),
             scores=None if failed else outcome.scores,
             failure=_failure(outcome) if failed else None,
             fingerprint=outcome.fingerprint,
@@ -129,7 +129,8 @@ def _answered(trial: Trial, known: Trial) -> Trial:
     """``trial`` with the result of ``known``, which had the same recipe."""
     return replace(
         trial,
-        score=known.score,
+        values=known.values,
+        basis=known.basis,
         scores=known.scores,
         failure=known.failure,
         fingerprint=known.fingerprint,

@@ -1,8 +1,13 @@
 """One driver per study: the lease that a driver holds while it writes, and its heartbeat.
 
-A lease is a system attribute of the study; it never changes while it is held, and every write checks it in
-its own transaction. The heartbeat is another attribute, renewed by a thread. Whether a holder lives is known
-at once on its own machine (process and start time); from another one, by the heartbeat.
+A lease is a system attribute of the study; it never changes while it is held, and every write looks at it
+before and after. It is taken under a lock that all processes share, so that of two that take it at once one
+sees the other. The heartbeat is another attribute, renewed by a thread. Whether a holder lives is known at
+once on its own machine (process and start time); from another one, by the heartbeat.
+
+Optuna's interface cannot look at the lease and write a trial in one transaction. So each trial names its
+driver, and the study lists its drivers, each with the first number that its trials may have (``epochs``): a
+trial that a deposed driver wrote in the last moment has a number that is no longer its own, and is ignored.
 """
 
 from __future__ import annotations
@@ -18,16 +23,17 @@ import time
 import uuid
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import StudyError
-from evomerge.study.storage_row import LEASE, SENSELESS, LeaseLost
+from evomerge.study.storage_row import EPOCHS, LEASE, SENSELESS, LeaseLost
 
 if TYPE_CHECKING:
-    from evomerge.study.storage.opening import Storage
+    from evomerge.study.storage import Storage
 
-__all__ = ["DEAD_AFTER_S", "Driver", "Holder", "Lease", "driver_of", "holder_of"]
+__all__ = ["DEAD_AFTER_S", "Driver", "Epochs", "Holder", "Lease", "driver_of", "holder_of"]
 
 BEAT_S = 15.0
 """Time between two heartbeats."""
@@ -94,15 +100,33 @@ class Lease:
         self._thread = threading.Thread(target=self._beat, name="evomerge-heartbeat", daemon=True)
         self._thread.start()
 
+    @property
+    def token(self) -> str:
+        """Names the driver in what it writes."""
+        return self._holder.token
+
+    def begin(self, first: int) -> None:
+        """Note that trials from number ``first`` on are this driver's; call it before anything is written.
+
+        Raises:
+            StudyError: Another driver has taken the study over.
+        """
+        with self._storage.exclusively(self._study):
+            if self._storage.system_attribute(self._study, LEASE) != self._text:
+                raise self.lost()
+            before = self._storage.system_attribute(self._study, EPOCHS) or []
+            now = [*before, [self._holder.token, first]]
+            self._storage.set_system_attribute(self._study, EPOCHS, now)
+
     def release(self) -> None:
-        """Lets the next driver in at once; may be called twice."""
+        """Let the next driver in at once; may be called twice."""
         if self._stop.is_set():
             return
         self._stop.set()
         self._thread.join(timeout=_JOIN_S)
         # A storage that is gone is not waited for: a lease of a process that has ended binds nobody.
         with contextlib.suppress(StudyError):
-            self._storage.let_go(self._study, LEASE, self._text, RELEASED)
+            self._storage.release(self._study, self._text, RELEASED)
 
     def lost(self) -> StudyError:
         """What to raise when a write found that another driver has the study."""
@@ -114,21 +138,39 @@ class Lease:
         )
 
     def _take(self) -> None:
+        free: str | None = None  # a lease that need not be watched again
         while True:
-            old = self._storage.system_attribute(self._study, LEASE)
-            other = _parsed(old)
+            with self._storage.exclusively(self._study):
+                old = self._storage.system_attribute(self._study, LEASE)
+                other = _parsed(old)
+                watch = other is not None and old != free and not self._is_dead(other)
+                if not watch:
+                    self._storage.set_system_attribute(self._study, LEASE, self._text)
+                    return
             if other is not None:
-                self._refuse_if_alive(other)
-            if self._storage.exchange(self._study, LEASE, old, self._text):
-                return
+                self._watch(other)
+            free = old
 
-    def _refuse_if_alive(self, other: Holder) -> None:
+    def _is_dead(self, other: Holder) -> bool:
+        """Whether that is certain; ``False``: it may be.
+
+        Raises:
+            StudyError: It lives.
+        """
         mine = self._holder
         if other.machine == mine.machine:
             # A second driver in this very process replaces the first, which then refuses to write.
             if other.pid == mine.pid or _started(other.pid) != other.started:
-                return
+                return True
             raise self._taken(other, "it is running")
+        return False
+
+    def _watch(self, other: Holder) -> None:
+        """Return when ``other``, on another machine, gives no sign of life.
+
+        Raises:
+            StudyError: It does.
+        """
         age = _age(self._storage, self._study, other)
         if not 0 <= age <= DEAD_AFTER_S:
             _log.warning(
@@ -140,9 +182,8 @@ class Lease:
             )
             if not self._moves():
                 return
-        raise self._taken(
-            other, f"its last sign of life came {max(_age(self._storage, self._study, other), 0):.0f} s ago"
-        )
+        age = max(_age(self._storage, self._study, other), 0)
+        raise self._taken(other, f"its last sign of life came {age:.0f} s ago")
 
     def _taken(self, other: Holder, sign: str) -> StudyError:
         return StudyError(
@@ -176,6 +217,28 @@ class Lease:
                 continue
             except LeaseLost:  # the next write says so
                 return
+
+
+class Epochs:
+    """Which trials count: those of each driver until the next one began."""
+
+    def __init__(self, stored: object) -> None:
+        """From the study's system attribute.
+
+        Raises:
+            one of ``SENSELESS``: It was damaged.
+        """
+        listed = [(str(token), int(first)) for token, first in stored or ()]  # type: ignore[attr-defined]
+        self._order = {token: i for i, (token, _) in enumerate(listed)}
+        self._ends = {token: end for (token, _), (_, end) in pairwise(listed)}
+
+    def counts(self, writer: str | None, number: int) -> bool:
+        """Whether a trial that ``writer`` wrote under ``number`` counts; without a writer, it does."""
+        return writer is None or number < self._ends.get(writer, number + 1)
+
+    def rank(self, writer: str) -> int:
+        """The place of the driver among all."""
+        return self._order.get(writer, -1)
 
 
 def holder_of(storage: Storage, study: str) -> Holder | None:

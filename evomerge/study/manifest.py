@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,15 +14,28 @@ import evomerge
 from evomerge.errors import StudyError
 from evomerge.study.storage_row import SENSELESS
 
-__all__ = ["HEAD", "AcceptedDrift", "Difference", "Head", "differences", "versions", "versions_text"]
+__all__ = [
+    "MANIFEST",
+    "AcceptedDrift",
+    "Difference",
+    "Manifest",
+    "Read",
+    "differences",
+    "versions",
+    "versions_text",
+]
 
-FORMAT = 1
-"""Of what is stored; a study of a later format is refused."""
+FORMAT = 2
+"""Of what is stored; a study of a later format is refused. 1: release 0.1.0."""
 
-HEAD = "evomerge"
-"""User attribute of the study that holds its head."""
+MANIFEST = "evomerge"
+"""User attribute of the study that holds its manifest."""
 
 _DECIDING = ("cma", "numpy", "optuna", "torch", "lm_eval")
+
+
+Read = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+"""A stored document with the fields of today; those that it lacks mean "as it was"."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +74,11 @@ class _StoredDrift(BaseModel):
     versions: dict[str, str]
 
 
-class Head(BaseModel):
-    """The head of a study. ``versions`` are those of its creation; what a later evomerge added is kept."""
+class Manifest(BaseModel):
+    """What a study says of itself. ``versions`` are those of its creation.
+
+    What a later evomerge added is kept.
+    """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="allow")
     format: int = FORMAT
@@ -71,18 +87,18 @@ class Head(BaseModel):
     drifts: tuple[_StoredDrift, ...] = ()
 
     @classmethod
-    def of(cls, document: Mapping[str, Any]) -> Head:
-        """The head of a new study for the experiment ``document``."""
+    def of(cls, document: Mapping[str, Any]) -> Manifest:
+        """The manifest of a new study for the experiment ``document``."""
         return cls(experiment=_plain(document), versions=versions())
 
     @classmethod
-    def read(cls, attributes: Mapping[str, Any], where: str) -> Head:
-        """The head among the ``attributes`` of a study; ``where`` names the study in errors.
+    def read(cls, attributes: Mapping[str, Any], where: str) -> Manifest:
+        """The manifest among the ``attributes`` of a study; ``where`` names the study in errors.
 
         Raises:
             StudyError: There is none, it is damaged, or a later evomerge wrote it.
         """
-        stored = attributes.get(HEAD)
+        stored = attributes.get(MANIFEST)
         if not isinstance(stored, Mapping):
             raise StudyError(where, "this study was not written by evomerge", "Choose another name.")
         try:
@@ -108,20 +124,25 @@ class Head(BaseModel):
             before = drift.versions
         return tuple(found)
 
-    def with_drift(self, generations: int, candidates: int, closed: int, now: Mapping[str, str]) -> Head:
+    def with_drift(self, generations: int, candidates: int, closed: int, now: Mapping[str, str]) -> Manifest:
         """With one more accepted drift."""
         drift = _StoredDrift(
             generations=generations, candidates=candidates, closed=closed, versions=dict(now)
         )
         return self.model_copy(update={"drifts": (*self.drifts, drift)})
 
-    def with_experiment(self, document: Mapping[str, Any]) -> Head:
-        """With the experiment as it is now."""
-        return self.model_copy(update={"experiment": _plain(document)})
+    def with_experiment(self, document: Mapping[str, Any]) -> Manifest:
+        """With the experiment as it is now, to be written by this release."""
+        return self.model_copy(update={"experiment": _plain(document), "format": FORMAT})
 
-    def differences(self, document: Mapping[str, Any], free: Collection[str]) -> tuple[Difference, ...]:
-        """Where ``document`` differs from the experiment, apart from the ``free`` fields, in its order."""
-        old, new = dict(_leaves(self.experiment)), dict(_leaves(_plain(document)))
+    def differences(
+        self, document: Mapping[str, Any], free: Collection[str], read: Read
+    ) -> tuple[Difference, ...]:
+        """Where ``document`` differs from the experiment, apart from the ``free`` fields, in its order.
+
+        ``read`` gives both the fields of today.
+        """
+        old, new = dict(_leaves(read(self.experiment))), dict(_leaves(read(_plain(document))))
         return tuple(
             difference
             for difference in differences(old, new)

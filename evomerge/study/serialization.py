@@ -1,28 +1,29 @@
-"""A trial, what becomes of it on other splits, and how both are written down and read back."""
+"""How trials, events and results of other splits are written down and read back.
+
+Format 2: what a person wants to see of a trial is one user attribute each; vector, parameters and item scores
+are system attributes. Format 1 (release 0.1.0): one user attribute for all of it, one for the item scores.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter
-
-from evomerge.errors import FailureKind, StudyError
-from evomerge.fitness.scores import Scores
+from evomerge.errors import FailureKind
 from evomerge.recipe import Value
-from evomerge.study.storage_row import MAIN, SENSELESS, Row, json_text
+from evomerge.study.item_scores import ItemLists, Stored, StoredScores, scores_document, scores_from
+from evomerge.study.storage_row import MAIN, StorageRow, json_text
+from evomerge.study.trial import Basis, MoreItems, SplitResult, Trial
 from evomerge.workers.jobs import Failure, Seconds
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 __all__ = [
-    "ItemLists",
-    "SplitResult",
-    "Trial",
+    "event_of",
+    "event_text",
+    "is_trial",
     "row_of",
     "scores_of",
     "split_result_of",
@@ -30,29 +31,29 @@ __all__ = [
     "split_text",
     "trial_of",
     "trial_snapshot",
+    "writer_of",
 ]
 
 _SCORES = "scores"
 """Item scores are one JSON text, not nested values: Optuna keeps every attribute in memory."""
 
-
-class _Stored(BaseModel):
-    """What stored text must be before it is believed; fields of later versions are left alone."""
-
-    model_config = ConfigDict(strict=True)
+_SYSTEM_SCORES = "evomerge:scores"
+_OF_TASK = "score/"
 
 
-class _StoredFailure(_Stored):
+class _StoredFailure(Stored):
     kind: str
     reason: str
 
 
-class _StoredSeconds(_Stored):
+class _StoredSeconds(Stored):
     materialize: float
     evaluate: float
 
 
-class _StoredTrial(_Stored):
+class _StoredTrial(Stored):
+    """All of a trial in format 1."""
+
     kind: Literal["baseline", "candidate"]
     name: str
     generation: int
@@ -67,196 +68,141 @@ class _StoredTrial(_Stored):
     attempts: int
 
 
-class _StoredTask(_Stored):
-    task: str
-    metric: str
-    value: float
-    higher_is_better: bool
-    aggregation: str
-    items: str
-    values: list[float]
-    weights: list[float] | None
-
-
-class _StoredSplit(_Stored):
-    split: str
-    tasks: list[_StoredTask]
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One finished evaluation. ``(generation, index)`` is its identity, not the order it finished in.
-
-    Baselines have ``generation`` -1 and no vector. ``score`` is the fitness on search items, higher is
-    better, ``None`` for a failed trial. ``recipe`` is a digest: equal digests are equal recipes.
-    ``cached_from`` names the trial whose result answered this one. ``number`` is the study's own count, in
-    the order of finishing (-1 until recorded).
-    """
+class _StoredAttributes(Stored):
+    """User attributes of a trial."""
 
     kind: Literal["baseline", "candidate"]
     name: str
     generation: int
     index: int
     recipe: str
-    vector: tuple[float, ...] = ()
-    values: Mapping[str, Value] = field(default_factory=dict)
-    score: float | None = None
-    scores: Scores | None = None
-    failure: Failure | None = None
     fingerprint: str | None = None
-    seconds: Seconds = field(default_factory=Seconds)
+    failure: str | None = None
+    reason: str | None = None
     cached_from: str | None = None
-    attempts: int = 1
-    number: int = -1
-
-    @property
-    def failed(self) -> bool:
-        """Whether there is a failure instead of scores."""
-        return self.failure is not None
-
-    @property
-    def place(self) -> tuple[int, int]:
-        """Where it stands in the study's order."""
-        return self.generation, self.index
+    attempts: int
+    seconds_materialize: float
+    seconds_evaluate: float
 
 
-@dataclass(frozen=True)
-class SplitResult:
-    """What became of a trial's model on the items of another split: either scores or a failure."""
-
-    scores: Scores | None = None
-    failure: Failure | None = None
-    fingerprint: str | None = None
+class _StoredBasis(Stored):
+    items: int | None
+    measure: str
+    estimator: str
+    standard_error: list[float] | None
 
 
-class ItemLists:
-    """The items of tasks by a digest: each trial has the same ones, so a study stores them once."""
+class _StoredMain(Stored):
+    """The system attribute of a trial."""
 
-    def __init__(self) -> None:
-        self._items: dict[str, tuple[str, ...]] = {}
-        self._digests: dict[tuple[str, ...], str] = {}
-
-    def __getitem__(self, digest: str) -> tuple[str, ...]:
-        return self._items[digest]
-
-    def digest(self, items: Sequence[str]) -> str:
-        """What stands for ``items`` where scores are stored."""
-        key = tuple(items)
-        if key not in self._digests:
-            self._digests[key] = hashlib.blake2b(json_text(key).encode(), digest_size=8).hexdigest()
-        return self._digests[key]
-
-    def missing(self, scores: Scores) -> Iterator[tuple[str, str]]:
-        """Key and text of the attributes that a study lacks to hold ``scores``; to be given to ``add``."""
-        for task in scores.tasks:
-            items = tuple(item.item for item in task.items)
-            digest = self.digest(items)
-            if digest not in self._items:
-                yield _ITEMS + digest, json_text(items)
-
-    def add(self, key: str, text: str) -> None:
-        """Takes up an attribute of the study, if it is one of these.
-
-        Raises:
-            one of ``SENSELESS``: The text was damaged.
-        """
-        if key.startswith(_ITEMS):
-            items = tuple(_LIST.validate_json(text))
-            self._items[key.removeprefix(_ITEMS)] = items
+    place: list[int]
+    writer: str
+    vector: list[float]
+    parameters: dict[str, Value]
+    basis: _StoredBasis
 
 
-_ITEMS = "items:"
-_LIST = TypeAdapter(list[str], config=ConfigDict(strict=True))
+class _StoredEvent(Stored):
+    kind: Literal["items"]
+    values: list[float]
+    scores: dict[str, Any]
+    basis: _StoredBasis
 
 
-class StoredScores(Scores):
-    """Scores that are read from their text when somebody looks at them.
-
-    A search looks at few of them again, and the items of ten thousand trials are millions of objects.
-    """
-
-    def __init__(self, text: str, lists: ItemLists) -> None:
-        object.__setattr__(self, "_text", text)
-        object.__setattr__(self, "_lists", lists)
-
-    def __getattr__(self, name: str) -> Any:
-        """``split`` and ``tasks``, the first time."""
-        if name not in ("split", "tasks"):
-            raise AttributeError(name)
-        try:
-            scores = _scores_from(json.loads(self._text), self._lists)
-        except SENSELESS:
-            raise StudyError("the study", "is damaged: the scores of a trial cannot be read") from None
-        object.__setattr__(self, "split", scores.split)
-        object.__setattr__(self, "tasks", scores.tasks)
-        return getattr(scores, name)
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Scores):
-            return NotImplemented
-        return (self.split, self.tasks) == (other.split, other.tasks)
-
-    def __hash__(self) -> int:
-        return hash((self.split, self.tasks))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return StoredScores, (self._text, self._lists)
-
-
-def _scores_from(stored: Any, lists: ItemLists) -> Scores:
-    _StoredSplit.model_validate(stored)
-    tasks = [{**task, "items": lists[task["items"]]} for task in stored["tasks"]]
-    return Scores.from_document({**stored, "tasks": tasks})
-
-
-def _scores_document(scores: Scores, lists: ItemLists) -> dict[str, Any]:
-    document = scores.document()
-    for task in document["tasks"]:
-        task["items"] = lists.digest(task["items"])
-    return document
-
-
-def row_of(trial: Trial, distributions: Mapping[str, BaseDistribution], lists: ItemLists) -> Row:
-    """``trial`` as it is stored; parameters without a distribution are left to its own attribute.
+def row_of(
+    trial: Trial, distributions: Mapping[str, BaseDistribution], lists: ItemLists, writer: str
+) -> StorageRow:
+    """``trial`` as the driver ``writer`` stores it; parameters without a distribution are not Optuna's.
 
     The study must hold what ``lists`` misses of its scores.
     """
-    main = {
-        **_asked(trial),
-        "failure": _failure_document(trial.failure),
-        "fingerprint": trial.fingerprint,
-        "seconds": {"materialize": trial.seconds.materialize, "evaluate": trial.seconds.evaluate},
-        "cached_from": trial.cached_from,
-        "attempts": trial.attempts,
+    system: dict[str, Any] = {
+        MAIN: {
+            "place": list(trial.place),
+            "writer": writer,
+            "vector": list(trial.vector),
+            "parameters": dict(trial.parameters),
+            "basis": _basis_document(trial.basis),
+        }
     }
-    scores = {} if trial.scores is None else {_SCORES: json_text(_scores_document(trial.scores, lists))}
-    known = {n: (distributions[n], v) for n, v in trial.values.items() if n in distributions}
-    return Row(known, None if trial.failed else trial.score, {MAIN: main, **scores})
+    if trial.scores is not None:
+        system[_SYSTEM_SCORES] = json_text(scores_document(trial.scores, lists))
+    known = {n: (distributions[n], v) for n, v in trial.parameters.items() if n in distributions}
+    return StorageRow(
+        parameters=known,
+        values=None if trial.failed else trial.values,
+        attributes=_attributes(trial),
+        system=system,
+        ranked=trial.kind == "candidate",
+    )
 
 
-def _asked(trial: Trial) -> dict[str, Any]:
-    """What is known of ``trial`` before it is scored."""
-    return {
-        "kind": trial.kind,
+def _attributes(trial: Trial) -> dict[str, Any]:
+    """What a person wants to see of ``trial``; what is absent is left out."""
+    tasks = () if trial.scores is None else trial.scores.tasks
+    attributes = {
         "name": trial.name,
+        "kind": trial.kind,
         "generation": trial.generation,
         "index": trial.index,
+        **{_OF_TASK + task.task: task.value for task in tasks},
+        "fingerprint": trial.fingerprint,
         "recipe": trial.recipe,
-        "vector": list(trial.vector),
-        "values": dict(trial.values),
+        "seconds_materialize": trial.seconds.materialize,
+        "seconds_evaluate": trial.seconds.evaluate,
+        "attempts": trial.attempts,
+        "cached_from": trial.cached_from,
+        "failure": None if trial.failure is None else trial.failure.kind.value,
+        "reason": None if trial.failure is None else trial.failure.reason,
     }
+    return {key: value for key, value in attributes.items() if value is not None}
 
 
-def trial_of(row: Row, lists: ItemLists) -> Trial:
-    """The trial in ``row``.
+def is_trial(row: StorageRow) -> bool:
+    """Whether evomerge wrote the trial in ``row``."""
+    return MAIN in row.system or MAIN in row.attributes
+
+
+def writer_of(row: StorageRow) -> str | None:
+    """The driver that wrote the trial in ``row``; ``None`` in format 1, which did not note it."""
+    return _StoredMain.model_validate(row.system[MAIN]).writer if MAIN in row.system else None
+
+
+def trial_of(row: StorageRow, lists: ItemLists) -> Trial:
+    """The trial in ``row``, in whatever format.
 
     Raises:
         one of ``SENSELESS``: The row was damaged.
     """
+    if row.values is not None and not all(isinstance(value, int | float) for value in row.values):
+        raise TypeError(f"values are numbers, not {row.values!r}")
+    if MAIN not in row.system:
+        return _trial_of_format_1(row, lists)
+    shown = _StoredAttributes.model_validate(dict(row.attributes))
+    main = _StoredMain.model_validate(row.system[MAIN])
+    return Trial(
+        kind=shown.kind,
+        name=shown.name,
+        generation=shown.generation,
+        index=shown.index,
+        recipe=shown.recipe,
+        vector=tuple(main.vector),
+        parameters=row.system[MAIN]["parameters"],
+        values=row.values or (),
+        scores=scores_of(row, lists),
+        failure=None if shown.failure is None else Failure(FailureKind(shown.failure), shown.reason or ""),
+        fingerprint=shown.fingerprint,
+        seconds=Seconds(shown.seconds_materialize, shown.seconds_evaluate),
+        cached_from=shown.cached_from,
+        attempts=shown.attempts,
+        number=row.number,
+        basis=_basis_from(main.basis),
+    )
+
+
+def _trial_of_format_1(row: StorageRow, lists: ItemLists) -> Trial:
     stored = row.attributes[MAIN]
     _StoredTrial.model_validate(stored)
-    if not isinstance(row.score, int | float | None):
-        raise TypeError(f"a score is a number, not {row.score!r}")
     return Trial(
         kind=stored["kind"],
         name=stored["name"],
@@ -264,8 +210,8 @@ def trial_of(row: Row, lists: ItemLists) -> Trial:
         index=stored["index"],
         recipe=stored["recipe"],
         vector=tuple(stored["vector"]),
-        values=stored["values"],
-        score=row.score,
+        parameters=stored["values"],
+        values=row.values or (),
         scores=scores_of(row, lists),
         failure=_failure_from(stored["failure"]),
         fingerprint=stored["fingerprint"],
@@ -276,17 +222,39 @@ def trial_of(row: Row, lists: ItemLists) -> Trial:
     )
 
 
-def scores_of(row: Row, lists: ItemLists) -> Scores | None:
+def scores_of(row: StorageRow, lists: ItemLists) -> StoredScores | None:
     """The scores in ``row``, not read before somebody looks."""
-    text = row.attributes.get(_SCORES)
+    text = row.system.get(_SYSTEM_SCORES) if MAIN in row.system else row.attributes.get(_SCORES)
     return None if text is None else StoredScores(text, lists)
+
+
+def event_text(event: MoreItems, lists: ItemLists) -> str:
+    """``event`` as it is stored."""
+    return json_text(
+        {
+            "kind": "items",
+            "values": list(event.values),
+            "scores": scores_document(event.scores, lists),
+            "basis": _basis_document(event.basis),
+        }
+    )
+
+
+def event_of(text: str, lists: ItemLists) -> MoreItems:
+    """The event that ``event_text`` wrote.
+
+    Raises:
+        one of ``SENSELESS``: The text was damaged.
+    """
+    stored = _StoredEvent.model_validate_json(text)
+    return MoreItems(tuple(stored.values), scores_from(stored.scores, lists), _basis_from(stored.basis))
 
 
 def split_text(result: SplitResult, lists: ItemLists) -> str:
     """``result`` as it is stored."""
     return json_text(
         {
-            "scores": None if result.scores is None else _scores_document(result.scores, lists),
+            "scores": None if result.scores is None else scores_document(result.scores, lists),
             "failure": _failure_document(result.failure),
             "fingerprint": result.fingerprint,
         }
@@ -300,7 +268,7 @@ def split_result_of(text: str, lists: ItemLists) -> SplitResult:
         one of ``SENSELESS``: The text was damaged.
     """
     stored = json.loads(text)
-    scores = None if stored["scores"] is None else _scores_from(stored["scores"], lists)
+    scores = None if stored["scores"] is None else scores_from(stored["scores"], lists)
     return SplitResult(scores, _failure_from(stored["failure"]), stored["fingerprint"])
 
 
@@ -312,12 +280,35 @@ def _failure_from(stored: Mapping[str, str] | None) -> Failure | None:
     return None if stored is None else Failure(FailureKind(stored["kind"]), stored["reason"])
 
 
+def _basis_document(basis: Basis) -> dict[str, Any]:
+    errors = basis.standard_error
+    return {
+        "items": basis.items,
+        "measure": basis.measure,
+        "estimator": basis.estimator,
+        "standard_error": None if errors is None else list(errors),
+    }
+
+
+def _basis_from(stored: _StoredBasis) -> Basis:
+    errors = stored.standard_error
+    return Basis(stored.items, stored.measure, stored.estimator, None if errors is None else tuple(errors))
+
+
 def trial_snapshot(trial: Trial) -> dict[str, Any]:
     """What must be equal between two runs of one search."""
+    several = {} if len(trial.values) < 2 else {"objectives": list(trial.values)}
     return {
-        **_asked(trial),
+        "kind": trial.kind,
+        "name": trial.name,
+        "generation": trial.generation,
+        "index": trial.index,
+        "recipe": trial.recipe,
+        "vector": list(trial.vector),
+        "values": dict(trial.parameters),
         "score": trial.score,
         "cached_from": trial.cached_from,
+        **several,
         **split_snapshot(SplitResult(trial.scores, trial.failure, trial.fingerprint)),
     }
 

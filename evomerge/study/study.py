@@ -1,83 +1,88 @@
-"""The study: the log of a search, and its only state. The door to Optuna (verified with 5.0).
+"""The study: the log of a search, and its only state.
 
 A finished trial is one transaction in a database, one line in a journal. Trials that were finished once never
-change; what comes later (validation, test) is a user attribute of the study, one key each.
+change; what comes later (validation, test, more items) is a user attribute of the study, one key each.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import accumulate
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import StudyError
 from evomerge.fitness.scores import Scores, Split
 from evomerge.recipe import Dimension
-from evomerge.study.lease import Driver, Lease, driver_of
-from evomerge.study.manifest import HEAD, AcceptedDrift, Difference, Head, versions, versions_text
+from evomerge.study.contents import Contents
+from evomerge.study.distributions import distributions_of
+from evomerge.study.events import event_key, merge, ordered_events
+from evomerge.study.item_scores import ItemLists
+from evomerge.study.lease import Driver, Epochs, Lease, driver_of
+from evomerge.study.manifest import (
+    MANIFEST,
+    AcceptedDrift,
+    Difference,
+    Manifest,
+    Read,
+    versions,
+    versions_text,
+)
 from evomerge.study.serialization import (
-    ItemLists,
-    SplitResult,
-    Trial,
+    event_text,
+    is_trial,
     row_of,
     scores_of,
     split_result_of,
-    split_snapshot,
     split_text,
     trial_of,
-    trial_snapshot,
+    writer_of,
 )
-from evomerge.study.storage.opening import Storage, open_storage, shown
-from evomerge.study.storage_row import MAIN, SENSELESS, LeaseLost
+from evomerge.study.storage import Storage, open_storage, redact
+from evomerge.study.storage_row import EPOCHS, SENSELESS, LeaseLost, StorageRow
+from evomerge.study.trial import Basis, MoreItems, SplitResult, Trial
 
 if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
+    pass
 
 __all__ = [
     "AcceptedDrift",
+    "Basis",
     "Difference",
     "Driver",
+    "MoreItems",
     "SplitResult",
     "Study",
     "Trial",
-    "shown",
+    "redact",
     "study_names",
     "versions",
     "versions_text",
 ]
 
 
-class Study:
+class Study(Contents):
     """An append-only log of trials; durable when a method returns.
 
     One process writes to a study, which holds its lease; any number may read it, each as of the moment it
     opened it.
     """
 
-    name: str
-    url: str
-    """The storage, without a password: fit for messages."""
-
-    def __init__(self, storage: Storage, name: str, dimensions: Sequence[Dimension] = ()) -> None:
+    def __init__(
+        self, storage: Storage, name: str, dimensions: Sequence[Dimension] = (), read: Read = dict
+    ) -> None:
         """Use ``open``."""
-        self.name = name
-        self.url = storage.url
+        super().__init__(name, storage.url)
         self.resumed = False
         self._storage = storage
-        self._distributions = _distributions(dimensions)
+        self._distributions = distributions_of(dimensions)
         self._lease: Lease | None = None
-        self._head = Head(experiment={}, versions={})
-        self._trials: dict[tuple[int, int], Trial] = {}
-        self._generations: dict[int, dict[int, Trial]] = {}
-        self._splits: dict[tuple[Split, int], SplitResult] = {}
+        self._manifest = Manifest(experiment={}, versions={})
+        self._read_document = read
         self._items = ItemLists()
 
     @classmethod
-    def open(
+    def open(  # noqa: PLR0913 (each is given by name)
         cls,
         storage: str,
         name: str,
@@ -85,13 +90,17 @@ class Study:
         document: Mapping[str, Any] | None = None,
         dimensions: Sequence[Dimension] = (),
         free: Collection[str] = (),
+        read: Read = dict,
+        metrics: Sequence[str] = ("score",),
     ) -> Study:
         """The study ``name`` in ``storage``: created with the experiment ``document``, or opened.
 
         ``storage`` is ``sqlite:///file``, ``postgresql+psycopg://...``, ``journal:///file`` or a path that
         ends in ``.log`` (a journal). Without a document the study must exist, and is only read. ``free`` are
         dotted names of fields of the document that may change between two runs (``workers``,
-        ``search.trials``).
+        ``search.trials``). ``read`` gives a document that an earlier release stored the
+        fields of today, before the two are compared. ``metrics`` names the values of
+        a new study's trials for Optuna's tools.
 
         Raises:
             StudyError: The storage cannot be reached or read; there is no such study (those that are there
@@ -99,9 +108,9 @@ class Study:
                 differing fields are listed).
         """
         opened = open_storage(storage, create=document is not None)
-        study = cls(opened, name, dimensions)
+        study = cls(opened, name, dimensions, read)
         try:
-            study._load(document)
+            study._load(document, metrics)
             if document is not None:
                 if study._trials:  # without one no run got anywhere, and the experiment may have been mended
                     study._refuse_others(document, free)
@@ -114,17 +123,17 @@ class Study:
     @property
     def document(self) -> dict[str, Any]:
         """The experiment: as the study was created with it; fields that may change, as of the last run."""
-        return self._head.experiment
+        return self._manifest.experiment
 
     @property
     def versions(self) -> dict[str, str]:
         """Versions of the libraries that decide, as of the study's creation."""
-        return dict(self._head.versions)
+        return dict(self._manifest.versions)
 
     @property
     def accepted_drifts(self) -> tuple[AcceptedDrift, ...]:
         """Where the search went on although its sampler no longer proposed what is recorded, in order."""
-        return self._head.accepted_drifts
+        return self._manifest.accepted_drifts
 
     def driver(self) -> Driver | None:
         """Who holds the study now, dead or alive; ``None`` if nobody does.
@@ -139,14 +148,15 @@ class Study:
 
         ``now`` are the versions of the libraries that decide from here on, ``lag`` that of the search.
         """
-        head = self._head.with_drift(len(self.generations()), len(self.candidates()), self.closed(lag), now)
-        self._set_head(head)
+        closed = self.closed(lag)
+        counts = len(self.generations()), len(self.candidates()), closed
+        self._set_manifest(self._manifest.with_drift(*counts, now))
 
     def differing_fields(
         self, document: Mapping[str, Any], free: Collection[str] = ()
     ) -> tuple[Difference, ...]:
         """Where ``document`` differs from the study's own, apart from the ``free`` fields, in its order."""
-        return self._head.differences(document, free)
+        return self._manifest.differences(document, free, self._read_document)
 
     def record(self, trial: Trial) -> Trial:
         """Writes a finished trial in one transaction; returns it with its number.
@@ -159,67 +169,15 @@ class Study:
         """
         if trial.place in self._trials:
             raise StudyError(self._where(), f"{trial.name} is recorded already")
-        row = row_of(trial, self._distributions, self._items)
-        with self._writing():
+        if trial.basis.items is None and trial.scores is not None:
+            trial = replace(trial, basis=Basis.of(trial.scores))
+        with self._writing() as lease:
+            row = row_of(trial, self._distributions, self._items, lease.token)
             self._record_items(trial.scores)
             number = self._storage.add_trial(self.name, row)
         recorded = replace(trial, number=number, scores=scores_of(row, self._items))
         self._add(recorded)
         return recorded
-
-    def trials(self) -> tuple[Trial, ...]:
-        """Baselines, then candidates, by (generation, index)."""
-        return tuple(self._trials[place] for place in sorted(self._trials))
-
-    def trial(self, number: int) -> Trial:
-        """The trial with the study's own ``number``.
-
-        Raises:
-            StudyError: There is none.
-        """
-        for trial in self._trials.values():
-            if trial.number == number:
-                return trial
-        last = max((t.number for t in self._trials.values()), default=None)
-        have = "it has none" if last is None else f"they run from 0 to {last}"
-        raise StudyError(self._where(), f"there is no trial {number}; {have}")
-
-    def baselines(self) -> tuple[Trial, ...]:
-        """The baselines that have finished, in their order."""
-        return tuple(t for t in self.trials() if t.kind == "baseline")
-
-    def candidates(self) -> tuple[Trial, ...]:
-        """The candidates that have finished, by (generation, index)."""
-        return tuple(t for t in self.trials() if t.kind == "candidate")
-
-    def generation(self, number: int) -> tuple[Trial, ...]:
-        """The candidates of one generation that have finished, by index."""
-        found = self._generations.get(number, {})
-        return tuple(found[index] for index in sorted(found))
-
-    def generations(self) -> tuple[tuple[Trial, ...], ...]:
-        """The candidates by generation, each by index; of the last ones some may be missing."""
-        return tuple(self.generation(n) for n in range(max(self._generations, default=-1) + 1))
-
-    def closed(self, lag: int) -> int:
-        """How many generations must be whole, as the last candidate is ``lag`` or more beyond their end.
-
-        Raises:
-            StudyError: One of them is not: the study is damaged.
-        """
-        begun = range(max(self._generations, default=-1) + 1)
-        sizes = [max(self._generations.get(n, ()), default=-1) + 1 for n in begun]
-        closed = [n for n, end in enumerate(accumulate(sizes)) if end + lag < sum(sizes)]
-        if any(len(self._generations.get(n, ())) != max(sizes[n], 1) for n in closed):
-            raise StudyError(
-                self._where(), "the study is damaged: trials of an earlier generation are missing"
-            )
-        return len(closed)
-
-    def best(self, kind: Literal["baseline", "candidate"] | None = None) -> Trial | None:
-        """The best score on search items (the earlier of two equals), of one kind or of all."""
-        scored = [t for t in self.trials() if t.score is not None and kind in (None, t.kind)]
-        return max(scored, key=lambda t: t.score or 0.0, default=None)
 
     def record_split(self, number: int, split: Split, result: SplitResult) -> None:
         """Writes what trial ``number`` reached on ``split``, in one transaction, once.
@@ -235,33 +193,28 @@ class Study:
             self._storage.set_attribute(self.name, key, split_text(result, self._items))
         self._splits[split, number] = result
 
-    def split_results(self, split: Split) -> dict[int, SplitResult]:
-        """What was recorded for ``split``, by trial number, in the order of numbers."""
-        return {n: self._splits[s, n] for s, n in sorted(self._splits) if s == split}
+    def record_items(self, number: int, event: MoreItems) -> Trial:
+        """Writes that trial ``number`` answered more items, in one transaction; the trial as it is now.
 
-    def split_scores(self, split: Split) -> dict[int, Scores]:
-        """The scores on ``split``, by trial number; failures are left out. ``SEARCH``: the trials' own."""
-        if split == Split.SEARCH:
-            return {t.number: t.scores for t in self.trials() if t.scores is not None}
-        return {n: r.scores for n, r in self.split_results(split).items() if r.scores is not None}
-
-    def snapshot(self) -> dict[str, Any]:
-        """All that must be equal between a study that was killed and resumed and one that was not.
-
-        Plain JSON: ``trials`` (by generation and index), ``validation``, ``test``. Without numbers, times,
-        attempts and the wording of failures.
+        Raises:
+            StudyError: There is no such trial, it failed, or it has some of these items; the storage refused;
+                or another driver has the study.
         """
-        names = {t.number: t.name for t in self.trials()}
-        splits = {
-            split.value: {names[n]: split_snapshot(r) for n, r in self.split_results(split).items()}
-            for split in (Split.VALIDATION, Split.TEST)
-        }
-        return {"trials": [trial_snapshot(t) for t in self.trials()], **splits}
-
-    def digest(self) -> str:
-        """SHA-256 of the snapshot."""
-        text = json.dumps(self.snapshot(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        trial = self.trial(number)
+        if trial.scores is None:
+            raise StudyError(self._where(), f"{trial.name} has no scores, so no items can be added to it")
+        try:
+            merged = merge(trial, event)
+        except ValueError as exception:
+            raise StudyError(self._where(), f"{trial.name}: {exception}") from None
+        done = self._events.get(number, ())
+        with self._writing() as lease:
+            self._record_items(event.scores)
+            key = event_key(number, len(done), lease.token)
+            self._storage.set_attribute(self.name, key, event_text(event, self._items))
+        self._events[number] = (*done, event)
+        self._replace(merged)
+        return merged
 
     def close(self) -> None:
         """Releases lease and connection; may be called twice."""
@@ -282,54 +235,73 @@ class Study:
 
     def _add(self, trial: Trial) -> None:
         if trial.place not in self._trials:  # of two in one place, the first counts
-            self._trials[trial.place] = trial
-            self._generations.setdefault(trial.generation, {})[trial.index] = trial
+            self._replace(trial)
+
+    def _replace(self, trial: Trial) -> None:
+        self._trials[trial.place] = trial
+        self._generations.setdefault(trial.generation, {})[trial.index] = trial
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
+    def _writing(self) -> Iterator[Lease]:
         if self._lease is None:
             raise StudyError(self._where(), "was opened without its experiment, so it is only read")
         try:
-            yield
+            yield self._lease
         except LeaseLost:
             raise self._lease.lost() from None
 
-    def _load(self, document: Mapping[str, Any] | None) -> None:
+    def _load(self, document: Mapping[str, Any] | None, metrics: Sequence[str]) -> None:
         names = self._storage.study_names()
         self.resumed = self.name in names
         if not self.resumed and document is None:
             there = f"It has: {', '.join(names)}." if names else "It has no studies."
             raise StudyError(self.url, f"there is no study {self.name!r}", there)
         if document is None:
-            self._read(self._storage.attributes(self.name))
+            self._read(self._storage.attributes(self.name), self._storage.trials(self.name))
             return
-        if not self.resumed:
-            self._storage.create_study(self.name)
-        elif (known := self._storage.attributes(self.name)) or self._storage.trials(self.name):
-            Head.read(known, self._where())  # a stranger's study gets no lease
-        self._lease = Lease(self._storage, self.name)
-        attributes = self._storage.attributes(self.name)
-        if HEAD not in attributes:  # new, or killed between the transactions of its creation
-            self._set_head(Head.of(document))
-            attributes[HEAD] = self._head.stored()
-        self._read(attributes)
-
-    def _read(self, attributes: Mapping[str, Any]) -> None:
-        self._head = Head.read(attributes, self._where())
+        self._make_mine(metrics)
         rows = self._storage.trials(self.name)
+        attributes = self._storage.attributes(self.name)
+        with self._writing() as lease:
+            lease.begin(len(rows))
+        if MANIFEST not in attributes:  # new, or killed between the transactions of its creation
+            self._set_manifest(Manifest.of(document))
+            attributes[MANIFEST] = self._manifest.stored()
+        self._read(attributes, rows)
+
+    def _make_mine(self, metrics: Sequence[str]) -> None:
+        """Makes the study if it is not there, and takes its lease."""
+        known = self._storage.attributes(self.name) if self.resumed else {}
+        if known or (self.resumed and self._storage.trials(self.name)):
+            Manifest.read(known, self._where())  # another program's study gets no lease
+        else:
+            self._storage.create_study(self.name, metrics)
+        self._lease = Lease(self._storage, self.name)
+
+    def _read(self, attributes: Mapping[str, Any], rows: Sequence[StorageRow]) -> None:
+        self._manifest = Manifest.read(attributes, self._where())
+        with self._decoding("the list of its drivers"):
+            epochs = Epochs(self._storage.system_attribute(self.name, EPOCHS))
         with self._decoding("the items of a task"):
             for key, text in attributes.items():
                 self._items.add(key, text)
         with self._decoding("a trial"):
             for row in rows:
-                if MAIN in row.attributes:
+                if is_trial(row) and epochs.counts(writer_of(row), row.number):
                     self._add(trial_of(row, self._items))
-        numbers = {trial.number for trial in self._trials.values()}
+        trials = {trial.number: trial for trial in self._trials.values()}
+        with self._decoding("the items that were added to a trial"):
+            for number, events in ordered_events(attributes, epochs, self._items).items():
+                if number in trials:
+                    self._events[number] = events
+                    for event in events:
+                        trials[number] = merge(trials[number], event)
+                    self._replace(trials[number])
         with self._decoding("a result of validation or test"):
             for key in attributes:
-                split, _, number = key.partition("/")
-                if number.isdecimal() and int(number) in numbers:
-                    self._splits[Split(split), int(number)] = split_result_of(attributes[key], self._items)
+                split, _, text = key.partition("/")
+                if text.isdecimal() and int(text) in trials:
+                    self._splits[Split(split), int(text)] = split_result_of(attributes[key], self._items)
 
     @contextmanager
     def _decoding(self, what: str) -> Iterator[None]:
@@ -350,17 +322,14 @@ class Study:
 
     def _remember(self, document: Mapping[str, Any]) -> None:
         """Those who read the study later see the budget and the places of the models as they are now."""
-        now = self._head.with_experiment(document)
-        if now != self._head:
-            self._set_head(now)
+        now = self._manifest.with_experiment(document)
+        if now != self._manifest:
+            self._set_manifest(now)
 
-    def _set_head(self, head: Head) -> None:
+    def _set_manifest(self, manifest: Manifest) -> None:
         with self._writing():
-            self._storage.set_attribute(self.name, HEAD, head.stored())
-        self._head = head
-
-    def _where(self) -> str:
-        return f"study {self.name!r} in {self.url}"
+            self._storage.set_attribute(self.name, MANIFEST, manifest.stored())
+        self._manifest = manifest
 
 
 def study_names(storage: str) -> tuple[str, ...]:
@@ -374,18 +343,3 @@ def study_names(storage: str) -> tuple[str, ...]:
         return opened.study_names()
     finally:
         opened.close()
-
-
-def _distributions(dimensions: Sequence[Dimension]) -> dict[str, BaseDistribution]:
-    """Optuna's words for the dimensions, for those who look at a study with its tools; not read here."""
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    made: dict[str, BaseDistribution] = {}
-    for d in dimensions:
-        if d.kind == "float":
-            made[d.name] = FloatDistribution(d.low, d.high, log=d.log)
-        elif d.kind == "int":
-            made[d.name] = IntDistribution(int(d.low), int(d.high))
-        else:
-            made[d.name] = CategoricalDistribution(d.choices)
-    return made

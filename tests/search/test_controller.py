@@ -599,7 +599,7 @@ def test_finalists_are_distinct_and_of_equals_the_earlier(journal: str) -> None:
 
 def trial_with(score: float | None) -> Trial:
     why = None if score is not None else failure("x")
-    return Trial("candidate", "c", 0, 0, "d", score=score, failure=why)
+    return Trial("candidate", "c", 0, 0, "d", values=(score,), failure=why)
 
 
 def failure(reason: str) -> Failure:

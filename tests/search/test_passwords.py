@@ -68,13 +68,13 @@ def test_no_library_logs_a_password(
 ) -> None:
     monkeypatch.setattr(retry, "PATIENCE_S", 0.5)
     study = Study.open(url, "s", document={})
-    study.record(Trial("baseline", "b", -1, 0, "digest", score=0.5))
+    study.record(Trial("baseline", "b", -1, 0, "digest", values=(0.5,)))
     assert free_of_passwords(study.url + repr(study) + str(study.document))
     assert study_names(url) == ("s",)
     postgres_server.stop("immediate")
     try:
         with pytest.raises(StudyError) as caught:
-            study.record(Trial("baseline", "c", -1, 1, "digest", score=0.5))
+            study.record(Trial("baseline", "c", -1, 1, "digest", values=(0.5,)))
         assert free_of_passwords(str(caught.value))
     finally:
         postgres_server.start()

@@ -73,7 +73,7 @@ def opened(url: str) -> Study:
 
 
 def baseline(index: int) -> Trial:
-    return Trial("baseline", f"b{index}", -1, index, f"digest{index}", score=0.5)
+    return Trial("baseline", f"b{index}", -1, index, f"digest{index}", values=(0.5,))
 
 
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,11 +244,11 @@ def test_a_process_id_that_now_belongs_to_another_process_is_no_living_driver(jo
     holder = Holder(
         "t", lease_module._machine(), "host", alive, lease_module._started(alive), "2026-01-01 00:00:00.000"
     )
-    assert storage.exchange("held", LEASE, "", text := json.dumps(asdict(holder)))
+    storage.set_system_attribute("held", LEASE, json.dumps(asdict(holder)))
     with pytest.raises(StudyError, match=f"process {alive} on host, since 2026-01-01"):
         opened(journal)
     reborn = replace(holder, started="1")
-    assert storage.exchange("held", LEASE, text, json.dumps(asdict(reborn)))
+    storage.set_system_attribute("held", LEASE, json.dumps(asdict(reborn)))
     opened(journal)
     assert (now := holder_of(storage, "held")) is not None
     assert now.pid == os.getpid()

@@ -16,18 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy
 from hypothesis import example, given
 from hypothesis import strategies as st
 from postgres_support import PostgresServer
-from search_fakes import MIXED, Disturbed, FakeExecutor, check_search, fake_scores, make_plan, reference
+from search_fakes import MIXED, Disturbed, check_search, fake_scores, make_plan, reference
 
 from evomerge.errors import FailureKind, StudyError
 from evomerge.fitness.scores import Split
 from evomerge.recipe import SearchSpace
-from evomerge.search.controller import search
 from evomerge.search.progress import Quiet
-from evomerge.study.storage import database, opening, retry
-from evomerge.study.storage import journal as journal_module
+from evomerge.study.storage import database, locks, retry
+from evomerge.study.storage.optuna_log import OptunaLog
 from evomerge.study.storage_row import MAIN, LeaseLost, json_text
 from evomerge.study.study import SplitResult, Study, Trial
 from evomerge.workers.jobs import Failure
@@ -51,60 +51,17 @@ def candidate(index: int, score: float | None = 0.5) -> Trial:
         f"digest{index}",
         vector,
         values,
-        score,
+        () if score is None else (score,),
         None if score is None else fake_scores(SPACE.fill(values), Split.SEARCH),
         Failure(FailureKind.TIMEOUT, "took 600 s") if score is None else None,
     )
 
 
-def backend(study: Study) -> Any:
-    return study._storage._backend
+def log_of(study: Study) -> Any:
+    return study._storage._log
 
 
 # --- Optuna and its schema ---------------------------------------------------------------------------------
-
-
-def test_a_trial_is_to_optuna_as_if_it_had_written_it(storage: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    import optuna
-
-    trials = [candidate(0), candidate(1, None), replace(candidate(2), score=float("inf"))]
-    ours = Study.open(storage, "ours", document={}, dimensions=SPACE.dimensions)
-    monkeypatch.setattr(database, "SCHEMAS", ())
-    monkeypatch.setattr(journal_module, "KNOWN_OPTUNA", ())
-    theirs = Study.open(storage, "theirs", document={}, dimensions=SPACE.dimensions)
-    written = []
-    create = backend(theirs)._storage.create_new_trial
-    monkeypatch.setattr(
-        backend(theirs)._storage, "create_new_trial", lambda *a, **k: written.append(a) or create(*a, **k)
-    )
-    for trial in trials:
-        theirs.record(trial)
-    monkeypatch.undo()
-    for trial in trials:
-        assert ours.record(trial).number == trial.index
-    assert len(written) == 3
-    optunas = optuna_storage(storage)
-    first, second = (
-        optuna.load_study(study_name=name, storage=optunas).get_trials() for name in ("ours", "theirs")
-    )
-    for one, other in zip(first, second, strict=True):
-        for moment in ("datetime_start", "datetime_complete"):
-            between = getattr(one, moment) - getattr(other, moment)
-            assert abs(between.total_seconds()) < 60
-            setattr(one, moment, None)
-            setattr(other, moment, None)
-        one._trial_id = other._trial_id
-        assert one == other
-        assert list(one.params) == list(other.params)
-    study = optuna.load_study(study_name="ours", storage=optunas)
-    assert study.best_trial.number == 2
-    memory = optuna.storages.InMemoryStorage()
-    optuna.copy_study(from_study_name="ours", from_storage=optunas, to_storage=memory)
-    copy = optuna.load_study(study_name="ours", storage=memory)
-    assert [t.params for t in copy.trials] == [t.params for t in study.trials]
-    assert copy.user_attrs == study.user_attrs
-    if not storage.startswith("journal"):
-        optunas.engine.dispose()
 
 
 def optuna_storage(url: str) -> Any:
@@ -114,44 +71,6 @@ def optuna_storage(url: str) -> Any:
     if url.startswith("journal"):
         return JournalStorage(JournalFileBackend(url.removeprefix("journal:///")))
     return RDBStorage(url)
-
-
-def test_the_lines_of_a_journal_say_what_optuna_s_say() -> None:
-    from optuna.storages.journal._storage import JournalOperation
-
-    assert JournalOperation.CREATE_TRIAL == journal_module._CREATE_TRIAL
-    assert JournalOperation.SET_STUDY_USER_ATTR == journal_module._SET_STUDY_USER_ATTR
-    assert JournalOperation.SET_STUDY_SYSTEM_ATTR == journal_module._SET_STUDY_SYSTEM_ATTR
-
-
-def test_attributes_in_a_journal_are_those_that_optuna_writes(journal: str) -> None:
-    import optuna
-
-    study = opened(journal)
-    study.record(candidate(0))
-    study.record_split(0, Split.TEST, SplitResult(failure=Failure(FailureKind.TIMEOUT, "took 600 s")))
-    study._storage.beat("s", "sign", "of life")
-    ours = optuna.load_study(study_name="s", storage=optuna_storage(journal))
-    theirs = optuna.create_study(study_name="theirs", storage=optuna_storage(journal))
-    for key, value in ours.user_attrs.items():
-        theirs.set_user_attr(key, value)
-    assert study._storage.attributes("theirs") == ours.user_attrs == study._storage.attributes("s")
-    assert (
-        optuna_storage(journal).get_study_system_attrs(0)["sign"]
-        == study._storage.system_attribute("s", "sign")
-        == "of life"
-    )
-
-
-def test_a_driver_does_not_read_its_own_journal_back(journal: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    study = opened(journal)
-    monkeypatch.setattr(backend(study)._file, "read_logs", pytest.fail)
-    study.record(candidate(0))
-    study._storage.beat("s", "sign", "of life")
-    study.record_split(0, Split.TEST, SplitResult(candidate(0).scores))
-    study.close()
-    monkeypatch.undo()
-    assert opened(journal).split_scores(Split.TEST)[0] == candidate(0).scores
 
 
 @given(
@@ -169,25 +88,6 @@ def test_stored_text_is_ascii_and_reads_as_the_same_value(value: Any) -> None:
     text = json_text(value)
     assert text.isascii()
     assert repr(json.loads(text)) == repr(value)
-
-
-def test_tables_of_an_unknown_schema_are_left_to_optuna(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    expected = reference(PLAN, tmp_path)
-    monkeypatch.setattr(database, "SCHEMAS", ("v9",))
-    url = f"sqlite:///{tmp_path}/study.db"
-    first = opened(url)
-    with pytest.raises(KeyboardInterrupt):
-        search(PLAN, first, FakeExecutor(order=1), Interrupting(17))
-    study = opened(url)
-    assert type(backend(study)) is journal_module.Backend
-    search(PLAN, study, FakeExecutor(order=2))
-    assert study.digest() == expected.digest()
-    with pytest.raises(StudyError, match="took it over"):
-        first.record(candidate(99))
-    monkeypatch.undo()
-    assert Study.open(url, "s").digest() == expected.digest()  # the tables are the same
 
 
 def test_beside_a_trial_that_somebody_else_added_ours_get_numbers_of_their_own(storage: str) -> None:
@@ -283,26 +183,6 @@ def test_a_connection_that_the_server_ends_is_made_again(postgres_server: Postgr
 
 
 @pytest.mark.postgres
-def test_a_plan_made_for_a_short_study_does_not_read_all_trials_of_a_long_one(
-    postgres_server: PostgresServer,
-) -> None:
-    study = opened(postgres_server.new_database())
-    for index in range(8):
-        study.record(candidate(index))
-    writer = backend(study)._writer()
-    writer.execute("ANALYZE trials")  # a table of one page is cheapest read as a whole
-    query = (
-        "SELECT name, cardinality(parameter_types) FROM pg_prepared_statements "
-        "WHERE statement LIKE '%INSERT INTO trials%'"
-    )
-    name, count = writer.execute(query).fetchone()
-    nulls = ", ".join(["NULL"] * count)
-    plan = "\n".join(line for (line,) in writer.execute(f"EXPLAIN EXECUTE {name}({nulls})"))
-    assert "trials_pkey" in plan
-    assert "Seq Scan" not in plan
-
-
-@pytest.mark.postgres
 def test_a_server_that_stays_away_ends_the_search_with_one_message(
     postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -356,12 +236,8 @@ def test_a_trial_whose_answer_was_lost_is_not_written_twice(
 ) -> None:
     study = opened(storage)
     study.record(candidate(0))
-    place, name = (
-        (backend(study)._file, "append_logs")
-        if storage.startswith("journal")
-        else (backend(study), "_insert")
-    )
-    monkeypatch.setattr(place, name, lost_after(getattr(place, name), passing_error(storage)))
+    log = log_of(study)
+    monkeypatch.setattr(log, "add_trial", lost_after(log.add_trial, passing_error(storage)))
     assert study.record(candidate(1)).number == 1
     assert study.record(candidate(2)).number == 2
     assert [(t.number, t.name) for t in opened(storage).trials()] == [(0, "g0.0"), (1, "g0.1"), (2, "g0.2")]
@@ -369,16 +245,16 @@ def test_a_trial_whose_answer_was_lost_is_not_written_twice(
 
 def test_a_lease_whose_answer_was_lost_is_held(storage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     opened(storage).close()
-    kind = journal_module.JournalBackend if storage.startswith("journal") else database.DatabaseBackend
-    monkeypatch.setattr(kind, "exchange", lost_after(kind.exchange, passing_error(storage)))
+    set_it = OptunaLog.set_system_attribute
+    monkeypatch.setattr(OptunaLog, "set_system_attribute", lost_after(set_it, passing_error(storage)))
     assert opened(storage).record(candidate(0)).number == 0
 
 
 def test_a_split_whose_answer_was_lost_is_there_once(storage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     study = opened(storage)
     study.record(candidate(0))
-    write = backend(study).set_attribute
-    monkeypatch.setattr(backend(study), "set_attribute", lost_after(write, passing_error(storage)))
+    write = log_of(study).set_attribute
+    monkeypatch.setattr(log_of(study), "set_attribute", lost_after(write, passing_error(storage)))
     result = SplitResult(None, Failure(FailureKind.TIMEOUT, "x"))
     study.record_split(0, Split.TEST, result)
     assert opened(storage).split_results(Split.TEST) == {0: result}
@@ -390,8 +266,8 @@ def test_a_split_whose_answer_was_lost_is_there_once(storage: str, monkeypatch: 
 @pytest.fixture
 def locked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[str], Any]]:
     """Takes the storage's lock; what comes back lets go of it."""
-    monkeypatch.setattr(opening, "LOCK_SECONDS", 0.05)
-    monkeypatch.setattr(journal_module, "LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(database, "LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(locks, "LOCK_SECONDS", 0.05)
     held: list[Any] = []
 
     def lock(url: str) -> Any:
@@ -468,9 +344,13 @@ def test_a_full_disk_leaves_a_database_as_it_was(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/study.db"
     study = opened(url)
     study.record(candidate(0))
-    writer = backend(study)._writer()
-    pages = writer.execute("PRAGMA page_count").fetchone()[0]
-    writer.execute(f"PRAGMA max_page_count = {pages}")
+    engine = log_of(study).optuna_storage.engine
+
+    def limit(connection: Any, *_: object) -> None:
+        pages = connection.execute("PRAGMA page_count").fetchone()[0]
+        connection.execute(f"PRAGMA max_page_count = {pages}")
+
+    sqlalchemy.event.listen(engine, "checkout", limit)
 
     def fill() -> None:
         for index in range(1, 20):
@@ -481,7 +361,8 @@ def test_a_full_disk_leaves_a_database_as_it_was(tmp_path: Path) -> None:
     done = len(study.trials())
     assert 1 <= done < 20
     assert len(Study.open(url, "s").trials()) == done
-    writer.execute("PRAGMA max_page_count = 100000")
+    sqlalchemy.event.remove(engine, "checkout", limit)
+    engine.dispose()
     assert study.record(candidate(done)).number == done
 
 
@@ -496,7 +377,7 @@ def test_what_does_not_pass_is_not_tried_again() -> None:
         raise LeaseLost
 
     with pytest.raises(LeaseLost):
-        retry.lasting(refuse, str)
+        retry.retry(refuse, str)
     assert calls == [False]
     for error in (
         OSError(28, "No space left on device"),
@@ -532,7 +413,7 @@ def test_pauses_grow_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
         raise passing_error("sqlite")
 
     with pytest.raises(sqlite3.OperationalError):
-        retry.lasting(busy, str)
+        retry.retry(busy, str)
     assert pauses[:4] == [0.05, 0.1, 0.2, 0.4]
     assert max(pauses) == retry.LONGEST_PAUSE_S
     assert retry.PATIENCE_S - retry.LONGEST_PAUSE_S <= sum(pauses) <= retry.PATIENCE_S
@@ -552,4 +433,4 @@ def test_the_main_attribute_tells_trials_apart(journal: str) -> None:
     for index in range(3):
         study.record(replace(candidate(0), index=index, name=f"g0.{index}"))
     rows = study._storage.trials("s")
-    assert len({str(r.attributes[MAIN]) for r in rows}) == 3
+    assert len({str(r.system[MAIN]) for r in rows}) == 3

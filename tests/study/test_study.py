@@ -23,7 +23,7 @@ from evomerge.workers.jobs import Failure, Seconds
 
 SPACE = SearchSpace(MIXED)
 DOCUMENT = {"search": {"seed": 7, "trials": 10}, "fitness": {"tasks": [{"task": "add"}, {"task": "code"}]}}
-BASELINE = Trial("baseline", "base", -1, 0, "digest0", score=0.25, scores=None)
+BASELINE = Trial("baseline", "base", -1, 0, "digest0", values=(0.25,), scores=None)
 
 
 def candidate(generation: int, index: int, score: float | None = 0.5) -> Trial:
@@ -38,8 +38,8 @@ def candidate(generation: int, index: int, score: float | None = 0.5) -> Trial:
         index=index,
         recipe=f"digest{generation}{index}",
         vector=vector,
-        values=values,
-        score=score,
+        parameters=values,
+        values=() if score is None else (score,),
         scores=scores,
         failure=failure,
         fingerprint=f"xxh:{generation}{index}",
@@ -177,7 +177,7 @@ def test_every_number_comes_back_bit_for_bit(
         Split.SEARCH,
         (TaskScore("t", "m", values[0], higher_is_better=False, aggregation="mean", items=items),),
     )
-    trial = replace(candidate(0, 0), vector=tuple(numbers), score=score, scores=scores)
+    trial = replace(candidate(0, 0), vector=tuple(numbers), values=(score,), scores=scores)
     with_name = f"study{len(study_names(storage)) if Path(storage[10:]).exists() else 0}"
     study = Study.open(storage, with_name, document={})
     recorded = study.record(trial)
@@ -288,26 +288,32 @@ def test_optuna_itself_reads_the_study(journal: str, tmp_path: Path) -> None:
     study.record(candidate(0, 2, None))
     seen = optuna.load_study(study_name="first", storage=f"sqlite:///{tmp_path}/study.db")
     assert seen.best_value == 0.75
-    assert seen.best_params == dict(study.trial(1).values)
+    assert seen.best_params == dict(study.trial(1).parameters)
     assert [t.state.name for t in seen.trials] == ["COMPLETE", "COMPLETE", "FAIL"]
 
 
 def test_a_trial_is_one_transaction(tmp_path: Path) -> None:
+    import sqlalchemy
+
     study = opened(f"sqlite:///{tmp_path}/study.db")
     study.record(BASELINE)
-    statements: list[str] = []
-    study._storage._backend._writer().set_trace_callback(statements.append)  # type: ignore[attr-defined]
+    study.record(candidate(0, 1))  # with the names of the items
+    engine = study._storage._log.optuna_storage.engine  # type: ignore[attr-defined]
+    inserts_in_transactions = [0]
+
+    def count(_: object, __: object, statement: str, *___: object) -> None:
+        inserts_in_transactions[-1] += statement.startswith("INSERT")
+
+    sqlalchemy.event.listen(engine, "before_cursor_execute", count)
+    sqlalchemy.event.listen(engine, "commit", lambda _: inserts_in_transactions.append(0))
     study.record(candidate(0, 0))
-    words = [s.split()[0] for s in statements]
-    assert words[0] == "BEGIN"
-    assert words[-1] == "COMMIT"
-    assert words.count("COMMIT") == words.count("BEGIN") == 1
-    assert words.count("INSERT") > 5
+    assert sum(1 for inserts in inserts_in_transactions if inserts) == 1
+    assert sum(inserts_in_transactions) > 5
 
 
 def test_sqlite_writes_through_to_the_disk_and_does_not_block_readers(tmp_path: Path) -> None:
     study = opened(f"sqlite:///{tmp_path}/deep/er/study.db")
-    with study._storage._backend._engine.connect() as connection:  # type: ignore[attr-defined]
+    with study._storage._log.optuna_storage.engine.connect() as connection:  # type: ignore[attr-defined]
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
     study.close()
@@ -364,7 +370,7 @@ def test_a_study_killed_while_it_was_created_is_created_again(storage: str) -> N
     from evomerge.study.storage.opening import open_storage
 
     half = open_storage(storage, create=True)
-    half.create_study("first")
+    half.create_study("first", ["score"])
     half.close()
     assert opened(storage).document == DOCUMENT
     assert opened(storage).document == DOCUMENT
@@ -381,7 +387,7 @@ def test_a_study_of_somebody_else_is_refused(tmp_path: Path) -> None:
 
 def test_a_study_of_a_later_format_is_refused(journal: str) -> None:
     study = opened(journal)
-    study._storage.set_attribute("first", "evomerge", {**study._head.stored(), "format": 2})
+    study._storage.set_attribute("first", "evomerge", {**study._manifest.stored(), "format": 3})
     with pytest.raises(StudyError, match="later evomerge"):
         opened(journal)
 
@@ -417,13 +423,13 @@ def test_a_storage_that_cannot_be_reached_is_one_clear_error_without_a_password(
 
 
 def test_a_url_is_shown_without_its_password() -> None:
-    from evomerge.study.storage.opening import shown
+    from evomerge.study.storage.opening import redact
 
-    assert shown("postgresql://a:b@h/d") == "postgresql://a:***@h/d"
-    assert shown("postgresql://a@b:c@h/d") == "postgresql://a@b:***@h/d"
-    assert shown("postgresql://@:c/@h/d") == "postgresql://@:***@h/d"
-    assert shown("postgresql://a@h/d?sslpassword=x&y=1") == "postgresql://a@h/d?sslpassword=***&y=1"
-    assert shown("sqlite:////home/x@y/study.db") == "sqlite:////home/x@y/study.db"
+    assert redact("postgresql://a:b@h/d") == "postgresql://a:***@h/d"
+    assert redact("postgresql://a@b:c@h/d") == "postgresql://a@b:***@h/d"
+    assert redact("postgresql://@:c/@h/d") == "postgresql://@:***@h/d"
+    assert redact("postgresql://a@h/d?sslpassword=x&y=1") == "postgresql://a@h/d?sslpassword=***&y=1"
+    assert redact("sqlite:////home/x@y/study.db") == "sqlite:////home/x@y/study.db"
 
 
 def test_a_missing_file_is_named_and_not_made(tmp_path: Path) -> None:
@@ -486,8 +492,8 @@ def test_a_journal_cut_in_mid_line_loses_only_that_line(tmp_path: Path) -> None:
 def test_whole_numbers_stay_whole(journal: str) -> None:
     plan = make_plan(DISCRETE)
     study = Study.open(journal, "first", document={}, dimensions=plan.space.dimensions)
-    trial = replace(candidate(0, 0), values={"math.weight": 2, "code.weight": 0}, vector=(2.0, 0.0))
-    assert study.record(trial).values == {"math.weight": 2, "code.weight": 0}
+    trial = replace(candidate(0, 0), parameters={"math.weight": 2, "code.weight": 0}, vector=(2.0, 0.0))
+    assert study.record(trial).parameters == {"math.weight": 2, "code.weight": 0}
 
 
 def test_importing_the_search_is_light() -> None:

@@ -1,111 +1,24 @@
-"""Where studies lie: SQLite, PostgreSQL or a journal file. Retries, and errors without passwords."""
+"""Opening a storage by its URL: SQLite, PostgreSQL or a journal file."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote, unquote
+from typing import TYPE_CHECKING
 
 from evomerge.errors import StudyError
-from evomerge.study.storage.retry import lasting, root
+from evomerge.study.storage.failures import clean, guarded
+from evomerge.study.storage.retry import retry, root
+from evomerge.study.storage.storage import Storage
 
 if TYPE_CHECKING:
-    from evomerge.study.storage.journal import Backend
-    from evomerge.study.storage_row import Row
+    from sqlalchemy.engine import URL
 
-__all__ = ["Storage", "open_storage", "shown"]
+    from evomerge.study.storage.optuna_log import OptunaLog
+
+__all__ = ["open_storage", "redact"]
 
 EXAMPLES = "Expected sqlite:///study.db, postgresql+psycopg://user@host/database or journal:///study.log."
-CONNECT_SECONDS = 10
-SILENCE_SECONDS = 30
-"""How long a database server may say nothing before its connection counts as lost."""
-LOCK_SECONDS = 60
-"""How long a writer waits for another process that writes to the same SQLite file."""
-
-T = TypeVar("T")
-
-
-class Storage:
-    """The few things that a study asks of a storage, each one transaction.
-
-    A failure that may pass (a lock, a lost connection, a server that restarts) is waited for, and nothing is
-    written twice by that. Every other failure, and one that does not pass, is a ``StudyError`` without a
-    password. Writes need the study's lease: ``LeaseLost`` says that another driver has it.
-    """
-
-    def __init__(self, backend: Backend, url: str, secrets: Sequence[str] = ()) -> None:
-        self.url = shown(url)
-        self._backend = backend
-        self._secrets = tuple(secrets)
-
-    def study_names(self) -> tuple[str, ...]:
-        """Names of all studies, sorted."""
-        return self._lasting(lambda _: self._backend.study_names())
-
-    def create_study(self, name: str) -> None:
-        """An empty study, unless it is there."""
-        self._lasting(lambda _: self._backend.create_study(name))
-
-    def attributes(self, name: str) -> dict[str, Any]:
-        """User attributes of the study."""
-        return self._lasting(lambda _: self._backend.attributes(name))
-
-    def set_attribute(self, name: str, key: str, value: Any) -> None:
-        """Sets one user attribute of the study."""
-        self._lasting(lambda _: self._backend.set_attribute(name, key, value))
-
-    def trials(self, name: str) -> list[Row]:
-        """All trials, in the order they were written."""
-        return self._lasting(lambda _: self._backend.trials(name))
-
-    def add_trial(self, name: str, row: Row) -> int:
-        """Writes a finished trial; its number."""
-        return self._lasting(lambda again: self._backend.add_trial(name, row, again=again))
-
-    def system_attribute(self, name: str, key: str) -> str | None:
-        """A system attribute of the study, ``None`` where it is absent."""
-        return self._lasting(lambda _: self._backend.system_attribute(name, key))
-
-    def exchange(self, name: str, key: str, old: str | None, new: str) -> bool:
-        """Sets a system attribute to ``new``, which nobody else ever sets, if it is still ``old``."""
-
-        def attempt(again: bool) -> bool:
-            if again and self._backend.system_attribute(name, key) == new:
-                return True
-            return self._backend.exchange(name, key, old, new)
-
-        return self._lasting(attempt)
-
-    def hold(self, name: str, lease: str | None) -> None:
-        """From now on writes to the study need ``lease``; with ``None`` they are refused."""
-        self._lasting(lambda _: self._backend.hold(name, lease))
-
-    def beat(self, name: str, key: str, value: str) -> None:
-        """Sets a system attribute, with one attempt; for another thread than the one that writes."""
-        with _guarded(self.url, self._secrets):
-            self._backend.set_system_attribute(name, key, value)
-
-    def let_go(self, name: str, key: str, old: str, new: str) -> None:
-        """Sets a system attribute if it is still ``old``, with one attempt."""
-        with _guarded(self.url, self._secrets):
-            self._backend.recover()
-            self._backend.exchange(name, key, old, new)
-
-    def close(self) -> None:
-        """Releases connections; may be called twice."""
-        self._backend.close()
-
-    def _lasting(self, operation: Callable[[bool], T]) -> T:
-        def attempt(again: bool) -> T:
-            if again:
-                self._backend.recover()
-            return operation(again)
-
-        with _guarded(self.url, self._secrets):
-            return lasting(attempt, lambda e: _clean(str(root(e)), self._secrets))
 
 
 def open_storage(url: str, *, create: bool) -> Storage:
@@ -120,7 +33,7 @@ def open_storage(url: str, *, create: bool) -> Storage:
     return _open_database(url, create=create)
 
 
-def shown(url: str) -> str:
+def redact(url: str) -> str:
     """``url`` without a password, fit for messages."""
     hidden = re.sub(r"(?i)([?&][^=&]*password[^=&]*=)[^&]*", r"\1***", url)
     # Greedy up to the last @: an unescaped @ or / may be part of the password.
@@ -134,61 +47,53 @@ def _journal_path(url: str) -> Path | None:
 
 
 def _open_journal(url: str, path: Path, *, create: bool) -> Storage:
-    with _guarded(shown(url), ()):
+    with guarded(redact(url), ()):
         _prepare_file(path, create=create)
         _quiet()
-        from evomerge.study.storage.journal import JournalBackend
+        from evomerge.study.storage.journal import open_journal
 
-        return Storage(JournalBackend(path), url)
+        return Storage(open_journal(path), redact(url))
 
 
 def _open_database(url: str, *, create: bool) -> Storage:
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError
-
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):  # a port that is no number is a ValueError
-        # Its text holds the URL, and what is malformed cannot be cleaned of a password.
-        raise StudyError("storage", "this is no storage URL", EXAMPLES) from None
-    if url.count("@") > 1:
-        raise StudyError("storage", "more than one @ in the URL", "Write an @ of a password as %40.")
-    if parsed.drivername in ("postgres", "postgresql"):
-        parsed = parsed.set(drivername="postgresql+psycopg")
-    if parsed.drivername == "sqlite":
-        options = _sqlite_options()
-    elif parsed.drivername == "postgresql+psycopg":
-        options = _postgres_options()
-    else:
-        raise StudyError("storage", f"there is no storage of the kind {parsed.drivername!r}", EXAMPLES)
+    parsed = _parsed(url)
     secrets = [str(parsed.password)] if parsed.password else []
     secrets += [str(v) for k, v in parsed.query.items() if "password" in k.lower()]
-    with _guarded(shown(url), secrets):
+    with guarded(redact(url), secrets):
         if parsed.drivername == "sqlite" and parsed.database:
             _prepare_file(Path(parsed.database), create=create)
         _quiet()
         from evomerge.study.storage.database import open_database
 
-        def attempt(*_: object) -> Backend:
-            return open_database(parsed.render_as_string(hide_password=False), options)
+        def attempt(_: bool) -> OptunaLog:
+            return open_database(parsed)
 
         # Who only reads need not wait for a server; a search may be started while it restarts.
-        backend = lasting(attempt, lambda e: _clean(str(root(e)), secrets)) if create else attempt()
-        return Storage(backend, url, secrets)
+        log = retry(attempt, lambda e: clean(str(root(e)), secrets)) if create else open_database(parsed)
+        return Storage(log, redact(url), secrets)
 
 
-def _sqlite_options() -> dict[str, Any]:
-    def durable(connection: Any, _: object) -> None:
-        # WAL: readers (status, a dashboard) do not block the search. FULL: on disk when commit returns.
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
+def _parsed(url: str) -> URL:
+    """The ``url`` of a database, with its driver.
 
-    return {"connect_args": {"timeout": LOCK_SECONDS}, "pool_events": [(durable, "connect")]}
+    Raises:
+        StudyError: It is malformed, or of another kind of database.
+    """
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
 
-
-def _postgres_options() -> dict[str, Any]:
-    silence = {"keepalives_idle": SILENCE_SECONDS // 2, "tcp_user_timeout": SILENCE_SECONDS * 1000}
-    return {"pool_pre_ping": True, "connect_args": {"connect_timeout": CONNECT_SECONDS, **silence}}
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):  # a port that is not a number is a ValueError
+        # Its text holds the URL, and what is malformed cannot be cleaned of a password.
+        raise StudyError("storage", "this is not a storage URL", EXAMPLES) from None
+    if url.count("@") > 1:
+        raise StudyError("storage", "more than one @ in the URL", "Write an @ of a password as %40.")
+    if parsed.drivername in ("postgres", "postgresql"):
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    if parsed.drivername not in ("sqlite", "postgresql+psycopg"):
+        raise StudyError("storage", f"there is no storage of the kind {parsed.drivername!r}", EXAMPLES)
+    return parsed
 
 
 def _prepare_file(path: Path, *, create: bool) -> None:
@@ -202,32 +107,3 @@ def _quiet() -> None:
     from optuna import logging
 
     logging.set_verbosity(logging.ERROR)
-
-
-@contextmanager
-def _guarded(url: str, secrets: Sequence[str]) -> Iterator[None]:
-    """Turns what a storage raises into a StudyError without a password."""
-    import optuna
-    from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
-
-    try:
-        yield
-    except (ImportError, NoSuchModuleError) as exception:
-        hint = "Install it with: pip install 'evomerge[postgres]'."
-        raise StudyError(url, f"the driver of this database is missing ({exception})", hint) from None
-    except OSError as exception:
-        raise StudyError(url, f"the storage failed: {exception.strerror or exception}") from None
-    except Exception as exception:
-        cause = root(exception)
-        ours = isinstance(exception, SQLAlchemyError | optuna.exceptions.OptunaError)
-        if ours or type(cause).__module__.split(".")[0] in ("sqlite3", "psycopg"):
-            raise StudyError(url, f"the storage failed: {_clean(str(cause), secrets)}") from None
-        raise
-
-
-def _clean(text: str, secrets: Sequence[str]) -> str:
-    """On one line, without a password in any spelling."""
-    for secret in secrets:
-        for spelling in (secret, unquote(secret), quote(secret, safe=""), quote(secret)):
-            text = text.replace(spelling, "***")
-    return " ".join(text.split())

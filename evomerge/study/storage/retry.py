@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-__all__ = ["PATIENCE_S", "is_passing", "lasting"]
+__all__ = ["PATIENCE_S", "is_passing", "retry", "root"]
 
 PATIENCE_S = 120.0
 """How long an operation is tried again before the search ends: a database server restarts within that."""
@@ -32,7 +32,7 @@ _REFUSED = re.compile(
 3.3); in another language than English they are waited for, too."""
 
 
-def lasting(operation: Callable[[bool], T], describe: Callable[[BaseException], str]) -> T:
+def retry(operation: Callable[[bool], T], describe: Callable[[BaseException], str]) -> T:
     """What ``operation`` returns, tried again with growing pauses while its failure may pass.
 
     The operation is told whether it was tried before: then an earlier attempt may have been carried out
