@@ -85,7 +85,7 @@ def open_study(text: str, storage: str | None) -> OpenedStudy:
     """
     from evomerge.fitness.objectives import Fitness
     from evomerge.fitness.spec import FitnessSpec
-    from evomerge.search.experiment import SearchSpec
+    from evomerge.search.experiment import SearchSpec, read_document
     from evomerge.study.study import Study
 
     place = _locate(text)
@@ -93,7 +93,7 @@ def open_study(text: str, storage: str | None) -> OpenedStudy:
         study = Study.open(storage, text if place is None else place.name)
     else:
         study = Study.open(*_own(text, place))
-    document = study.document
+    document = read_document(study.document)
     spec = FitnessSpec.model_validate(document["fitness"])
     return OpenedStudy(study, Fitness(spec.tasks), SearchSpec.model_validate(document["search"]))
 

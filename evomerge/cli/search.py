@@ -137,7 +137,7 @@ class _Run:
     def _study(self) -> Iterator[Study]:
         from evomerge.engine.sources import identities
         from evomerge.errors import OutputError
-        from evomerge.search.experiment import FREE_FIELDS
+        from evomerge.search.experiment import FREE_FIELDS, read_document
         from evomerge.study.study import Study
 
         experiment = self.experiment
@@ -154,6 +154,7 @@ class _Run:
             document=experiment.document(sources),
             dimensions=experiment.space.dimensions,
             free=FREE_FIELDS,
+            read=read_document,
         ) as study:
             # Not before: what is there may point to another study.
             write_run_file(experiment.folder, experiment)

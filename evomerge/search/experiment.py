@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,11 +35,15 @@ __all__ = [
     "WorkersSpec",
     "data_folder",
     "fitness_of_document",
+    "read_document",
 ]
 
 FREE_FIELDS = ("search.trials", "search.top_k", "models")
 """Fields of the study's document that may change when a search goes on. What the models hold is compared by
 ``sources``, so that a folder may move."""
+
+AS_IT_WAS: Mapping[str, Any] = {"search.lag": 0}
+"""What a study did that was written before a field existed, by field; for lists, ``tasks[].field``."""
 
 _Positive = Annotated[StrictInt, Field(ge=1)]
 _Seconds = Annotated[StrictInt | StrictFloat, Field(gt=0, le=10**9)]
@@ -256,15 +261,12 @@ class Experiment:
 
         ``sources`` are digests of what each model holds.
         """
-        search = self.spec.search.model_dump(mode="json")
-        if not search["lag"]:
-            del search["lag"]  # so that studies from before there was one still have the same experiment
         return {
             "models": dict(self.references),
             "sources": dict(sources),
             "recipe": self.space.document,
             "fitness": self.spec.fitness.model_dump(mode="json"),
-            "search": search,
+            "search": self.spec.search.model_dump(mode="json"),
             "workers": {"dtype": self.spec.workers.dtype},
         }
 
@@ -364,6 +366,36 @@ def _place(model: str, folders: Sequence[Path]) -> str:
     if local or model.startswith((".", "~")) or len(path.parts) > 2:  # no hub id looks like that
         return str(locate(model, None, folders))
     return model
+
+
+def read_document(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The stored ``document`` of a study with the fields of today.
+
+    Fields that did not exist when it was written mean "as it was"; settings that only a later release knows
+    are left out.
+    """
+    known = {"search": set(SearchSpec.model_fields), "fitness": set(FitnessSpec.model_fields)}
+    found: dict[str, Any] = copy.deepcopy(dict(document))
+    for section, fields in known.items():
+        if isinstance(found.get(section), dict):
+            found[section] = {key: value for key, value in found[section].items() if key in fields}
+    for place, value in AS_IT_WAS.items():
+        *parents, last = place.split(".")
+        for node in _nodes_at(found, parents):
+            node.setdefault(last, value)
+    return found
+
+
+def _nodes_at(node: Any, parents: Sequence[str]) -> list[dict[str, Any]]:
+    """The mappings under the names ``parents``, where ``name[]`` is each entry of a list."""
+    if not isinstance(node, dict):
+        return []
+    if not parents:
+        return [node]
+    name, rest = parents[0], parents[1:]
+    if name.endswith("[]"):
+        return [found for entry in node.get(name[:-2]) or () for found in _nodes_at(entry, rest)]
+    return _nodes_at(node.get(name), rest)
 
 
 def fitness_of_document(fitness: FitnessSpec, path: Path) -> FitnessSpec:

@@ -19,7 +19,8 @@ class Basis:
 
     ``items`` counts the answers that were scored, of all tasks together (``None``: the trial is from a
     release that did not note it; its scores name them). ``measure`` is what was measured of an item
-    (``metric``: the task's own), ``estimator`` how a value was made of that (``mean``: the objective of the tasks' values).
+    (``metric``: the task's own), ``estimator`` how a value was made of that (``mean``: the objective of the
+    tasks' values).
     ``standard_error`` has one entry for each value, or is ``None`` where nobody estimated it.
     """
 

@@ -236,8 +236,8 @@ def test_a_trial_whose_answer_was_lost_is_not_written_twice(
 ) -> None:
     study = opened(storage)
     study.record(candidate(0))
-    log = log_of(study)
-    monkeypatch.setattr(log, "add_trial", lost_after(log.add_trial, passing_error(storage)))
+    inner = log_of(study).optuna_storage
+    monkeypatch.setattr(inner, "create_new_trial", lost_after(inner.create_new_trial, passing_error(storage)))
     assert study.record(candidate(1)).number == 1
     assert study.record(candidate(2)).number == 2
     assert [(t.number, t.name) for t in opened(storage).trials()] == [(0, "g0.0"), (1, "g0.1"), (2, "g0.2")]
@@ -301,7 +301,8 @@ def test_a_storage_that_is_locked_for_a_while_is_waited_for(
     timer.start()
     assert study.record(candidate(1)).number == 1
     timer.join()
-    assert "The storage does not answer" in caplog.text
+    if url.startswith("journal"):  # with a database, Optuna itself tries again first
+        assert "The storage does not answer" in caplog.text
     assert [t.name for t in opened(url).trials()] == ["g0.0", "g0.1"]
 
 

@@ -79,6 +79,7 @@ def _server_exclusive(engine: Engine) -> Callable[[str], AbstractContextManager[
     def lock(name: str) -> Iterator[None]:
         digest = hashlib.blake2b(f"evomerge:{name}".encode(), digest_size=8).digest()
         connection = engine.connect()
+        connection.detach()  # not one of the pool, which may be disposed of meanwhile
         try:
             # Until the end of the transaction, or of the connection.
             connection.execute(select(func.pg_advisory_xact_lock(int.from_bytes(digest, signed=True))))
