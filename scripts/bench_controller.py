@@ -123,9 +123,11 @@ class Stopwatch(Quiet):
 
 def stored_bytes(study: Study, trial: Trial) -> int:
     """Bytes that a trial puts into a storage, without keys and indexes."""
-    row = row_of(trial, study._distributions, study._items)  # noqa: SLF001
+    row = row_of(trial, study._distributions, study._items, "0" * 32)  # noqa: SLF001
     parameters = sum(len(name) + 8 + len(distribution_to_json(d)) for name, (d, _) in row.parameters.items())
-    return parameters + sum(len(json.dumps(value)) for value in row.attributes.values())
+    return parameters + sum(
+        len(json.dumps(value)) for value in (*row.attributes.values(), *row.system.values())
+    )
 
 
 def bare_transaction(url: str) -> Callable[[str], None]:

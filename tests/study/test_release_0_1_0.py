@@ -1,4 +1,4 @@
-"""Studies that release 0.1.0 wrote: they open, show, export and go on to the trials that it would have found."""
+"""Studies that release 0.1.0 wrote: they open, show, and go on to the trials that it would have found."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NAMES = ["lag", "random", "journal", pytest.param("postgres", marks=pytest.mark.
 def run(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[str, str, dict[str, Any]]:
-    """Name and URL of a study in the current folder, beside its experiment and models, and what is expected."""
+    """Name and URL of a study in the current folder, with its experiment and models; what is expected."""
     monkeypatch.chdir(tmp_path)
     name: str = request.param
     (tmp_path / "zoo").symlink_to(ROOT / "experiments" / "zoo")
