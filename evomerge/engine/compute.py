@@ -5,6 +5,7 @@ The live model and the files on disk are filled by the same function, chunk by c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -70,6 +71,8 @@ def merge_tensor(
     method = get_method(tensor.method)
     x_MRC = [rows_of(read(i.model, i.tensor).contiguous()) for i in tensor.inputs]
     digest = Digest.on(x_MRC[0].device)
+    if not x_MRC[0].numel():
+        return digest
     if not tensor.dtype.is_floating_point or _is_shared_limit(tensor, x_MRC):
         same_RC = x_MRC[0].to(tensor.dtype)
         digest.add(same_RC, 0)
@@ -93,7 +96,9 @@ def rows_of(tensor: Tensor) -> Tensor:
     Raises:
         RuntimeError: No stride spans its dimensions.
     """
-    return tensor.view(1, -1) if tensor.dim() < 2 else tensor.view(-1, tensor.shape[-1])
+    return (
+        tensor.view(1, -1) if tensor.dim() < 2 else tensor.view(tensor.shape[:-1].numel(), tensor.shape[-1])
+    )
 
 
 class ComputePool:
@@ -161,7 +166,8 @@ def _is_shared_limit(tensor: TensorPlan, x_MRC: Sequence[Tensor]) -> bool:
 
 
 def _chunk(tensor: TensorPlan, x_MRC: tuple[Tensor, ...], row: int) -> Chunk:
-    return Chunk(x_MRC, row, has_base=tensor.has_base, is_vector=len(tensor.shape) < 2)
+    period = math.prod(tensor.shape[1:-1])
+    return Chunk(x_MRC, row, has_base=tensor.has_base, is_vector=len(tensor.shape) < 2, period=period)
 
 
 def _chunks(

@@ -54,16 +54,21 @@ class Variances:
 
 
 def _variance(d_DRC: list[Tensor]) -> Tensor:
-    """Population variance over the task vectors, per position; (R, C), float32."""
+    """Population variance over the task vectors, per position; (R, C), float32.
+
+    Where all are equal it is exactly zero: a rounded mean must not make a difference of its own.
+    """
     mean_RC = d_DRC[0].clone()
     for d_RC in d_DRC[1:]:
         mean_RC.add_(d_RC)
     mean_RC.div_(len(d_DRC))
     sum_RC = torch.zeros_like(mean_RC)
+    differs_RC = torch.zeros_like(mean_RC, dtype=torch.bool)
     for d_RC in d_DRC:
         apart_RC = torch.sub(d_RC, mean_RC)
         sum_RC.add_(apart_RC.mul_(apart_RC))
-    return sum_RC.div_(len(d_DRC))
+        differs_RC |= d_RC != d_DRC[0]
+    return torch.where(differs_RC, sum_RC.div_(len(d_DRC)), 0)
 
 
 def _variances(chunks: Chunks) -> Variances:
@@ -368,8 +373,15 @@ def _ram_reduce(chunks: Chunks, s: Ram) -> tuple[float, ...] | None:
         for pair, active_RC in zip(counts, active_DRC, strict=True):
             pair[0] += int((active_RC & (count_RC > 1)).sum())
             pair[1] += int((active_RC & (count_RC == 1)).sum())
-    ratios = [shared / max(unique, s.epsilon) for shared, unique in counts]
+    ratios = [_ratio(shared, max(unique, s.epsilon)) for shared, unique in counts]
     return tuple(1 + s.r * min(max(ratio, 0.0), s.alpha) for ratio in ratios)
+
+
+def _ratio(shared: int, unique: float) -> float:
+    """With an epsilon of 0 there may be no unique changes: shared ones then count without limit."""
+    if unique > 0:
+        return shared / unique
+    return math.inf if shared else 0.0
 
 
 def _ram(chunk: Chunk, s: Ram, factors: tuple[float, ...] | None) -> Tensor:
