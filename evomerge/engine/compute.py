@@ -162,7 +162,10 @@ def _chunk_elements(x_RC: Tensor) -> int:
 
 def _is_shared_limit(tensor: TensorPlan, x_MRC: Sequence[Tensor]) -> bool:
     """Whether it is a single number at which all models are infinite: a setting (do not clip), no weight."""
-    return tensor.shape == () and all(bool(x.isinf()) and torch.equal(x, x_MRC[0]) for x in x_MRC)
+    if tensor.shape != ():
+        return False
+    values = [float(x) for x in x_MRC]  # not `isinf`, which torch has not for every dtype
+    return math.isinf(values[0]) and len(set(values)) == 1
 
 
 def _chunk(tensor: TensorPlan, x_MRC: tuple[Tensor, ...], row: int) -> Chunk:

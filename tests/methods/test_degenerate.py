@@ -19,7 +19,7 @@ from evomerge.methods import Base, InMemory, get_method, methods
 
 OF_CHANGE = 1e-5
 """Error allowed, relative to the largest change of the tensor."""
-ROUNDINGS = 12
+ROUNDINGS = 16
 """Roundings of float32 (2^-24) of the largest weight at the same place that are allowed in addition: one is
 that of the result itself."""
 
