@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -149,7 +150,8 @@ def _prepare(tensor: TensorPlan, method: MergeMethod, statistic: Any) -> Any:
     if "key" in method.context:
         arguments["key"] = key_of(tensor.name)
     try:
-        return method.prepare(statistic, **arguments)
+        with np.errstate(all="ignore"):  # what comes of infinite weights is found when it is written
+            return method.prepare(statistic, **arguments)
     except ValueError as exception:
         raise RecipeError("parameters", f"{method.name}: {exception} (tensor {tensor.name})") from None
 

@@ -142,6 +142,8 @@ class _Span:
     """Vectors as coefficients over given ones, whose Gram matrix tells all lengths and angles."""
 
     def __init__(self, gram_MM: Tensor) -> None:
+        if not bool(torch.isfinite(gram_MM).all()):
+            raise ValueError("a model holds NaN or infinity")
         self.gram_MM: _Floats = gram_MM.numpy()
         self.norms = [math.sqrt(max(v, 0.0)) for v in self.gram_MM.diagonal().tolist()]
 

@@ -154,6 +154,8 @@ def test_a_merge_is_finite_or_refused_by_name(name: str, folder: Path, kernels: 
             ended["refused"] += 1
             return
         ended["merged"] += 1
+        if all(t.shape == () and math.isinf(t) for m, (t,) in stored.items() if m != "base"):
+            return  # one number at which all models are infinite is a setting, and copied
         for tensor in load_file(folder / "out" / "model.safetensors").values():
             assert bool(torch.isfinite(tensor.float()).all())
             assert tensor.shape == stored["m0"][0].shape
