@@ -29,6 +29,8 @@ SILENCE_SECONDS = 30
 LOCK_SECONDS = 60
 """How long a writer waits for another process that writes to the same SQLite file."""
 
+_JOURNAL_HEAD = b'{"op_code":'
+
 T = TypeVar("T")
 
 
@@ -140,6 +142,7 @@ def _journal_path(url: str) -> Path | None:
 def _open_journal(url: str, path: Path, *, create: bool) -> Storage:
     with _guarded(shown(url), ()):
         _prepare_file(path, create=create)
+        _refuse_foreign_journal(path)
         _quiet()
         from evomerge.search._backends import JournalBackend
 
@@ -202,6 +205,16 @@ def _prepare_file(path: Path, *, create: bool) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     elif not path.is_file():
         raise StudyError(str(path), "there is no study: no such file")
+
+
+def _refuse_foreign_journal(path: Path) -> None:
+    """Check that the file, if there is one, begins as a journal: a last line without an end is cut off."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        head = file.read(len(_JOURNAL_HEAD))
+    if not _JOURNAL_HEAD.startswith(head):
+        raise StudyError(str(path), "is not a journal of studies", "Name another file.")
 
 
 def _writable(path: Path) -> Path:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from evomerge.errors import StudyError
 from evomerge.search._storage import open_storage
 
 
@@ -29,3 +30,10 @@ def test_a_study_in_a_folder_that_cannot_be_written_is_read_and_left_as_it_is(
     finally:
         tmp_path.chmod(0o755)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_a_file_that_is_not_a_journal_is_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "thesis.log").write_text("years of work")
+    with pytest.raises(StudyError, match="is not a journal"):
+        open_storage(f"journal:///{tmp_path}/thesis.log", create=True)
+    assert (tmp_path / "thesis.log").read_text() == "years of work"
