@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import sys
@@ -27,6 +28,7 @@ __all__ = [
     "plain_table",
     "print_json",
     "program",
+    "say",
     "short",
     "tell",
     "warn",
@@ -42,9 +44,14 @@ def print_json(document: Any) -> None:
     sys.stdout.write(json.dumps(document, indent=2, default=str) + "\n")
 
 
+def say(text: str) -> None:
+    """A line of prose, which breaks between words where somebody looks at columns; one line in a log."""
+    console.print(text, soft_wrap=not (console.is_terminal or "COLUMNS" in os.environ))
+
+
 def warn(text: str) -> None:
     """A line on standard error that does not get in the way of a program that reads the output."""
-    _errors.print(Text.assemble(("Warning: ", "yellow"), text))
+    _errors.print(Text.assemble(("Warning: ", "yellow"), text), soft_wrap=not _errors.is_terminal)
 
 
 def tell(text: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evomerge.errors import StudyError, did_you_mean
+from evomerge.errors import OutputError, StudyError, did_you_mean
 
 if TYPE_CHECKING:
     from evomerge.fitness.objectives import Fitness
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from evomerge.search.experiment import Experiment, SearchSpec
     from evomerge.search.study import Study, Trial
 
-__all__ = ["OpenedStudy", "open_study", "write_run_file"]
+__all__ = ["OpenedStudy", "check_recipe_target", "open_study", "write_run_file"]
 
 RUN_FILE = "run.json"
 
@@ -141,3 +141,21 @@ def _own(text: str, place: _Place | None) -> tuple[str, str]:
     if place.storage is None:
         raise StudyError(text, f"its study {place.name!r} is not in this folder", "Give --storage URL.")
     return place.storage, place.name
+
+
+def check_recipe_target(path: Path) -> None:
+    """Check that ``export`` may write ``path``: a new file, or one that an export wrote.
+
+    Raises:
+        OutputError: It is a folder, a link, or a file of another kind.
+    """
+    hint = "Name another file with -o, or - for standard output."
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise OutputError(str(path), "is a link" if path.is_symlink() else "is not a file", hint)
+    if path.exists():
+        try:
+            head = path.read_bytes()[:64]
+        except OSError as exception:
+            raise OutputError(str(path), f"cannot be read ({exception.strerror})", hint) from None
+        if not head.startswith(b"# evomerge "):
+            raise OutputError(str(path), "exists, and no export wrote it", hint)

@@ -232,9 +232,12 @@ class _Run:
         self._say(f"Storage: {study.url}")
 
     def _next_steps(self) -> None:
+        from evomerge.search.study import shown
+
         study = shlex.quote(short(self.experiment.folder))
         best = shlex.quote(short(self.experiment.folder / "best.yml"))
-        extra = "" if self.experiment.spec.storage is None else " --storage URL"
+        url = self.experiment.spec.storage
+        extra = "" if url is None else f" --storage {shlex.quote(shown(url))}"
         console.print(
             f"\nNext:\n  {program()} export {study}{extra} -o {best}\n  {program()} merge {best} OUT_DIR",
         )

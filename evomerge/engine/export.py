@@ -12,6 +12,7 @@ from torch import Tensor
 
 from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.checkpoints.files import read_json
+from evomerge.checkpoints.target import Protected, check_target, output_path
 from evomerge.checkpoints.writer import CheckpointWriter
 from evomerge.engine.compute import ComputePool, merge_tensor
 from evomerge.engine.fingerprint import fingerprint
@@ -47,6 +48,8 @@ class MergeOptions:
     chunk_elements: int | None = None
     expected_fingerprint: str | None = None
     truncate_embeddings: bool = False
+    recipe_file: Path | None = None
+    """Where the recipe was read: its folder is never replaced."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +73,11 @@ def merge_to_disk(
 
     Raises:
         RecipeError, CheckpointError: The recipe or a model is wrong.
-        OutputError: The folder cannot be written, or the weights are not those that were scored.
+        OutputError: The folder may not or cannot be written (see ``check_target``), or the weights are not
+            those that were scored.
     """
+    protected = _protected(checkpoints, options.recipe_file)
+    check_target(output_path(path), protected, overwrite=options.overwrite)
     inputs = Inputs(checkpoints, truncate_embeddings=options.truncate_embeddings)
     merge_plan = inputs.plan(recipe)
     warnings = merge_plan.warnings
@@ -80,7 +86,7 @@ def merge_to_disk(
         warnings = (*warnings, warning) if warning is not None else warnings
     infos = {t.name: t.info for t in merge_plan.tensors}
     with CheckpointWriter(
-        path, infos, shard_bytes=options.shard_bytes, overwrite=options.overwrite
+        path, infos, shard_bytes=options.shard_bytes, overwrite=options.overwrite, protected=protected
     ) as writer:
         written = _write_weights(merge_plan, writer, options)
         expected = options.expected_fingerprint
@@ -98,6 +104,17 @@ def merge_to_disk(
         _write_side_files(merge_plan, writer)
         writer.commit()
     return MergeResult(written, len(infos), merge_plan.bytes, warnings)
+
+
+def _protected(checkpoints: Mapping[str, Checkpoint], recipe_file: Path | None) -> list[Protected]:
+    places = [] if recipe_file is None else [Protected(recipe_file.resolve().parent, "the recipe's folder")]
+    for name, checkpoint in checkpoints.items():
+        for place in dict.fromkeys((checkpoint.path, checkpoint.tokenizer, *checkpoint.folders)):
+            if place.is_file():
+                places.append(Protected(place.resolve().parent, f"the folder of the recipe {place.name}"))
+            else:
+                places.append(Protected(place, f"the input model {name!r}", inside=True))
+    return places
 
 
 def _write_weights(

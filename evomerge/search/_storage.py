@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import re
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +28,8 @@ SILENCE_SECONDS = 30
 """How long a database server may say nothing before its connection counts as lost."""
 LOCK_SECONDS = 60
 """How long a writer waits for another process that writes to the same SQLite file."""
+
+_JOURNAL_HEAD = b'{"op_code":'
 
 T = TypeVar("T")
 
@@ -136,10 +142,11 @@ def _journal_path(url: str) -> Path | None:
 def _open_journal(url: str, path: Path, *, create: bool) -> Storage:
     with _guarded(shown(url), ()):
         _prepare_file(path, create=create)
+        _refuse_foreign_journal(path)
         _quiet()
         from evomerge.search._backends import JournalBackend
 
-        return Storage(JournalBackend(path), url)
+        return Storage(JournalBackend(path if create else _writable(path)), url)
 
 
 def _open_database(url: str, *, create: bool) -> Storage:
@@ -166,6 +173,8 @@ def _open_database(url: str, *, create: bool) -> Storage:
     with _guarded(shown(url), secrets):
         if parsed.drivername == "sqlite" and parsed.database:
             _prepare_file(Path(parsed.database), create=create)
+            if not create:
+                parsed = parsed.set(database=str(_writable(Path(parsed.database))))
         _quiet()
         from evomerge.search._database import open_database
 
@@ -196,6 +205,28 @@ def _prepare_file(path: Path, *, create: bool) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     elif not path.is_file():
         raise StudyError(str(path), "there is no study: no such file")
+
+
+def _refuse_foreign_journal(path: Path) -> None:
+    """Check that the file, if there is one, begins as a journal: a last line without an end is cut off."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        head = file.read(len(_JOURNAL_HEAD))
+    if not _JOURNAL_HEAD.startswith(head):
+        raise StudyError(str(path), "is not a journal of studies", "Name another file.")
+
+
+def _writable(path: Path) -> Path:
+    """``path``, or on a read-only medium a temporary copy: SQLite and a journal are also read by writing."""
+    if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
+        return path
+    folder = tempfile.mkdtemp(prefix="evomerge-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for file in (path, path.with_name(f"{path.name}-wal")):
+        if file.is_file():
+            (Path(folder) / file.name).write_bytes(file.read_bytes())
+    return Path(folder) / path.name
 
 
 def _quiet() -> None:

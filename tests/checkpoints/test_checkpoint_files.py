@@ -6,6 +6,8 @@ import errno
 import json
 import math
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from support import MakeModel
 
 from evomerge.checkpoints.checkpoint import TensorInfo, open_checkpoint
 from evomerge.checkpoints.files import identity
+from evomerge.checkpoints.manifest import MANIFEST
 from evomerge.checkpoints.references import Reference, locate, parse_reference
 from evomerge.checkpoints.writer import CheckpointWriter
 from evomerge.errors import CheckpointError, OutputError
@@ -161,16 +164,20 @@ def test_what_is_not_committed_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_overwrite_replaces_the_folder_as_a_whole(tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "old.txt").write_text("old")
+def test_overwrite_replaces_an_earlier_merge_as_a_whole(tmp_path: Path) -> None:
+    with CheckpointWriter(tmp_path / "out", INFOS, shard_bytes=40) as writer:
+        fill(writer)
+        writer.write_text("config.json", "{}")
+        writer.commit()
+    before = {p.name for p in (tmp_path / "out").iterdir()}
+    assert {"model.safetensors.index.json", "config.json", MANIFEST} < before
     with pytest.raises(OutputError, match="--overwrite"):
         CheckpointWriter(tmp_path / "out", INFOS, shard_bytes=100)
     with CheckpointWriter(tmp_path / "out", INFOS, shard_bytes=10**9, overwrite=True) as writer:
         fill(writer)
-        assert (tmp_path / "out" / "old.txt").exists()
+        assert {p.name for p in (tmp_path / "out").iterdir()} == before
         writer.commit()
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["model.safetensors"]
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"model.safetensors", MANIFEST}
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
@@ -209,10 +216,22 @@ def test_what_the_disk_takes_in_pieces_is_written_whole(
     assert all(torch.equal(found[n], v) for n, v in values.items())
 
 
-def test_what_a_killed_run_left_is_replaced(tmp_path: Path) -> None:
+def test_what_a_killed_run_left_is_removed_and_a_folder_of_its_name_that_is_not_its_own_stays(
+    tmp_path: Path,
+) -> None:
+    killed = (
+        "import os, sys; from pathlib import Path; import torch; "
+        "from evomerge.checkpoints.checkpoint import TensorInfo; "
+        "from evomerge.checkpoints.writer import CheckpointWriter; "
+        "CheckpointWriter(Path(sys.argv[1]), {'a': TensorInfo((7,), torch.float32)}, shard_bytes=99); "
+        "os._exit(9)"
+    )
     (tmp_path / ".out.partial").mkdir()
-    (tmp_path / ".out.partial" / "junk").write_text("junk")
+    (tmp_path / ".out.partial" / "precious").write_text("mine")
+    subprocess.run([sys.executable, "-c", killed, str(tmp_path / "out")], check=False)
+    assert (tmp_path / ".out.partial-2" / "model.safetensors").exists()
     with CheckpointWriter(tmp_path / "out", INFOS, shard_bytes=10**9) as writer:
         fill(writer)
         writer.commit()
-    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".out.partial", "out"]
+    assert (tmp_path / ".out.partial" / "precious").read_text() == "mine"
