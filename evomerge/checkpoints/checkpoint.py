@@ -70,7 +70,8 @@ class Checkpoint:
     """One model: ``tensors`` from the headers, ``config`` from config.json, weights on demand.
 
     ``read`` maps the file into memory and copies nothing; the tensor must not be written to. ``path`` is the
-    folder with the side files, ``tokenizer`` the one with the tokenizer's.
+    folder with the side files, ``tokenizer`` the one with the tokenizer's. ``warnings`` are about the model
+    as such, whatever is merged with it.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Checkpoint:
         self.files = files
         self.folders = folders or (path,)
         self.tokenizer = tokenizer if tokenizer is not None else path
+        self.warnings: tuple[str, ...] = ()
 
     def read(self, name: str) -> Tensor:
         """The tensor ``name``, as a view of the mapped file.

@@ -74,12 +74,14 @@ class Inputs:
 
     def _aligned(self, recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> Alignment:
         donor = donor_of(recipe)
+        warnings = [f"{model}: {text}" for model, c in checkpoints.items() for text in c.warnings]
         if self._truncate and recipe.vocabulary is None:
-            return truncated(recipe, checkpoints, donor)
-        alignment = aligned(recipe, checkpoints, donor)
-        if recipe.vocabulary is not None:
-            return alignment
-        return replace(alignment, warnings=(*alignment.warnings, *vocabulary_warnings(checkpoints)))
+            alignment = truncated(recipe, checkpoints, donor)
+        else:
+            alignment = aligned(recipe, checkpoints, donor)
+            if recipe.vocabulary is None:
+                warnings += vocabulary_warnings(checkpoints)
+        return replace(alignment, warnings=(*alignment.warnings, *warnings))
 
 
 _KEPT = 4

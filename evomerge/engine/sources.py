@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 from evomerge.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from evomerge.checkpoints.files import identity
-from evomerge.checkpoints.lora import adapted
 from evomerge.checkpoints.references import Reference, locate, parse_reference
+from evomerge.engine.adapters import with_adapter
 from evomerge.engine.inputs import Inputs
-from evomerge.engine.live_model import names_in_files
 from evomerge.engine.stages import staged
 from evomerge.errors import RecipeError, UserError
 from evomerge.recipe import load_recipe
@@ -40,9 +38,7 @@ def open_sources(
         checkpoint = _opened(reference, folders, within)
         if reference.lora is not None:
             folder = locate(reference.lora, reference.lora_revision, folders)
-            checkpoint = adapted(
-                checkpoint, folder, partial(names_in_files, checkpoint.config, checkpoint.tensors)
-            )
+            checkpoint = with_adapter(checkpoint, folder)
         checkpoints[name] = checkpoint
     return checkpoints
 

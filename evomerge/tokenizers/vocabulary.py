@@ -14,6 +14,7 @@ from evomerge.errors import CheckpointError
 
 __all__ = [
     "Vocabulary",
+    "has_tokenizer",
     "load_tokenizer",
     "quick_ids",
     "quiet",
@@ -32,6 +33,15 @@ _FILES = (
     "spiece.model",
     "chat_template*",
 )
+_VOCABULARIES = (
+    "tokenizer.json",
+    "tokenizer.model*",
+    "vocab.*",
+    "*.tiktoken",
+    "sentencepiece*",
+    "spiece.model",
+)
+"""Files of which a tokenizer has one at least: they hold its tokens."""
 _LARGEST_ID = 2**23
 """Some thirty times the largest vocabulary there is; maps between rows take memory for each."""
 _SPECIAL = ("bos", "eos", "pad", "unk", "sep", "cls", "mask")
@@ -96,6 +106,11 @@ def vocabulary_of(tokenizer: Any) -> Vocabulary:
     added = frozenset(str(t.content) for t in tokenizer.added_tokens_decoder.values())
     special = {f"{role}_token_id": getattr(tokenizer, f"{role}_token_id", None) for role in _SPECIAL}
     return Vocabulary(ids, added & ids.keys(), {k: int(v) for k, v in special.items() if v is not None})
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a model folder holds the files of a tokenizer, not only settings of one."""
+    return any(file.is_file() for pattern in _VOCABULARIES for file in folder.glob(pattern))
 
 
 def tokenizer_files(folder: Path) -> list[Path]:
