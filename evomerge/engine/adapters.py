@@ -12,6 +12,8 @@ import torch
 
 from evomerge.checkpoints.adapter_files import adapter_folder
 from evomerge.checkpoints.checkpoint import Checkpoint
+from evomerge.checkpoints.derived import DerivedFiles
+from evomerge.checkpoints.files import read_json
 from evomerge.checkpoints.lora import adapted
 from evomerge.checkpoints.lora_embeddings import Architecture, Vocabulary
 from evomerge.engine.configuration import is_tied, text_parts
@@ -19,7 +21,7 @@ from evomerge.engine.live_model import names_in_files, tied_head
 from evomerge.engine.vocabulary import embedding_tensors
 from evomerge.tokenizers.vocabulary import has_tokenizer
 
-__all__ = ["with_adapter"]
+__all__ = ["adapter_alone", "with_adapter"]
 
 _HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
 """Names of heads, for models that transformers does not know."""
@@ -43,6 +45,17 @@ def with_adapter(base: Checkpoint, folder: Path) -> Checkpoint:
     if has_tokenizer(folder):
         checkpoint.tokenizer = folder
     return checkpoint
+
+
+def adapter_alone(folder: Path) -> Checkpoint:
+    """The adapter in ``folder``, for a model that a recipe makes; it has a ``path`` and no tensors.
+
+    Raises:
+        CheckpointError: There is no adapter.
+    """
+    folder = adapter_folder(folder)
+    read_json(folder / "adapter_config.json", "Is this a LoRA adapter?")
+    return Checkpoint(folder, {}, {}, DerivedFiles(None, {}), folders=(folder,))
 
 
 def _in_files(base: Checkpoint, names: Iterable[str]) -> dict[str, str]:
