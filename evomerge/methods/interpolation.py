@@ -154,7 +154,7 @@ class _Span:
     measure=task_gram,
     kernel=weighted_sum,
     base=Base.OPTIONAL,
-    models=(2, None),
+    models=(1, None),
 )
 def multislerp(
     gram_MM: Tensor,
@@ -166,6 +166,8 @@ def multislerp(
 ) -> Tensor:
     """Barycentre on the sphere in the tangent space of the mean direction, with the mean length; c_M."""
     first = 1 if has_base else 0
+    if len(weight) == 1:
+        return _result([1.0], has_base=has_base)
     span = _Span(gram_MM[first:, first:])
     total = math.fsum(weight)
     if normalize_weights and total == 0:
@@ -193,7 +195,7 @@ def multislerp(
     source="Karcher 1977; Grove and Karcher 1973: Riemannian centre of mass on the sphere",
     measure=gram,
     kernel=weighted_sum,
-    models=(2, None),
+    models=(1, None),
 )
 def karcher(
     gram_MM: Tensor,
@@ -203,6 +205,8 @@ def karcher(
     tol: Annotated[float, Range("steps and angles below this count as zero", 0)] = 1e-5,
 ) -> Tensor:
     """The direction with the least mean squared angle to all models, with their mean length; c_M."""
+    if len(weight) == 1:
+        return torch.ones(1, dtype=torch.float64)
     span = _Span(gram_MM)
     total = math.fsum(weight)
     if total == 0:

@@ -225,3 +225,32 @@ def test_recipes_of_one_document_have_no_stages() -> None:
     recipe = parse_recipe({"merge_method": "linear", "models": [{"model": "m"}]})
     assert recipe.stages == ()
     assert "stages" not in recipe.document()
+
+
+ONE = [
+    {"merge_method": "task_arithmetic", "base_model": "M"},
+    {"merge_method": "ties", "base_model": "M", "parameters": {"density": 0.5, "weight": 0.3}},
+    {"merge_method": "dare_linear", "base_model": "M", "parameters": {"density": 0.5, "weight": 1}},
+    {"merge_method": "sce", "base_model": "M", "parameters": {"select_topk": 0.5}},
+    {"merge_method": "linear", "parameters": {"weight": 0.3}},
+    {"merge_method": "passthrough"},
+    {"merge_method": "karcher"},
+    {"merge_method": "multislerp", "parameters": {"weight": 0.5}},
+    {"merge_method": "multislerp", "base_model": "base", "parameters": {"weight": 0.5}},
+]
+
+
+@pytest.mark.parametrize("document", ONE, ids=lambda d: "-".join(map(str, d.values()))[:40])
+def test_a_merge_of_one_model_is_the_model(folder: Path, document: dict[str, Any]) -> None:
+    write_adapter(folder)
+    document = document | {"models": [{"model": "one+lora"}], "dtype": "float32"}
+    document |= {"base_model": "one+lora"} if document.get("base_model") == "M" else {}
+    sources = open_sources({"one+lora": "one+lora", "base": "base"}, (folder,))
+    recipe = parse_recipe(document)
+    result = merge_to_disk(recipe, sources, folder / "out")
+    made = load_file(folder / "out" / "model.safetensors")
+    for name, tensor in made.items():
+        assert torch.equal(tensor, sources["one+lora"].read(name).float())
+    materializer = Materializer(sources)
+    assert materializer.load(recipe) == result.fingerprint
+    materializer.close()
