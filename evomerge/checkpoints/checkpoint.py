@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +92,12 @@ class Checkpoint:
         self.folders = folders or (path,)
         self.tokenizer = tokenizer if tokenizer is not None else path
         self.warnings: tuple[str, ...] = ()
+
+    def with_tokenizer(self, folder: Path) -> Checkpoint:
+        """The same model with the tokenizer in ``folder``."""
+        other = copy.copy(self)
+        other.tokenizer = folder
+        return other
 
     def read(self, name: str) -> Tensor:
         """The tensor ``name``, as a view of the mapped file.

@@ -12,7 +12,8 @@ from evomerge.engine.layout import donor_of
 from evomerge.engine.plan import MergePlan
 from evomerge.engine.planner import planned
 from evomerge.engine.stages import staged
-from evomerge.engine.vocabulary import Alignment, aligned, truncated, vocabulary_warnings
+from evomerge.engine.tokenizer_folders import vocabulary_warnings
+from evomerge.engine.vocabulary import Alignment, aligned, truncated
 from evomerge.errors import RecipeError, did_you_mean
 from evomerge.recipe import Recipe, stage_of
 

@@ -32,6 +32,7 @@ _FILES = (
     "sentencepiece*",
     "spiece.model",
     "chat_template*",
+    "tekken.json",
 )
 _VOCABULARIES = (
     "tokenizer.json",
@@ -40,8 +41,11 @@ _VOCABULARIES = (
     "*.tiktoken",
     "sentencepiece*",
     "spiece.model",
+    "tekken.json",
 )
 """Files of which a tokenizer has one at least: they hold its tokens."""
+_WITHOUT_FILES = ("ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer")
+"""Tokenizers of bytes and characters, which have none."""
 _LARGEST_ID = 2**23
 """Some thirty times the largest vocabulary there is; maps between rows take memory for each."""
 _SPECIAL = ("bos", "eos", "pad", "unk", "sep", "cls", "mask")
@@ -109,8 +113,14 @@ def vocabulary_of(tokenizer: Any) -> Vocabulary:
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Whether a model folder holds the files of a tokenizer, not only settings of one."""
-    return any(file.is_file() for pattern in _VOCABULARIES for file in folder.glob(pattern))
+    """Whether a model folder holds a tokenizer, not only settings of one."""
+    if any(file.is_file() for pattern in _VOCABULARIES for file in folder.glob(pattern)):
+        return True
+    try:
+        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(settings, dict) and settings.get("tokenizer_class") in _WITHOUT_FILES
 
 
 def tokenizer_files(folder: Path) -> list[Path]:

@@ -19,7 +19,7 @@ from evomerge.engine.materialize import Materializer
 from evomerge.engine.sources import open_sources
 from evomerge.errors import CheckpointError, RecipeError
 from evomerge.recipe import parse_recipe
-from evomerge.tokenizers.vocabulary import load_tokenizer, vocabulary_of
+from evomerge.tokenizers.vocabulary import has_tokenizer, load_tokenizer, vocabulary_of
 
 EMBEDDINGS = ("model.embed_tokens.weight", "lm_head.weight")
 
@@ -295,8 +295,64 @@ def test_a_section_that_is_wrong_is_one_clear_message(
         inputs.plan(parse_recipe(linear(tokenizer=section)))
 
 
-def test_a_model_without_a_tokenizer_is_named(models: Models) -> None:
-    for file in (models.folder / "chat").glob("token*"):
-        file.unlink()
+def remove_tokenizer(folder: Path) -> None:
+    for pattern in ("token*", "special*", "chat*"):
+        for file in folder.glob(pattern):
+            file.unlink()
+
+
+@pytest.mark.parametrize("source", ["union", "base", "code"])
+def test_a_model_without_tokenizer_files_takes_those_of_the_base(models: Models, source: str) -> None:
+    document = linear(tokenizer_source=source)
+    same = models.add("same", bpe(["a+b", "c+d"]))
+    document["models"].append({"model": "same", "parameters": {"weight": 0.4}})
+    want = models.merge(document)
+    remove_tokenizer(same)
+    result = models.merge(document)
+    assert result.fingerprint == want.fingerprint
+    assert len(result.warnings) == len(want.warnings) + 1
+    assert result.warnings[0] == "no tokenizer files in same: the tokenizer of base is taken instead"
+    recipe = parse_recipe(document)
+    materializer = Materializer(open_sources({r: r for r in recipe.references()}, (models.folder,)))
+    assert materializer.load(recipe) == want.fingerprint
+    assert materializer.load(recipe) == want.fingerprint
+    assert materializer.tokenizer.get_vocab() == load_tokenizer(models.folder / "out").get_vocab()
+    materializer.close()
+
+
+def test_a_base_without_tokenizer_files_takes_those_of_another_model(models: Models) -> None:
+    models.add("same", bpe(["a+b", "c+d"]))
+    document = linear(models=[{"model": m, "parameters": {"weight": 1}} for m in ("base", "same")])
+    remove_tokenizer(models.folder / "base")
+    (warning,) = models.merge(document).warnings
+    assert warning == "no tokenizer files in base: the tokenizer of same is taken instead"
+    assert load_tokenizer(models.folder / "out").tokenize("abcd") == ["ab", "cd"]
+
+
+@pytest.mark.parametrize("section", [{}, {"tokenizer_source": "base"}, {"tokenizer_source": "union"}])
+def test_models_without_any_tokenizer_are_merged_without_one(models: Models, section: dict[str, Any]) -> None:
+    models.add("same", bpe(["a+b", "c+d"]))
+    pair = [{"model": m, "parameters": {"weight": 1}} for m in ("base", "same")]
+    want = models.merge(linear(models=pair, **section)).fingerprint
+    for name in ("base", "same"):
+        remove_tokenizer(models.folder / name)
+    result = models.merge(linear(models=pair, **section))
+    assert result.fingerprint == want
+    assert result.warnings == ("no tokenizer files in base, same: the output has none either",)
+    assert not list((models.folder / "out").glob("token*"))
+    with pytest.raises(CheckpointError, match="base: the recipe has a tokenizer section, and there are no"):
+        models.merge(linear(models=pair, tokenizer={"source": "base", "pad_to_multiple_of": 8}))
+
+
+def test_a_damaged_tokenizer_is_named(models: Models) -> None:
+    (models.folder / "chat" / "tokenizer.json").write_text("{")
     with pytest.raises(CheckpointError, match="chat: its tokenizer cannot be loaded"):
         models.merge(linear(tokenizer_source="union"))
+
+
+def test_a_tokenizer_of_bytes_needs_no_files_of_tokens(tmp_path: Path) -> None:
+    assert not has_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer"}')
+    assert not has_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "ByT5Tokenizer"}')
+    assert has_tokenizer(tmp_path)
