@@ -16,6 +16,7 @@ from evomerge.checkpoints.checkpoint import Checkpoint, TensorInfo
 from evomerge.checkpoints.derived import DerivedFiles
 from evomerge.engine.configuration import text_parts
 from evomerge.engine.layers import find_stacks
+from evomerge.engine.output_tokenizer import output_tokenizer
 from evomerge.engine.tokenizer_folders import TokenizerFolder, lend_tokenizers
 from evomerge.errors import CheckpointError, RecipeError
 from evomerge.methods import Base, get_method
@@ -27,13 +28,10 @@ from evomerge.tokenizers.chat_templates import (
     write_chat_template,
 )
 from evomerge.tokenizers.row_maps import Embedding, Origin, RowMap, TokenChoice, origin_of, row_maps
-from evomerge.tokenizers.union import write_union, write_with_tokens
 from evomerge.tokenizers.vocabulary import (
     Vocabulary,
     has_tokenizer,
-    load_tokenizer,
     tokenizer_files,
-    vocabulary_of,
 )
 
 __all__ = ["Alignment", "Renumbering", "aligned", "embedding_tensors", "truncated"]
@@ -164,27 +162,10 @@ def _by_tokens(
     recipe: Recipe, spec: TokenizerSpec, checkpoints: Mapping[str, Checkpoint], donor: str
 ) -> Alignment:
     """``aligned`` for a recipe with a tokenizer section."""
-    # Reading a tokenizer takes up to seconds: each is read once, and let go when this returns.
-    tokenizers = {f: load_tokenizer(f) for f in dict.fromkeys(c.tokenizer for c in checkpoints.values())}
-    of_folders = {folder: vocabulary_of(tokenizer) for folder, tokenizer in tokenizers.items()}
-    vocabularies = {model: of_folders[c.tokenizer] for model, c in checkpoints.items()}
-    if spec.source == "union":
-        folder = TokenizerFolder()
-        models = dict.fromkeys((donor, *recipe.merged()))
-        places = dict.fromkeys(checkpoints[model].tokenizer for model in models)
-        tokenizer = write_union([tokenizers[place] for place in places], folder.path)
-    else:
-        model = donor if spec.source == "base" else spec.source
-        folder = TokenizerFolder(checkpoints[model].tokenizer)
-        tokenizer = tokenizers[folder.path]
-    output = vocabulary_of(tokenizer)
-    missing = [token for token in spec.tokens if token not in output.ids]
-    if missing:
-        folder = folder if folder.is_own else TokenizerFolder()
-        write_with_tokens(tokenizer, missing, folder.path)
-        output = vocabulary_of(tokenizer)
-    aligner = _Aligner(recipe, spec, checkpoints, vocabularies)
-    return aligner.align(output, folder, donor)
+    made = output_tokenizer(recipe, spec, checkpoints, donor, _rows)
+    aligner = _Aligner(recipe, spec, checkpoints, made.of_models)
+    alignment = aligner.align(made.vocabulary, made.folder, donor)
+    return replace(alignment, warnings=(*made.warnings, *alignment.warnings))
 
 
 class _Aligner:

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from support import LLAMA, llama_shapes, save_model
 from tokenizer_support import bpe, save
+from tokenizers import AddedToken
 from torch import Tensor
 
 from evomerge.engine.export import MergeOptions, MergeResult, merge_to_disk
@@ -293,6 +294,80 @@ def test_a_section_that_is_wrong_is_one_clear_message(
     inputs = Inputs(open_sources({m: m for m in ("base", "chat", "code")}, (models.folder,)))
     with pytest.raises((RecipeError, CheckpointError), match=message):
         inputs.plan(parse_recipe(linear(tokenizer=section)))
+
+
+@pytest.mark.parametrize(
+    ("source", "first", "second"),
+    [
+        ("union", "base", "wide"),
+        ("union", "wide", "base"),
+        ("base", "wide", "base"),
+        ("wide", "base", "wide"),
+    ],
+)
+def test_tokens_beyond_the_rows_of_every_model_are_left_out(
+    models: Models, source: str, first: str, second: str
+) -> None:
+    rows = len(models.rows("base"))
+    models.add("wide", bpe(["a+b", "c+d"], ["</s>", "<|x|>", "<|y|>"]), rows=rows)
+    document = linear(base_model=first, tokenizer_source=source)
+    document["models"] = [{"model": m, "parameters": {"weight": 0.5}} for m in (first, second)]
+    result = models.merge(document)
+    (warning,) = result.warnings
+    assert warning == "2 tokens are beyond the rows of the embeddings and left out: '<|x|>', '<|y|>'"
+    written = load_tokenizer(models.folder / "out")
+    assert written.get_vocab() == load_tokenizer(models.folder / "base").get_vocab()
+    assert written.tokenize("abcd</s>") == ["ab", "cd", "</s>"]
+    for token, row in models.rows("out").items():
+        torch.testing.assert_close(row, (models.rows("base")[token] + models.rows("wide")[token]) / 2)
+
+
+def test_a_token_beyond_the_rows_of_one_model_is_that_of_another_in_a_union(models: Models) -> None:
+    wide = models.add("wide", bpe(["a+b", "c+d"], ["</s>", "<|x|>", "<|im_start|>"]), rows=13)
+    document = linear(base_model="wide", tokenizer_source="union")
+    document["models"] = [{"model": m, "parameters": {"weight": 0.5}} for m in ("wide", "chat")]
+    assert models.merge(document).warnings == ()
+    assert len(load_tokenizer(wide).get_vocab()) == 14
+    torch.testing.assert_close(models.rows("out")["<|im_start|>"], models.rows("chat")["<|im_start|>"])
+
+
+def test_a_token_with_a_role_stays_even_beyond_the_rows(models: Models) -> None:
+    tokenizer = bpe(["a+b", "c+d"], ["</s>", "<|x|>", "<pad>"])
+    tokenizer.pad_token = "<pad>"
+    models.add("wide", tokenizer, rows=12)
+    document = linear(base_model="wide", tokenizer_source="base")
+    document["models"] = [{"model": m, "parameters": {"weight": 0.5}} for m in ("wide", "base")]
+    models.merge(document)
+    written = load_tokenizer(models.folder / "out")
+    assert written.pad_token_id == 12
+    assert "<|x|>" not in written.get_vocab()
+    assert not models.rows("out")["<pad>"].any()
+    assert len(models.rows("out")) == len(written) == 13
+
+
+@pytest.mark.parametrize("source", ["union", "base"])
+def test_a_new_token_is_kept_in_decoding_and_one_of_another_model_is_what_it_is_there(
+    models: Models, source: str
+) -> None:
+    rules = {"<think>": {"source": {"kind": "zero"}}, "<|im_start|>": {"source": "chat"}}
+    models.merge(linear(tokenizer={"source": source, "tokens": rules}))
+    tokenizer = load_tokenizer(models.folder / "out")
+    ids = tokenizer("ab<think>cd<|im_start|>").input_ids
+    assert tokenizer.decode(ids, skip_special_tokens=True).replace(" ", "") == "ab<think>cd"
+    assert tokenizer.tokenize("ab<think>") == ["ab", "<think>"]
+
+
+def test_added_tokens_keep_how_they_are_matched(models: Models) -> None:
+    tokenizer = bpe(["a+b"])
+    flags = {"special": False, "normalized": True, "lstrip": True, "rstrip": False, "single_word": True}
+    tokenizer.add_tokens([AddedToken("<w>", **flags), AddedToken("<s>", special=True, rstrip=True)])
+    models.add("flags", tokenizer)
+    pair = [{"model": m, "parameters": {"weight": 0.5}} for m in ("base", "flags")]
+    models.merge(linear(models=pair, tokenizer={"source": "union", "tokens": {"<w>": {"source": "flags"}}}))
+    found = {t.content: t for t in load_tokenizer(models.folder / "out").added_tokens_decoder.values()}
+    assert {name: getattr(found["<w>"], name) for name in flags} == flags
+    assert found["<s>"].special
+    assert found["<s>"].rstrip
 
 
 def remove_tokenizer(folder: Path) -> None:
