@@ -176,7 +176,8 @@ def _info(name: str, settled: Settled, base: Checkpoint) -> TensorInfo:
     info = base.tensors[settled.source.get(name, name)]
     change, start = settled.changes[name], settled.changes[name].start()
     rows = start.shape[0] if start is not None and start.dim() == len(info.shape) and start.dim() else None
-    if settled.rows is None or rows not in (None, settled.rows) or not (rows or change.rows):
+    is_resized = rows or change.rows or (change.first is not None and change.first.rows)
+    if settled.rows is None or rows not in (None, settled.rows) or not is_resized:
         return info
     return TensorInfo((settled.rows, *info.shape[1:]), info.dtype)
 

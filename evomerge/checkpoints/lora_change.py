@@ -28,6 +28,8 @@ class Change:
     """Which rows are given anew, for the part of that name: single tokens of an embedding."""
     resized: Tensor | None = None
     """The base's weight with another number of rows, where the adapter brings it."""
+    first: Change | None = None
+    """What is done to the base's weight before: rows of the embedding that a tied head has too."""
 
     @property
     def is_none(self) -> bool:
@@ -40,6 +42,8 @@ class Change:
         Raises:
             RuntimeError, IndexError: Shapes do not fit each other.
         """
+        if self.first is not None:
+            weight = self.first.applied(weight)
         if not self.parts:
             return weight
         if "rows" in self.parts:
@@ -82,8 +86,8 @@ class Change:
             return want if rows == (len(self.rows), *want[1:]) else rows
         with torch.device("meta"):
             parts = {kind: torch.empty(part.shape) for kind, part in self.parts.items()}
-            one = replace(self, parts=parts)
-            weight = torch.empty(base if start is None else tuple(start.shape))
+            one = replace(self, parts=parts, first=None)
+            weight = torch.empty((base if self.first is None else want) if start is None else start.shape)
         try:
             # Before broadcasting hides what is too small.
             added = tuple(one.delta().shape) if one.parts else want

@@ -151,6 +151,8 @@ def _tie(config: Mapping[str, Any], settled: Settled, base: Checkpoint, tied: tu
         if head in base.tensors:
             changes[head], settled.source[head] = of_embedding, embedding
         return
+    if "rows" in of_embedding.parts and of_embedding.whole is None and of_head.whole is None:
+        of_head.first = of_embedding if "rows" not in of_head.parts else None
     changes[head] = of_head
     settled.untied = head
 
@@ -194,7 +196,8 @@ def _count_rows(folder: Path, settled: Settled, base: Checkpoint, vocabulary: Vo
         change = settled.changes.get(name, Change())
         start = change.start()
         count = (base.tensors[settled.source.get(name, name)].shape if start is None else start.shape)[0]
-        rows[name] = max(count, max(change.rows, default=-1) + 1)
+        trained = (*change.rows, *(change.first.rows if change.first is not None else ()))
+        rows[name] = max(count, max(trained, default=-1) + 1)
     counts = dict.fromkeys(rows.values())
     if len(counts) > 1:
         each = ", ".join(f"{name} {count}" for name, count in rows.items())

@@ -81,6 +81,18 @@ CASES = {
         ties=False,
         peft_merges_it=False,
     ),
+    "tokens, and lora of the head": Case(
+        {"target_modules": [*Q, "lm_head"], "trainable_token_indices": [3, 5]},
+        ties=False,
+        peft_merges_it=False,
+    ),
+    "added tokens alone, and lora of the head": Case(
+        {"target_modules": [*Q, "lm_head"], "trainable_token_indices": [3, *range(ROWS, MORE)]},
+        ties=False,
+        rows=MORE,
+        peft_merges_it=False,
+        saving={"save_embedding_layers": False},
+    ),
     "more rows": Case({"target_modules": Q}, ties=True, rows=MORE),
     "more rows, both saved": Case({"target_modules": Q, "modules_to_save": BOTH}, ties=False, rows=MORE),
     "more rows, embedding saved": Case(
@@ -237,9 +249,11 @@ def test_memory_and_disk_agree(name: str, tmp_path: Path) -> None:
 def test_a_head_of_its_own_is_worth_a_warning(tmp_path: Path) -> None:
     base = make_base(tmp_path / "base")
     make_adapter(base, tmp_path / "lora", CASES["lora of the head"])
-    (warning,) = merge(f"{base}+{tmp_path / 'lora'}", tmp_path / "out").warnings
+    _, warning = merge(f"{base}+{tmp_path / 'lora'}", tmp_path / "out").warnings  # the other: no tokenizer
     assert "lm_head.weight" in warning
-    assert "tie_word_embeddings" in warning
+    assert "tie_word_embeddings becomes false" in warning
+    make_adapter(base, tmp_path / "tokens", CASES["tokens"])
+    assert len(merge(f"{base}+{tmp_path / 'tokens'}", tmp_path / "out").warnings) == 1
 
 
 @pytest.mark.parametrize("settings", [{"modules_to_save": ["wte", "lm_head"]}, {"target_modules": ["wte"]}])
