@@ -34,11 +34,13 @@ def _no_names(names: Iterable[str]) -> Mapping[str, str]:  # noqa: ARG001
 class Vocabulary:
     """Which tensors have a row for each token, and the head that is tied to the embedding, if one is.
 
-    ``tied`` is the name of the head, which the files need not have, and that of the embedding.
+    ``tied`` is the name of the head, which the files need not have, and that of the embedding. The embedding
+    ``is_shared`` where it is that of an encoder and of a decoder too.
     """
 
     tensors: tuple[str, ...] = ()
     tied: tuple[str, str] | None = None
+    is_shared: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def settle(
     for name, change in changes.items():
         change.resized = _compared(folder, name, change, base, settled.source.get(name, name), vocabulary)
     if vocabulary.tied is not None:
-        _tie(config, settled, base, vocabulary.tied)
+        _tie(config, settled, base, vocabulary)
     settled.changes = {
         name: change
         for name, change in settled.changes.items()
@@ -135,9 +137,9 @@ def _is_copy(copy: Tensor, weight: Tensor) -> bool:
     return bool(near.all())
 
 
-def _tie(config: Mapping[str, Any], settled: Settled, base: Checkpoint, tied: tuple[str, str]) -> None:
+def _tie(config: Mapping[str, Any], settled: Settled, base: Checkpoint, vocabulary: Vocabulary) -> None:
     """Has the head follow the embedding, or gives it a tensor of its own."""
-    head, embedding = tied
+    head, embedding = vocabulary.tied or ("", "")
     changes = settled.changes
     of_head, of_embedding = changes.pop(head, Change()), changes.pop(embedding, Change())
     if of_head.is_none and of_embedding.is_none:
@@ -147,7 +149,8 @@ def _tie(config: Mapping[str, Any], settled: Settled, base: Checkpoint, tied: tu
         change.resized = resized if change.resized is None else change.resized
     changes[embedding] = of_embedding
     rows = base.tensors[embedding].shape[0]
-    if _is_followed(config, of_head, of_embedding, embedding, rows):
+    has_own = bool(of_head.parts) or of_head.whole is not None
+    if (vocabulary.is_shared and not has_own) or _is_followed(config, of_head, of_embedding, embedding, rows):
         if head in base.tensors:
             changes[head], settled.source[head] = of_embedding, embedding
         return

@@ -70,16 +70,19 @@ def _in_files(base: Checkpoint, names: Iterable[str]) -> dict[str, str]:
 def _vocabulary(base: Checkpoint) -> Vocabulary:
     """The tensors of the base's vocabulary, and its head if that is the embedding."""
     tensors = embedding_tensors(base)
-    pair = tied_head(base.config) if is_tied(base.config) is not False else None
-    if pair is not None:
-        head, embedding = pair
+    if is_tied(base.config) is False:
+        return Vocabulary(tensors)
+    pair, is_shared = None, False
+    known = tied_head(base.config)
+    if known is not None:
+        head, embedding, is_shared = known
         found = names_in_files(base.config, base.tensors)
         pair = found.get(head, head), found.get(embedding, embedding)
-    elif is_tied(base.config) is not False and len(tensors) == 1 and not tensors[0].endswith(_HEADS):
+    elif len(tensors) == 1 and not tensors[0].endswith(_HEADS):
         pair = _HEADS[0], tensors[0]
     if pair is None or pair[1] not in base.tensors or not _is_one(base, *pair):
         return Vocabulary(tensors)
-    return Vocabulary(tensors, pair)
+    return Vocabulary(tensors, pair, is_shared)
 
 
 def _is_one(base: Checkpoint, head: str, embedding: str) -> bool:

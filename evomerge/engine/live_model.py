@@ -222,10 +222,10 @@ def names_in_files(config: Mapping[str, Any], names: Iterable[str]) -> dict[str,
     return {weight: name for name, (weight, rearranged) in renamed.items() if rearranged is None}
 
 
-def tied_head(config: Mapping[str, Any]) -> tuple[str, str] | None:
-    """The output embedding's weight and the weight that it is tied to, by transformers' names.
+def tied_head(config: Mapping[str, Any]) -> tuple[str, str, bool] | None:
+    """The output embedding's weight, the weight that it is tied to, and whether others are tied to that too.
 
-    ``None`` where they are not tied, or transformers cannot tell.
+    The names are transformers' own. ``None`` where they are not tied, or transformers cannot tell.
     """
     try:
         parsed, model_class = _parse(config)
@@ -233,10 +233,11 @@ def tied_head(config: Mapping[str, Any]) -> tuple[str, str] | None:
             module = model_class._from_config(parsed)  # noqa: SLF001 (the public one is that of Auto classes)
         output = module.get_output_embeddings()
         head = next(f"{name}.weight" for name, m in module.named_modules() if m is output)
-        embedding = module.all_tied_weights_keys.get(head)
+        tied: dict[str, str] = module.all_tied_weights_keys
+        embedding = tied[head]
     except Exception:  # noqa: BLE001 (what models raise depends on the model)
         return None
-    return (head, embedding) if isinstance(embedding, str) else None
+    return head, embedding, list(tied.values()).count(embedding) > 1
 
 
 def _renamed(module: Any, names: Iterable[str]) -> dict[str, tuple[str, str | None]]:
