@@ -162,12 +162,12 @@ def make_base(folder: Path, *, tied: bool = True, kind: str = "llama") -> Path:
     return folder
 
 
-def make_adapter(base: Path, folder: Path, case: Case) -> Any:
+def make_adapter(base: Path, folder: Path, case: Case, auto: str = "AutoModelForCausalLM") -> Any:
     """Saves a random adapter with PEFT; what the live model answers."""
+    import transformers
     from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
 
-    plain = AutoModelForCausalLM.from_pretrained(base)
+    plain = getattr(transformers, auto).from_pretrained(base)
     if case.rows != ROWS:
         plain.resize_token_embeddings(case.rows)
     model = get_peft_model(plain, LoraConfig(**{"r": 2, "lora_alpha": 5} | case.settings))
@@ -187,11 +187,11 @@ def merge(reference: str, out: Path, **options: Any) -> MergeResult:
     return merge_to_disk(recipe, sources, out, MergeOptions(overwrite=True))
 
 
-def answers(folder: Path) -> Any:
+def answers(folder: Path, auto: str = "AutoModelForCausalLM") -> Any:
     """Logits of a model folder, which must hold exactly what its configuration asks for."""
-    from transformers import AutoModelForCausalLM
+    import transformers
 
-    model, loading = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    model, loading = getattr(transformers, auto).from_pretrained(folder, output_loading_info=True)
     assert not any(loading.values())
     return model.eval()(IDS).logits.detach()
 
@@ -263,6 +263,35 @@ def test_other_names_of_embeddings_are_found_too(settings: dict[str, Any], tmp_p
     live = make_adapter(base, tmp_path / "lora", case)
     merge(f"{base}+{tmp_path / 'lora'}", tmp_path / "out")
     torch.testing.assert_close(answers(tmp_path / "out"), live, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("prefix", ["model.language_model.", "model."])
+def test_a_text_model_inside_another_is_untied_and_resized_too(prefix: str, tmp_path: Path) -> None:
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    torch.manual_seed(0)
+    width = {"hidden_size": 16, "intermediate_size": 24}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 2}
+    rope = {"rope_type": "default", "mrope_section": [1, 1, 2]}
+    vision = width | {"depth": 2, "num_heads": 2, "out_hidden_size": 16, "fullatt_block_indexes": [1]}
+    tied = {"tie_word_embeddings": True}
+    config = Qwen2_5_VLConfig(
+        text_config=width | heads | tied | {"vocab_size": ROWS, "rope_scaling": rope},
+        vision_config=vision,
+        image_token_id=37,
+        video_token_id=38,
+        vision_start_token_id=39,
+        **tied,
+    )
+    Qwen2_5_VLForConditionalGeneration(config).save_pretrained(tmp_path / "base")
+    case = Case({"target_modules": Q, "modules_to_save": BOTH}, ties=False, rows=MORE)
+    auto = "AutoModelForImageTextToText"
+    live = make_adapter(tmp_path / "base", tmp_path / "lora", case, auto)
+    rename(tmp_path / "lora", lambda key: key.replace("model.language_model.", prefix))
+    merge(f"{tmp_path / 'base'}+{tmp_path / 'lora'}", tmp_path / "out")
+    torch.testing.assert_close(answers(tmp_path / "out", auto), live, rtol=1e-5, atol=1e-5)
+    text = json.loads((tmp_path / "out" / "config.json").read_text())["text_config"]
+    assert (text["tie_word_embeddings"], text["vocab_size"]) == (False, MORE)
 
 
 # --------------------------------------------------------------------- how adapters are saved
