@@ -45,6 +45,8 @@ def adapted(base: Checkpoint, folder: Path, architecture: Architecture = UNKNOWN
     config = read_json(folder / "adapter_config.json", "Is this a LoRA adapter?")
     check_kind(folder, config)
     entries = read_entries(folder)
+    if not entries:
+        raise CheckpointError(str(folder), "the adapter holds no tensors", "Save it again.")
     names = {entry.name: _in_base(entry.name, base) for entry in entries}
     if not all(name in base.tensors for name in names.values()):
         names |= architecture.in_files([module for module, n in names.items() if n not in base.tensors])
@@ -55,7 +57,7 @@ def adapted(base: Checkpoint, folder: Path, architecture: Architecture = UNKNOWN
     tensors = dict(base.tensors)
     for name in settled.changes:
         tensors[name] = _info(name, settled, base)
-    _check_shapes(folder, settled, base, tensors)
+    _check_shapes(folder, settled, base, tensors, vocabulary)
     made = {
         name: partial(_read, change, base.files, settled.source.get(name, name))
         for name, change in settled.changes.items()
@@ -102,7 +104,7 @@ def _changes(
             continue
         change = changes.setdefault(name, Change())
         # Biases that were trained are saved in place of the base's.
-        is_trained = entry.name.endswith(".bias") and config.get("bias", "none") != "none"
+        is_trained = entry.name.endswith(".bias") and config.get("bias") not in (None, "none")
         if entry.kind == "copy" and not is_trained:
             change.copies[entry.key] = entry.tensor
         elif entry.kind in ("copy", "whole"):
@@ -183,9 +185,13 @@ def _info(name: str, settled: Settled, base: Checkpoint) -> TensorInfo:
 
 
 def _check_shapes(
-    folder: Path, settled: Settled, base: Checkpoint, tensors: Mapping[str, TensorInfo]
+    folder: Path,
+    settled: Settled,
+    base: Checkpoint,
+    tensors: Mapping[str, TensorInfo],
+    vocabulary: Vocabulary,
 ) -> None:
-    wrong = []
+    wrong, hint = [], "Is it for another base?"
     for name, change in settled.changes.items():
         if change.parts and set(change.parts) not in ([{"bias"}] if name.endswith(".bias") else _COMPLETE):
             raise CheckpointError(
@@ -195,9 +201,11 @@ def _check_shapes(
         found = change.shape(base.tensors[settled.source.get(name, name)].shape, want)
         if found != want:
             wrong.append(f"{name}: base {list(want)}, adapter {list(found)}")
+            if name in (*vocabulary.tensors, settled.untied) and found[1:] == want[1:]:
+                hint = "If tokens were added in training, save it with save_embedding_layers=True."
     if wrong:
         raise CheckpointError(
             str(folder),
             f"{len(wrong)} tensors have another shape: {'; '.join(wrong[:_LISTED])}",
-            "Is it for another base?",
+            hint,
         )

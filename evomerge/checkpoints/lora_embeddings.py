@@ -130,6 +130,8 @@ def _compared(
 
 def _is_copy(copy: Tensor, weight: Tensor) -> bool:
     """Whether one is the other, but for being rounded to its dtype."""
+    if not copy.is_floating_point():  # codes of a quantized weight
+        return False
     if torch.equal(copy.to(weight.dtype), weight) or torch.equal(weight.to(copy.dtype), copy):
         return True
     # Neither of float16 and bfloat16 holds all of the other's numbers.
@@ -148,9 +150,8 @@ def _tie(config: Mapping[str, Any], settled: Settled, base: Checkpoint, vocabula
     for change in (of_head, of_embedding):
         change.resized = resized if change.resized is None else change.resized
     changes[embedding] = of_embedding
-    rows = base.tensors[embedding].shape[0]
     has_own = bool(of_head.parts) or of_head.whole is not None
-    if (vocabulary.is_shared and not has_own) or _is_followed(config, of_head, of_embedding, embedding, rows):
+    if (vocabulary.is_shared and not has_own) or _is_followed(config, of_head, of_embedding, embedding):
         if head in base.tensors:
             changes[head], settled.source[head] = of_embedding, embedding
         return
@@ -160,9 +161,7 @@ def _tie(config: Mapping[str, Any], settled: Settled, base: Checkpoint, vocabula
     settled.untied = head
 
 
-def _is_followed(
-    config: Mapping[str, Any], of_head: Change, of_embedding: Change, embedding: str, rows: int
-) -> bool:
+def _is_followed(config: Mapping[str, Any], of_head: Change, of_embedding: Change, embedding: str) -> bool:
     """Whether the head is what the embedding is, after the changes."""
     if of_head.parts or of_head.whole is not None:
         return _is_same(of_head, of_embedding)
@@ -172,9 +171,7 @@ def _is_followed(
         return True
     if of_embedding.parts:  # PEFT keeps the rows of single tokens tied, and nothing else
         return "rows" in of_embedding.parts and of_embedding.whole is None
-    whole = of_embedding.whole
-    is_resized = whole is not None and whole.shape[:1] != (rows,)
-    return is_resized or not is_listed(config, "modules_to_save", embedding)
+    return not is_listed(config, "modules_to_save", embedding)
 
 
 def _is_same(of_head: Change, of_embedding: Change) -> bool:
@@ -198,7 +195,8 @@ def _count_rows(folder: Path, settled: Settled, base: Checkpoint, vocabulary: Vo
     for name in dict.fromkeys((*vocabulary.tensors, *(n for n in (settled.untied,) if n is not None))):
         change = settled.changes.get(name, Change())
         start = change.start()
-        count = (base.tensors[settled.source.get(name, name)].shape if start is None else start.shape)[0]
+        shape = base.tensors[settled.source.get(name, name)].shape if start is None else start.shape
+        count = next(iter(shape), 0)
         trained = (*change.rows, *(change.first.rows if change.first is not None else ()))
         rows[name] = max(count, max(trained, default=-1) + 1)
     counts = dict.fromkeys(rows.values())

@@ -35,6 +35,10 @@ def check_kind(folder: Path, config: Mapping[str, Any]) -> None:
         CheckpointError: It is of another kind.
     """
     kind = config.get("peft_type")
+    if kind is None:
+        raise CheckpointError(
+            str(folder), "adapter_config.json has no peft_type", "Save the adapter with PEFT, or convert it."
+        )
     if kind != "LORA":
         raise CheckpointError(str(folder), f"is a {kind} adapter; only LORA is supported")
     for setting in _UNSUPPORTED:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -170,7 +171,7 @@ def make_adapter(base: Path, folder: Path, case: Case, auto: str = "AutoModelFor
     plain = getattr(transformers, auto).from_pretrained(base)
     if case.rows != ROWS:
         plain.resize_token_embeddings(case.rows)
-    model = get_peft_model(plain, LoraConfig(**{"r": 2, "lora_alpha": 5} | case.settings))
+    model = get_peft_model(plain, LoraConfig(**{"r": 2, "lora_alpha": 5} | copy.deepcopy(case.settings)))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for _, parameter in sorted(model.named_parameters()):
@@ -408,6 +409,38 @@ def test_a_copy_may_be_rounded_to_the_dtype_of_training(
     assert "lm_head.weight" in open_sources({"x": f"{base}+{lora}"})["x"].tensors
 
 
+EMBEDDING, HEAD = "base_model.model.model.embed_tokens.", "base_model.model.lm_head."
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({}, "holds no tensors"),
+        ({f"{EMBEDDING}weight": torch.tensor(1.0)}, r"base \[40, 16\], adapter \[\]"),
+        ({f"{EMBEDDING}weight": torch.zeros(40, 17)}, r"base \[40, 16\], adapter \[40, 17\]"),
+        ({f"{EMBEDDING}base_layer.weight": torch.tensor(1.0)}, "adapter .*of another shape"),
+        ({f"{EMBEDDING}base_layer.weight": torch.zeros(40, 16, dtype=torch.uint8)}, "and differs from"),
+        ({f"{HEAD}weight": torch.zeros(44, 16)}, "not resized together"),
+        ({f"{HEAD}lora_A.weight": torch.zeros(2, 16)}, "no product of two matrices"),
+        (
+            {f"{HEAD}lora_A.weight": torch.zeros(2, 16), f"{HEAD}lora_B.weight": torch.zeros(44, 2)},
+            r"adapter \[44, 16\]\. If tokens were added in training, save it with save_embedding_layers",
+        ),
+        (
+            {f"{HEAD}weight": torch.zeros(40, 16), f"{HEAD}modules_to_save.weight": torch.ones(40, 16)},
+            "two weights for lm_head.weight, and they differ",
+        ),
+    ],
+)
+def test_a_vocabulary_that_does_not_fit_is_refused_by_name(
+    tensors: dict[str, torch.Tensor], message: str, tmp_path: Path
+) -> None:
+    base, lora, _ = saved(tmp_path)
+    save_file(tensors, lora / "adapter_model.safetensors")
+    with pytest.raises(CheckpointError, match=message):
+        open_sources({"x": f"{base}+{lora}"})
+
+
 def test_a_vocabulary_that_is_resized_in_part_is_refused(tmp_path: Path) -> None:
     base = make_base(tmp_path / "base", tied=False)
     case = Case({"target_modules": [*Q, "embed_tokens"]}, ties=False, rows=MORE, base_ties=False)
@@ -416,6 +449,23 @@ def test_a_vocabulary_that_is_resized_in_part_is_refused(tmp_path: Path) -> None
         CheckpointError, match=r"resized together: lm_head.weight 40, .*embed_tokens.weight 46"
     ):
         open_sources({"x": f"{base}+{tmp_path / 'lora'}"})
+
+
+def test_a_head_that_was_resized_and_not_saved_is_not_taken_for_the_embedding(tmp_path: Path) -> None:
+    base, lora, live = saved(tmp_path, "more rows, embedding saved")
+    tensors = load_file(lora / "adapter_model.safetensors")
+    del tensors["base_model.model.lm_head.weight"]
+    save_file(tensors, lora / "adapter_model.safetensors")
+    merge(
+        f"{base}+{lora}", tmp_path / "out"
+    )  # the head is the embedding before training, of which there is a copy
+    torch.testing.assert_close(answers(tmp_path / "out"), live, rtol=1e-5, atol=1e-5)
+    del tensors["base_model.model.model.embed_tokens.original_module.weight"]
+    save_file(tensors, lora / "adapter_model.safetensors")
+    with pytest.raises(
+        CheckpointError, match=r"resized together: .*embed_tokens.weight 46, lm_head.weight 40"
+    ):
+        open_sources({"x": f"{base}+{lora}"})
 
 
 # --------------------------------------------------------------------- tokens that were added
