@@ -17,7 +17,7 @@ from tokenizer_support import bpe, save
 from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.engine.export import MergeOptions, MergeResult, merge_to_disk
 from evomerge.engine.materialize import Materializer
-from evomerge.engine.sources import open_sources
+from evomerge.engine.sources import identities, open_sources
 from evomerge.errors import CheckpointError
 from evomerge.recipe import parse_recipe
 from evomerge.tokenizers.vocabulary import load_tokenizer
@@ -343,6 +343,15 @@ def test_several_adapters_in_one_file_are_named(tmp_path: Path) -> None:
     save_file(both, lora / "adapter_model.safetensors")
     with pytest.raises(CheckpointError, match=r"several adapters in one file \(one, two\)"):
         open_sources({"x": f"{base}+{lora}"})
+
+
+def test_a_configuration_beside_an_adapter_does_not_make_it_a_model(tmp_path: Path) -> None:
+    base, lora, _ = saved(tmp_path)
+    first = identities(open_sources({"x": f"{base}+{lora}"}))
+    (lora / "config.json").write_bytes((base / "config.json").read_bytes())
+    assert identities(open_sources({"x": f"{base}+{lora}"})) == first
+    make_adapter(base, lora, CASES["tokens"])
+    assert identities(open_sources({"x": f"{base}+{lora}"})) != first
 
 
 def test_an_adapter_saved_as_bin_is_read(tmp_path: Path) -> None:
