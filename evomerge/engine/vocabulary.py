@@ -330,10 +330,10 @@ def _view(
         for part in text_parts(config):
             if "vocab_size" in part:
                 part["vocab_size"] = size
-    files = DerivedFiles(checkpoint.files, made)
-    return Checkpoint(
-        checkpoint.path, config, tensors, files, folders=checkpoint.folders, tokenizer=checkpoint.tokenizer
-    )
+    view = copy.copy(checkpoint)
+    view.config, view.tensors = config, tensors
+    view.files = DerivedFiles(checkpoint.files, made)
+    return view
 
 
 def _cut(checkpoint: Checkpoint, name: str, size: int) -> Tensor:
