@@ -27,6 +27,7 @@ _HINT = "Is it for another base?"
 
 
 def _no_names(names: Iterable[str]) -> Mapping[str, str]:  # noqa: ARG001
+    """None of ``names`` is known by another."""
     return {}
 
 
