@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,8 @@ class Checkpoint:
     """One model: ``tensors`` from the headers, ``config`` from config.json, weights on demand.
 
     ``read`` maps the file into memory and copies nothing; the tensor must not be written to. ``path`` is the
-    folder with the side files, ``tokenizer`` the one with the tokenizer's.
+    folder with the side files, ``tokenizer`` the one with the tokenizer's. ``warnings`` are about the model
+    as such, whatever is merged with it.
     """
 
     def __init__(
@@ -89,6 +91,13 @@ class Checkpoint:
         self.files = files
         self.folders = folders or (path,)
         self.tokenizer = tokenizer if tokenizer is not None else path
+        self.warnings: tuple[str, ...] = ()
+
+    def with_tokenizer(self, folder: Path) -> Checkpoint:
+        """The same model with the tokenizer in ``folder``."""
+        other = copy.copy(self)
+        other.tokenizer = folder
+        return other
 
     def read(self, name: str) -> Tensor:
         """The tensor ``name``, as a view of the mapped file.

@@ -121,6 +121,11 @@ def identity(path: Path) -> str:
         return xxhash.xxh3_128(path.read_bytes()).hexdigest()
     adapter = path / "adapter_config.json"
     is_adapter = adapter.is_file() and not (path / "config.json").is_file()
+    if adapter.is_file() and not is_adapter:  # trainers leave the base's configuration beside adapters
+        try:
+            weight_files(path)
+        except CheckpointError:
+            is_adapter = True
     state = xxhash.xxh3_128((adapter if is_adapter else path / "config.json").read_bytes())
     for file in sorted(path.glob("adapter_model.*")) if is_adapter else weight_files(path):
         size = file.stat().st_size

@@ -10,7 +10,7 @@ from pathlib import Path
 from evomerge.checkpoints.files import find_file, find_folder, local_path
 from evomerge.errors import CheckpointError, did_you_mean
 
-__all__ = ["Reference", "locate", "parse_reference"]
+__all__ = ["Reference", "locate", "parse_reference", "parse_source"]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.md", "LICENSE*")
@@ -19,7 +19,7 @@ _FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.md", "LIC
 
 @dataclass(frozen=True)
 class Reference:
-    """A parsed model reference; equal by value."""
+    """A parsed model reference; equal by value. That of an adapter over a stage has no ``model``."""
 
     model: str
     revision: str | None = None
@@ -62,6 +62,20 @@ def parse_reference(text: str) -> Reference:
         if name == "" or (named is not None and not _is_revision(named)):
             raise CheckpointError(text, "a model reference is 'model', 'model@revision' or 'model+lora'")
     return Reference(model, revision, lora, lora_revision)
+
+
+def parse_source(text: str) -> Reference:
+    """The parts of what a merge reads: a model reference, or ``+adapter``, which goes over a stage.
+
+    Raises:
+        CheckpointError: As ``parse_reference``.
+    """
+    if not text.startswith("+") or find_folder(local_path(text)):
+        return parse_reference(text)
+    lora, revision = _revision(text[1:])
+    if not lora or "+" in lora or (revision is not None and not _is_revision(revision)):
+        raise CheckpointError(text, "an adapter over a stage is 'stage+lora' or 'stage+lora@revision'")
+    return Reference("", None, lora, revision)
 
 
 def locate(model: str, revision: str | None = None, folders: Sequence[Path] = (Path(),)) -> Path:

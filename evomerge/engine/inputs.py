@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from evomerge.checkpoints.checkpoint import Checkpoint
+from evomerge.engine.adapters import with_adapter
 from evomerge.engine.layout import donor_of
 from evomerge.engine.plan import MergePlan
 from evomerge.engine.planner import planned
 from evomerge.engine.stages import staged
-from evomerge.engine.vocabulary import Alignment, aligned, truncated, vocabulary_warnings
+from evomerge.engine.tokenizer_folders import vocabulary_warnings
+from evomerge.engine.vocabulary import Alignment, aligned, truncated
 from evomerge.errors import RecipeError, did_you_mean
-from evomerge.recipe import Recipe
+from evomerge.recipe import Recipe, stage_of
 
 __all__ = ["Inputs"]
 
@@ -29,6 +31,7 @@ class Inputs:
         self.checkpoints = dict(checkpoints)
         self._truncate = truncate_embeddings
         self._stages: dict[str, tuple[str, Checkpoint]] = {}
+        self._adapted: dict[str, tuple[str, Checkpoint]] = {}
         self._alignments: dict[str, Alignment] = {}
 
     def plan(self, recipe: Recipe) -> MergePlan:
@@ -41,6 +44,7 @@ class Inputs:
         pool, keys = dict(self.checkpoints), dict.fromkeys(self.checkpoints, "")
         for stage in _in_order(recipe):
             name = str(stage.name)
+            self._adapt_stages(stage, pool, keys)
             inputs = {model: keys[model] for model in stage.inputs() if keys.get(model)}
             keys[name] = json.dumps([stage.key(), inputs])
             known, checkpoint = self._stages.get(name, ("", None))
@@ -50,11 +54,29 @@ class Inputs:
             pool[name] = checkpoint
         return self._plan(recipe, pool, keys)
 
-    def _plan(self, recipe: Recipe, pool: Mapping[str, Checkpoint], keys: Mapping[str, str]) -> MergePlan:
+    def _adapt_stages(self, recipe: Recipe, pool: dict[str, Checkpoint], keys: dict[str, str]) -> None:
+        """Adds to ``pool`` the stages that ``recipe`` names with an adapter (``stage+adapter``)."""
+        for model in recipe.inputs():
+            stage = stage_of(model, pool)
+            adapter = self.checkpoints.get(model[len(stage) :]) if stage is not None else None
+            if stage is None or adapter is None or model in pool:
+                continue
+            keys[model] = json.dumps([keys[stage], model])
+            known, checkpoint = self._adapted.get(model, ("", None))
+            if checkpoint is None or known != keys[model]:
+                checkpoint = with_adapter(pool[stage], adapter.path)
+                self._adapted[model] = keys[model], checkpoint
+            pool[model] = checkpoint
+
+    def _plan(self, recipe: Recipe, pool: dict[str, Checkpoint], keys: dict[str, str]) -> MergePlan:
+        self._adapt_stages(recipe, pool, keys)
         models = recipe.inputs()
         unknown = next((model for model in models if model not in pool), None)
         if unknown is not None:
             raise RecipeError("recipe", f"there is no model {unknown!r}", did_you_mean(unknown, pool))
+        alone = next((model for model in models if model.startswith("+") and not pool[model].tensors), None)
+        if alone is not None:
+            raise RecipeError("recipe", f"{alone!r} is an adapter alone", f"Write base_model{alone}.")
         checkpoints = {model: pool[model] for model in models}
         spec = recipe.vocabulary
         key = json.dumps(
@@ -74,12 +96,14 @@ class Inputs:
 
     def _aligned(self, recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> Alignment:
         donor = donor_of(recipe)
+        warnings = [f"{model}: {text}" for model, c in checkpoints.items() for text in c.warnings]
         if self._truncate and recipe.vocabulary is None:
-            return truncated(recipe, checkpoints, donor)
-        alignment = aligned(recipe, checkpoints, donor)
-        if recipe.vocabulary is not None:
-            return alignment
-        return replace(alignment, warnings=(*alignment.warnings, *vocabulary_warnings(checkpoints)))
+            alignment = truncated(recipe, checkpoints, donor)
+        else:
+            alignment = aligned(recipe, checkpoints, donor)
+            if recipe.vocabulary is None:
+                warnings += vocabulary_warnings(checkpoints)
+        return replace(alignment, warnings=(*alignment.warnings, *warnings))
 
 
 _KEPT = 4
@@ -92,10 +116,10 @@ def _in_order(recipe: Recipe) -> list[Recipe]:
 
     def visit(merge: Recipe) -> None:
         for model in merge.inputs():
-            stage = by_name.get(model)
-            if stage is not None and model not in found:
+            stage = by_name.get(stage_of(model, by_name))
+            if stage is not None and stage.name not in found:
                 visit(stage)
-                found[model] = stage
+                found[str(stage.name)] = stage
 
     visit(recipe)
     return list(found.values())

@@ -21,7 +21,7 @@ from evomerge.engine.plan import MergePlan, TensorPlan
 from evomerge.errors import CheckpointError, RecipeError
 from evomerge.tokenizers.vocabulary import quiet
 
-__all__ = ["LiveModel", "check_loads", "names_in_files"]
+__all__ = ["LiveModel", "check_loads", "names_in_files", "tied_head"]
 
 _LISTED = 8
 _NO_THREADS = "HF_DEACTIVATE_ASYNC_LOAD"
@@ -220,6 +220,24 @@ def names_in_files(config: Mapping[str, Any], names: Iterable[str]) -> dict[str,
     except Exception:  # noqa: BLE001 (what models raise depends on the model)
         return {}
     return {weight: name for name, (weight, rearranged) in renamed.items() if rearranged is None}
+
+
+def tied_head(config: Mapping[str, Any]) -> tuple[str, str, bool] | None:
+    """The output embedding's weight, the weight that it is tied to, and whether others are tied to that too.
+
+    The names are transformers' own. ``None`` where they are not tied, or transformers cannot tell.
+    """
+    try:
+        parsed, model_class = _parse(config)
+        with quiet(), torch.device("meta"):
+            module = model_class._from_config(parsed)  # noqa: SLF001 (the public one is that of Auto classes)
+        output = module.get_output_embeddings()
+        head = next(f"{name}.weight" for name, m in module.named_modules() if m is output)
+        tied: dict[str, str] = module.all_tied_weights_keys
+        embedding = tied[head]
+    except Exception:  # noqa: BLE001 (what models raise depends on the model)
+        return None
+    return head, embedding, list(tied.values()).count(embedding) > 1
 
 
 def _renamed(module: Any, names: Iterable[str]) -> dict[str, tuple[str, str | None]]:

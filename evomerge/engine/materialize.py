@@ -16,7 +16,7 @@ from evomerge.engine.live_model import LiveModel
 from evomerge.engine.memory import SourcesIn, memory_plan
 from evomerge.engine.plan import MergePlan, TensorPlan
 from evomerge.engine.statistics import Statistics
-from evomerge.engine.vocabulary import TokenizerFolder
+from evomerge.engine.tokenizer_folders import TokenizerFolder
 from evomerge.errors import CandidateError, CheckpointError, FailureKind
 from evomerge.methods import Digest, InMemory
 from evomerge.recipe import Recipe

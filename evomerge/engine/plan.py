@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from evomerge.checkpoints.checkpoint import Checkpoint, TensorInfo
-from evomerge.engine.vocabulary import Renumbering, TokenizerFolder
+from evomerge.engine.tokenizer_folders import TokenizerFolder
+from evomerge.engine.vocabulary import Renumbering
 
 __all__ = ["Input", "MergePlan", "TensorPlan"]
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from evomerge.checkpoints.checkpoint import Checkpoint, dtype_name
+from evomerge.checkpoints.checkpoint import Checkpoint, TensorInfo, dtype_name
 from evomerge.engine.compatibility import check_extra, check_inputs, check_not_quantized
 from evomerge.engine.configuration import Origin, layer_count, resize, resize_module
 from evomerge.engine.layout import Layout, Operands, Segment, Slot, first_layer
 from evomerge.engine.parameters import bound, check_filters, check_names
-from evomerge.engine.plan import MergePlan, TensorPlan
+from evomerge.engine.plan import Input, MergePlan, TensorPlan
 from evomerge.engine.vocabulary import Alignment
 from evomerge.errors import RecipeError, did_you_mean
 from evomerge.methods import MergeMethod, get_method
@@ -80,16 +80,12 @@ def _tensor(
     """One tensor of the plan, in ``dtype`` or, where that is not given, in that of its first input."""
     info = checkpoints[slot.sources[0].model].tensors[slot.sources[0].tensor]
     if not info.dtype.is_floating_point:  # buffers of whole numbers are taken over as they are
-        return TensorPlan(
-            slot.name,
-            info.shape,
-            info.dtype,
-            "passthrough",
-            slot.sources[:1],
-            has_base=False,
-            parameters={"scale": (1.0,)},
-        )
+        return _copy(slot.name, info, slot.sources[0], info.dtype)
     (low, high), given = method.models, len(operands.sources)
+    if operands.has_base and given == 0 and (low, high) == (1, None):  # there are no task vectors to add
+        base = operands.inputs[0]
+        info = checkpoints[base.model].tensors[base.tensor]
+        return _copy(slot.name, info, base, dtype if dtype is not None else info.dtype)
     if given < low or (high is not None and given > high):
         besides = " besides the base" if operands.has_base else ""
         count = f"exactly {low}" if low == high else f"at least {low}"
@@ -104,6 +100,13 @@ def _tensor(
         operands.inputs,
         operands.has_base,
         bound(method, slot, operands.sources),
+    )
+
+
+def _copy(name: str, info: TensorInfo, source: Input, dtype: torch.dtype) -> TensorPlan:
+    """The tensor of one model as it is."""
+    return TensorPlan(
+        name, info.shape, dtype, "passthrough", (source,), has_base=False, parameters={"scale": (1.0,)}
     )
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 from evomerge.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from evomerge.checkpoints.files import identity
-from evomerge.checkpoints.lora import adapted
-from evomerge.checkpoints.references import Reference, locate, parse_reference
+from evomerge.checkpoints.references import Reference, locate, parse_source
+from evomerge.engine.adapters import adapter_alone, with_adapter
 from evomerge.engine.inputs import Inputs
-from evomerge.engine.live_model import names_in_files
 from evomerge.engine.stages import staged
 from evomerge.errors import RecipeError, UserError
 from evomerge.recipe import load_recipe
@@ -36,14 +34,15 @@ def open_sources(
     """
     checkpoints: dict[str, Checkpoint] = {}
     for name, text in references.items():
-        reference = parse_reference(text)
-        checkpoint = _opened(reference, folders, within)
+        reference = parse_source(text)
+        lora = None
         if reference.lora is not None:
-            folder = locate(reference.lora, reference.lora_revision, folders)
-            checkpoint = adapted(
-                checkpoint, folder, partial(names_in_files, checkpoint.config, checkpoint.tensors)
-            )
-        checkpoints[name] = checkpoint
+            lora = locate(reference.lora, reference.lora_revision, folders)
+        if not reference.model and lora is not None:
+            checkpoints[name] = adapter_alone(lora)
+            continue
+        checkpoint = _opened(reference, folders, within)
+        checkpoints[name] = checkpoint if lora is None else with_adapter(checkpoint, lora)
     return checkpoints
 
 

@@ -172,7 +172,7 @@ class _Span:
     measure=task_gram,
     kernel=line_weighted_sum,
     base=Base.OPTIONAL,
-    models=(2, None),
+    models=(1, None),
 )
 def multislerp(
     gram_MM: Tensor,
@@ -188,6 +188,8 @@ def multislerp(
     ``eps``, and where the directions of two models cancel out, the result is the weighted sum.
     """
     first = 1 if has_base else 0
+    if len(weight) == 1:
+        return conditioned(np.ones((1, 1)), gram_MM.numpy()[None], has_base=has_base)
     span = _Span(gram_MM[first:, first:])
     total = math.fsum(weight)
     if normalize_weights and total == 0:
@@ -229,7 +231,7 @@ def _sinc(angle: float) -> float:
     source="Karcher 1977; Grove and Karcher 1973: Riemannian centre of mass on the sphere",
     measure=gram,
     kernel=line_weighted_sum,
-    models=(2, None),
+    models=(1, None),
 )
 def karcher(
     gram_MM: Tensor,
@@ -242,6 +244,8 @@ def karcher(
 
     A model opposite to the mean pulls in no direction more than in another, so it does not pull.
     """
+    if len(weight) == 1:
+        return conditioned(np.ones((1, 1)), gram_MM.numpy()[None], has_base=False)
     span = _Span(gram_MM)
     total = math.fsum(weight)
     if total == 0:

@@ -10,7 +10,16 @@ from evomerge.recipe.files import (
     read_yaml,
     write_whole,
 )
-from evomerge.recipe.model import Module, Recipe, Slice, Source, TokenizerSpec, TokenRule, TokenSource
+from evomerge.recipe.model import (
+    Module,
+    Recipe,
+    Slice,
+    Source,
+    TokenizerSpec,
+    TokenRule,
+    TokenSource,
+    stage_of,
+)
 from evomerge.recipe.space import Dimension, SearchSpace, Value, Values
 from evomerge.recipe.values import Parameters, Scalar, Setting, filters_of, lookup
 
@@ -38,5 +47,6 @@ __all__ = [
     "parse_yaml",
     "read_recipe",
     "read_yaml",
+    "stage_of",
     "write_whole",
 ]

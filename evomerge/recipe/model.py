@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -19,7 +19,17 @@ from pydantic import (
 
 from evomerge.recipe.values import check_setting
 
-__all__ = ["Module", "Recipe", "Slice", "Source", "TokenRule", "TokenSource", "TokenizerSpec"]
+__all__ = ["Module", "Recipe", "Slice", "Source", "TokenRule", "TokenSource", "TokenizerSpec", "stage_of"]
+
+
+def stage_of(reference: str, stages: Iterable[str | None]) -> str | None:
+    """The one of ``stages`` that ``reference`` is, or adapts (``stage+adapter``)."""
+    named = list(stages)
+    if reference in named:
+        return reference
+    stage, plus, adapter = reference.partition("+")
+    return stage if plus and adapter and stage in named else None
+
 
 Settings = dict[str, Annotated[Any, AfterValidator(check_setting)]]
 
@@ -194,12 +204,17 @@ class Recipe(_Frozen):
         return tuple(dict.fromkeys((*self.merged(), *tokens)))
 
     def references(self) -> tuple[str, ...]:
-        """Every model named, in all stages and in the tokenizer section; those merged come first."""
-        stages = {stage.name for stage in self.stages}
+        """Every model named, in all stages and in the tokenizer section; those merged come first.
+
+        An adapter over a stage (``stage+adapter``) is named alone, as ``+adapter``.
+        """
+        stages = [stage.name for stage in self.stages]
         names = [*self.inputs()]
         for stage in self.stages:
             names += stage.references()
-        return tuple(dict.fromkeys(name for name in names if name not in stages))
+        found = {name: stage_of(name, stages) for name in names}
+        alone = [name if stage is None else name[len(stage) :] for name, stage in found.items()]
+        return tuple(dict.fromkeys(name for name in alone if name))
 
     def document(self) -> dict[str, Any]:
         """The recipe as plain YAML values; what was not set is left out."""
@@ -217,8 +232,13 @@ class Recipe(_Frozen):
                 return {k: rename(v, k) for k, v in node.items()}
             if isinstance(node, list):
                 return [rename(v, key) for v in node]
-            named = key in ("model", "base_model", "tokenizer_source", "source")
-            return names.get(node, node) if named and isinstance(node, str) else node
+            if key not in ("model", "base_model", "tokenizer_source", "source") or not isinstance(node, str):
+                return node
+            stage = stage_of(node, stages) or ""
+            rest = node[len(stage) :]
+            return stage + names.get(rest, rest)
+
+        stages = [stage.name for stage in self.stages]
 
         return Recipe.model_validate(rename(self.document()))
 
@@ -238,7 +258,10 @@ class Recipe(_Frozen):
             raise ValueError(f"two stages are called {doubled[0]!r}")
         if any(stage.stages for stage in self.stages):
             raise ValueError("a stage has no stages of its own: list them side by side")
-        inputs = {stage.name: [m for m in stage.inputs() if m in names] for stage in self.stages}
+        inputs = {
+            stage.name: [s for m in stage.inputs() if (s := stage_of(m, names)) is not None]
+            for stage in self.stages
+        }
         done: list[str | None] = []
         while len(done) < len(names):
             ready = [n for n in names if n not in done and all(m in done for m in inputs[n])]

@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from evomerge.checkpoints.files import find_file, find_folder, local_path
-from evomerge.checkpoints.references import Reference, locate, parse_reference
+from evomerge.checkpoints.references import Reference, locate, parse_source
 from evomerge.errors import CheckpointError, ExperimentError, RecipeError, UserError, did_you_mean
 from evomerge.fitness.spec import FitnessSpec
 from evomerge.recipe import Recipe, SearchSpace, parse, read_recipe, read_yaml
@@ -342,7 +342,7 @@ def _references(space: SearchSpace, models: Mapping[str, str], folders: Sequence
     for name in space.references():
         text = models.get(name, name)
         try:
-            found[name] = _absolute(parse_reference(text), folders)
+            found[name] = _absolute(parse_source(text), folders)
         except CheckpointError as exception:
             where = f"models.{name}" if name in models else "recipe"
             hint = exception.hint if name in models or not models else did_you_mean(name, models)
@@ -353,7 +353,9 @@ def _references(space: SearchSpace, models: Mapping[str, str], folders: Sequence
 def _absolute(reference: Reference, folders: Sequence[Path]) -> str:
     """The reference with absolute paths for local folders; hub ids stay, and are looked up when opened."""
     recipe = reference.recipe_file(folders)
-    model = str(recipe) if recipe is not None else _place(reference.model, folders)
+    model = str(recipe) if recipe is not None else reference.model
+    if model and recipe is None:
+        model = _place(model, folders)
     lora = None if reference.lora is None else _place(reference.lora, folders)
     return str(Reference(model, reference.revision, lora, reference.lora_revision))
 

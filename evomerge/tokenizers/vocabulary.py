@@ -14,6 +14,7 @@ from evomerge.errors import CheckpointError
 
 __all__ = [
     "Vocabulary",
+    "has_tokenizer",
     "load_tokenizer",
     "quick_ids",
     "quiet",
@@ -31,7 +32,20 @@ _FILES = (
     "sentencepiece*",
     "spiece.model",
     "chat_template*",
+    "tekken.json",
 )
+_VOCABULARIES = (
+    "tokenizer.json",
+    "tokenizer.model*",
+    "vocab.*",
+    "*.tiktoken",
+    "sentencepiece*",
+    "spiece.model",
+    "tekken.json",
+)
+"""Files of which a tokenizer has one at least: they hold its tokens."""
+_WITHOUT_FILES = ("ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer")
+"""Tokenizers of bytes and characters, which have none."""
 _LARGEST_ID = 2**23
 """Some thirty times the largest vocabulary there is; maps between rows take memory for each."""
 _SPECIAL = ("bos", "eos", "pad", "unk", "sep", "cls", "mask")
@@ -96,6 +110,17 @@ def vocabulary_of(tokenizer: Any) -> Vocabulary:
     added = frozenset(str(t.content) for t in tokenizer.added_tokens_decoder.values())
     special = {f"{role}_token_id": getattr(tokenizer, f"{role}_token_id", None) for role in _SPECIAL}
     return Vocabulary(ids, added & ids.keys(), {k: int(v) for k, v in special.items() if v is not None})
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a model folder holds a tokenizer, not only settings of one."""
+    if any(file.is_file() for pattern in _VOCABULARIES for file in folder.glob(pattern)):
+        return True
+    try:
+        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(settings, dict) and settings.get("tokenizer_class") in _WITHOUT_FILES
 
 
 def tokenizer_files(folder: Path) -> list[Path]:

@@ -81,6 +81,24 @@ def test_a_folder_with_a_revision_or_an_adapter_is_found(tmp_path: Path) -> None
     assert experiment.references["add"] == f"{(ZOO / 'add').resolve()}+{tmp_path / 'adapter'}"
 
 
+def test_an_adapter_over_a_stage_is_found_and_exported_with_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "adapter").mkdir()
+    half = {"name": "half", "merge_method": "linear", "parameters": {"weight": 1}}
+    half["models"] = [{"model": "add"}, {"model": "sort"}]
+    tuned = {"model": "half+adapter", "parameters": {"weight": {"float": [0, 1]}}}
+    recipe = {"merge_method": "task_arithmetic", "base_model": "base", "stages": [half], "models": [tuned]}
+    document = changed("recipe", recipe)
+    document["models"] = {name: str(ZOO / name) for name in ("base", "add", "sort")}
+    experiment = load(document, tmp_path)
+    assert experiment.references["+adapter"] == f"+{tmp_path / 'adapter'}"
+    filled = experiment.space.fill(experiment.space.decode(experiment.space.start()))
+    exported = experiment.exported(filled)
+    assert exported.models is not None
+    assert exported.models[0].model == f"half+{tmp_path / 'adapter'}"
+    assert f"+{tmp_path / 'adapter'}" in exported.references()
+    assert not any("+" in r for b in experiment.baselines() for r in b.recipe.references())
+
+
 def test_a_model_that_the_recipe_leaves_out_is_told(tmp_path: Path) -> None:
     document = changed("recipe.models", [{"model": "add", "parameters": {"weight": {"float": [0, 1]}}}])
     assert load(document, tmp_path).unused == ("reverse", "sort")
