@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from evomerge.checkpoints.checkpoint import Checkpoint
+from evomerge.engine.alike import Alike, made_alike
 from evomerge.engine.layout import donor_of
 from evomerge.engine.plan import MergePlan
 from evomerge.engine.planner import planned
 from evomerge.engine.stages import staged
 from evomerge.engine.vocabulary import Alignment, aligned, truncated, vocabulary_warnings
 from evomerge.errors import RecipeError, did_you_mean
+from evomerge.methods import get_method
 from evomerge.recipe import Recipe
 
 __all__ = ["Inputs"]
@@ -30,6 +32,7 @@ class Inputs:
         self._truncate = truncate_embeddings
         self._stages: dict[str, tuple[str, Checkpoint]] = {}
         self._alignments: dict[str, Alignment] = {}
+        self._alike: dict[_AlikeKey, tuple[Alike, tuple[Checkpoint, ...]]] = {}
 
     def plan(self, recipe: Recipe) -> MergePlan:
         """The plan of ``recipe``; if there is one, the merge can run.
@@ -74,6 +77,24 @@ class Inputs:
 
     def _aligned(self, recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> Alignment:
         donor = donor_of(recipe)
+        drop_equal = "key" in get_method(recipe.merge_method).context  # each tensor at random by its name
+        alike = self._made_alike(checkpoints, donor, drop_equal=drop_equal)
+        made = self._one_vocabulary(recipe, alike.checkpoints, donor)
+        return replace(made, warnings=(*alike.warnings, *made.warnings))
+
+    def _made_alike(self, checkpoints: Mapping[str, Checkpoint], donor: str, *, drop_equal: bool) -> Alike:
+        """The checkpoints in one spelling; the same objects for the same checkpoints."""
+        key = (donor, drop_equal, tuple((model, id(c)) for model, c in checkpoints.items()))
+        if key not in self._alike:
+            while len(self._alike) > _KEPT + len(self._stages):
+                self._alike.pop(next(iter(self._alike)))
+            self._alike[key] = (
+                made_alike(checkpoints, donor, drop_equal=drop_equal),
+                tuple(checkpoints.values()),
+            )
+        return self._alike[key][0]
+
+    def _one_vocabulary(self, recipe: Recipe, checkpoints: Mapping[str, Checkpoint], donor: str) -> Alignment:
         if self._truncate and recipe.vocabulary is None:
             return truncated(recipe, checkpoints, donor)
         alignment = aligned(recipe, checkpoints, donor)
@@ -83,6 +104,8 @@ class Inputs:
 
 
 _KEPT = 4
+_AlikeKey = tuple[str, bool, tuple[tuple[str, int], ...]]
+"""Donor, what becomes of second copies, and the checkpoints by identity (they are kept with the value)."""
 
 
 def _in_order(recipe: Recipe) -> list[Recipe]:

@@ -11,7 +11,7 @@ from evomerge.checkpoints.files import identity
 from evomerge.checkpoints.lora import adapted
 from evomerge.checkpoints.references import Reference, locate, parse_reference
 from evomerge.engine.inputs import Inputs
-from evomerge.engine.live_model import names_in_files
+from evomerge.engine.model_names import names_in_files
 from evomerge.engine.stages import staged
 from evomerge.errors import RecipeError, UserError
 from evomerge.recipe import load_recipe
