@@ -177,6 +177,8 @@ class Layout:
                 continue
             place = stacks.place(name)
             part = part_of(name, self.parts)
+            if part is None:
+                raise RecipeError("modules", f"{name} is in none of the modules")
             if (
                 part.slices is not None
                 and place is not None

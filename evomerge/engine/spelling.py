@@ -51,7 +51,7 @@ class Spelled:
         """Names of tensors that are no weights of the model."""
         self.is_split = False
         self._parts = _Parts(checkpoint, names)
-        loaded = names.loaded(checkpoint.tensors)
+        loaded = _loaded(checkpoint, names)
         groups = _groups(checkpoint, loaded, names)
         for name in checkpoint.tensors:
             target = loaded[name]
@@ -150,6 +150,29 @@ def spelled(lead: Spelled, other: Spelled) -> dict[str, str]:
         names[name] = moved if moved not in taken else own
         taken.add(names[name])
     return names
+
+
+def _loaded(checkpoint: Checkpoint, names: ModelNames) -> dict[str, Loaded]:
+    """What becomes of its tensors; a language model alone is the decoder of a model of several towers."""
+    loaded = names.loaded(checkpoint.tensors)
+    fitting = sum(target.weight in names.weights for target in loaded.values())
+    decoder = names.decoder() if 2 * fitting < len(loaded) else None
+    if decoder is None:
+        return loaded
+    try:
+        own = ModelNames.of(checkpoint.config)
+    except CheckpointError:
+        return loaded
+
+    def inner(name: str) -> str:
+        return name if name in names.weights else decoder + name.removeprefix(f"{own.prefix}.")
+
+    of_decoder = {
+        name: Loaded(inner(target.canonical), inner(target.weight), target.is_converted)
+        for name, target in own.loaded(checkpoint.tensors).items()
+    }
+    found = sum(target.weight in names.weights for target in of_decoder.values())
+    return of_decoder if found > fitting else loaded
 
 
 def _groups(checkpoint: Checkpoint, loaded: Mapping[str, Loaded], names: ModelNames) -> dict[str, Group]:
