@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,16 +12,14 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from evomerge.engine.compute import rows_of
-from evomerge.engine.model_names import Uncopied, first_line, parse_config
+from evomerge.engine.loading import load
+from evomerge.engine.model_names import Uncopied, parse_config
 from evomerge.engine.plan import MergePlan, TensorPlan
 from evomerge.errors import CheckpointError, RecipeError
-from evomerge.tokenizers.vocabulary import quiet
 
 __all__ = ["LiveModel", "check_loads"]
 
 _LISTED = 8
-_NO_THREADS = "HF_DEACTIVATE_ASYNC_LOAD"
-"""transformers' own switch, looked at on each loading."""
 _STACK_HINT = "Slices that keep the order of the different kinds of layers may work."
 _MARKS = 65521
 """Marks repeat after this many elements; a prime, so that no two rows are marked alike."""
@@ -96,37 +92,16 @@ class LiveModel:
     def _load(self, tensors: Mapping[str, Tensor | _Marked], donor: str = "") -> nn.Module:
         """The model that transformers makes of ``tensors``, which it shares where it can."""
         try:
-            # With a seed of its own: some models draw at random what no checkpoint of theirs holds.
-            with (
-                quiet(),
-                _one_by_one(),
-                torch.random.fork_rng([self._device] if self._device.type == "cuda" else []),
-            ):
-                torch.manual_seed(0)
-                module, report = self._class.from_pretrained(
-                    None,
-                    config=self._config,
-                    state_dict=dict(tensors),
-                    dtype=self._dtype,
-                    device_map=None if self._device.type == "cpu" else {"": self._device},
-                    output_loading_info=True,
-                    ignore_mismatched_sizes=True,  # the report below names them
-                )
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as exception:  # noqa: BLE001 (what models raise depends on the model)
-            raise CheckpointError(
-                donor, f"no {self._class.__name__} can be made of it ({first_line(exception)})"
-            ) from None
-        missing = sorted(report["missing_keys"])
-        unequal = [f"{n} is {list(has)}, not {list(wants)}" for n, has, wants in report["mismatched_keys"]]
+            module, report = load(self._config, self._class, tensors, self._dtype, self._device)
+        except CheckpointError as exception:
+            raise CheckpointError(donor, exception.reason) from None
         for what, found in (
-            ("has weights of another shape than", sorted(unequal)),
-            ("lacks weights of", missing),
+            ("has weights of another shape than", report.unequal),
+            ("lacks weights of", report.missing),
         ):
             if found:
                 raise CheckpointError(donor, f"{what} {self._class.__name__}: {_some(found)}")
-        self.unused = tuple(sorted(report["unexpected_keys"]))
+        self.unused = report.unused
         model: nn.Module = module.requires_grad_(requires_grad=False).eval()
         return model
 
@@ -238,22 +213,6 @@ def _check_unused(live: LiveModel, plan: MergePlan) -> None:
 def _key(plan: MergePlan, dtype: torch.dtype) -> tuple[Any, ...]:
     shapes = tuple((t.name, t.shape) for t in plan.tensors)
     return dtype, json.dumps(plan.config, sort_keys=True), shapes
-
-
-@contextmanager
-def _one_by_one() -> Iterator[None]:
-    """Has transformers ask for a tensor when it needs it, not ahead in threads of its own.
-
-    What other threads free stays theirs (glibc): experts would take their memory twice after all.
-    """
-    before = os.environ.get(_NO_THREADS)
-    os.environ[_NO_THREADS] = "1"
-    try:
-        yield
-    finally:
-        del os.environ[_NO_THREADS]
-        if before is not None:
-            os.environ[_NO_THREADS] = before
 
 
 def _some(found: Sequence[str]) -> str:
