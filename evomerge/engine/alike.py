@@ -11,11 +11,13 @@ from evomerge.checkpoints.renamed import Origin, renamed
 from evomerge.engine.configuration import is_tied
 from evomerge.engine.model_names import ModelNames
 from evomerge.engine.spelling import Spelled, is_stacked, spelled, unwrapped
-from evomerge.engine.stored import is_embedding
+from evomerge.engine.stored import is_embedding, is_left_out
 from evomerge.engine.ties import Ties
 from evomerge.errors import CheckpointError
 
 __all__ = ["Alike", "made_alike"]
+
+_LISTED = 8
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ def made_alike(checkpoints: Mapping[str, Checkpoint], donor: str, *, drop_equal:
     models = {model: Spelled(checkpoint, names) for model, checkpoint in plain.items()}
     ties = Ties(models, donor)
     is_changed = ties.settle(drop_equal=drop_equal)
+    warnings += _without_unused(models, names)
     if not is_changed and not any(s.is_split for s in models.values()) and _are_equal(plain):
         return Alike(plain, tuple(warnings))
     lead = models[donor]
@@ -57,6 +60,28 @@ def made_alike(checkpoints: Mapping[str, Checkpoint], donor: str, *, drop_equal:
     if ties.config is not plain[donor].config:
         views[donor].config = dict(ties.config)
     return Alike(views, (*warnings, *ties.warnings))
+
+
+def _without_unused(models: Mapping[str, Spelled], names: ModelNames) -> list[str]:
+    """Drops what only some models have and none has a use for; warnings that name it."""
+    warnings = []
+    stored = {model: own.checkpoint for model, own in models.items()}
+    for model, own in models.items():
+        dropped = [
+            name
+            for name in own.unknown
+            if names.does_without(name)
+            and not all(name in other.unknown for other in models.values())
+            and not is_left_out(name, stored, in_layers=True)  # which goes without a word
+        ]
+        if dropped:
+            own.unknown = [name for name in own.unknown if name not in set(dropped)]
+            more = f" and {len(dropped) - _LISTED} more" if len(dropped) > _LISTED else ""
+            warnings.append(
+                f"{model}: left out, as not all models have them and transformers does not load them: "
+                f"{', '.join(dropped[:_LISTED])}{more}"
+            )
+    return warnings
 
 
 def _may_differ(checkpoints: Mapping[str, Checkpoint]) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
+import re
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -100,6 +101,8 @@ class Loaded:
     canonical: str
     weight: str
     is_converted: bool
+    inner: str = ""
+    """The name without modules of a wrapper that all tensors of the file are in."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,6 +143,11 @@ class ModelNames:
         """
         return _cached(json.dumps(config, sort_keys=True))
 
+    def does_without(self, name: str) -> bool:
+        """Whether the model says of itself that it has no use for such a tensor (drafting heads, say)."""
+        patterns = getattr(self._module, "_keys_to_ignore_on_load_unexpected", None) or ()
+        return any(re.search(pattern, name) for pattern in patterns)
+
     def decoder(self) -> str | None:
         """Where the text decoder of a model of several towers stands, as a prefix of names."""
         find = getattr(self._module, "get_decoder", None)
@@ -157,6 +165,9 @@ class ModelNames:
             plain = apply_renamings(name, renamings)
             weight, pattern = apply_converters(plain, converters)
             before, after = self._prefixed(weight)
+            if after + weight.removeprefix(before) not in self.weights and name in self.weights:
+                found[name] = Loaded(name, name, is_converted=False)  # some renamings are not for new names
+                continue
             canonical = after + plain.removeprefix(before)
             found[name] = Loaded(canonical, after + weight.removeprefix(before), pattern is not None)
         return found

@@ -11,6 +11,7 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 
 from torch import Tensor
@@ -23,14 +24,15 @@ from evomerge.errors import CheckpointError
 __all__ = ["Spelled", "is_stacked", "spelled", "unwrapped"]
 
 _INNER = re.compile(
-    r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\."
+    r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_fpw_module|_checkpoint_wrapped_module|_forward_module)\."
 )
 """Modules that torch.compile, FSDP, activation checkpointing and Lightning put around others."""
 _OUTER = ("module.", "base_model.model.", "pretrained_model.")
 """What DDP and DeepSpeed, PEFT and TRL put around a whole model."""
 _BESIDE_OUTER = ("v_head.",)
 _ADAPTER = re.compile(r"\.(lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector)\b")
-_BASE_LAYER = re.compile(r"\.base_layer(?=\.)")
+_OF_PEFT = re.compile(r"\.(base_layer|original_module|modules_to_save\.[^.]+)(?=\.)")
+_ORIGINAL = re.compile(r"\.original_module\.")
 _GROUPS = 8
 """Groups of weights (those of one layer) whose parts are kept: some for each thread."""
 _STACKED = re.compile(r"experts\b|gate_up_proj")
@@ -39,7 +41,8 @@ _STACKED = re.compile(r"experts\b|gate_up_proj")
 class Spelled:
     """A checkpoint, each of its tensors under the name that a tensor of another spelling has, too.
 
-    ``origins`` and ``infos`` are by canonical name, ``own`` is the name in the files.
+    ``origins`` and ``infos`` are by canonical name, ``own`` is the name in the files,
+    but for modules of a wrapper around all.
     """
 
     def __init__(self, checkpoint: Checkpoint, names: ModelNames) -> None:
@@ -59,7 +62,8 @@ class Spelled:
             if group is not None:
                 self._add_parts(group, loaded, names)
             elif target.weight in names.weights and target.canonical not in self.origins:
-                self._add(target.canonical, Origin(name), checkpoint.tensors[name], name)
+                own = target.inner or name
+                self._add(target.canonical, Origin(name), checkpoint.tensors[name], own)
             else:
                 self.unknown.append(name)
 
@@ -108,11 +112,14 @@ def unwrapped(model: str, checkpoint: Checkpoint) -> tuple[Checkpoint, str | Non
         CheckpointError: It holds the factors of an adapter beside the weights.
     """
     names = {name: _without_wrappers(name) for name in checkpoint.tensors}
+    dropped = [n for n, inner in names.items() if _ORIGINAL.search(n) and _count(names, inner) > 1]
+    for name in dropped:  # what PEFT trained stands in its place
+        del names[name]
     for prefix in (*_OUTER, *_OUTER):
         inside = [n for n in names.values() if not n.startswith(_BESIDE_OUTER)]
         if inside and all(n.startswith(prefix) for n in inside):
             names = {name: inner.removeprefix(prefix) for name, inner in names.items()}
-    if all(name == inner for name, inner in names.items()):
+    if all(name == inner for name, inner in names.items()) or len(set(names.values())) < len(names):
         return checkpoint, None
     factor = next((n for n in names if _ADAPTER.search(n)), None)
     if factor is not None:
@@ -121,18 +128,21 @@ def unwrapped(model: str, checkpoint: Checkpoint) -> tuple[Checkpoint, str | Non
             f"holds the factors of an adapter beside the weights ({factor})",
             "Merge the adapter into the model first (merge_and_unload of PEFT).",
         )
-    if len(set(names.values())) < len(names):
-        return checkpoint, None
     origins = {inner: Origin(name) for name, inner in names.items()}
     infos = {inner: checkpoint.tensors[name] for name, inner in names.items()}
     first, inner = next((n, i) for n, i in names.items() if n != i)
-    return renamed(checkpoint, origins, infos), (
-        f"{model}: names of tensors hold those of a wrapper, which are taken away ({first} is {inner})"
-    )
+    warning = f"{model}: names of tensors hold those of a wrapper, which are taken away ({first} is {inner})"
+    if dropped:
+        warning += f"; {', '.join(dropped)} left out for what was trained in its place"
+    return renamed(checkpoint, origins, infos), warning
+
+
+def _count(names: Mapping[str, str], inner: str) -> int:
+    return sum(other == inner for other in names.values())
 
 
 def _without_wrappers(name: str) -> str:
-    return _BASE_LAYER.sub("", _INNER.sub("", name))
+    return _OF_PEFT.sub("", _INNER.sub("", name))
 
 
 def spelled(lead: Spelled, other: Spelled) -> dict[str, str]:
@@ -153,26 +163,47 @@ def spelled(lead: Spelled, other: Spelled) -> dict[str, str]:
 
 
 def _loaded(checkpoint: Checkpoint, names: ModelNames) -> dict[str, Loaded]:
-    """What becomes of its tensors; a language model alone is the decoder of a model of several towers."""
+    """What becomes of its tensors, if most become nothing: as they are in a wrapper, or in a text decoder."""
     loaded = names.loaded(checkpoint.tensors)
-    fitting = sum(target.weight in names.weights for target in loaded.values())
-    decoder = names.decoder() if 2 * fitting < len(loaded) else None
-    if decoder is None:
+    fitting = _fitting(loaded, names)
+    if 2 * fitting >= len(loaded):
         return loaded
+    others = (_inside(checkpoint, names), _as_decoder(checkpoint, names))
+    return max((loaded, *others), key=lambda found: _fitting(found, names))
+
+
+def _fitting(loaded: Mapping[str, Loaded], names: ModelNames) -> int:
+    return sum(target.weight in names.weights for target in loaded.values())
+
+
+def _inside(checkpoint: Checkpoint, names: ModelNames) -> dict[str, Loaded]:
+    """What becomes of its tensors without the modules that all are in: a wrapper that is not known."""
+    inner = {name: name for name in checkpoint.tensors}
+    while len({n.split(".", 1)[0] for n in inner.values()}) == 1 and all("." in n for n in inner.values()):
+        inner = {name: n.split(".", 1)[1] for name, n in inner.items()}
+        loaded = names.loaded(inner.values())
+        if 2 * _fitting(loaded, names) >= len(loaded):
+            return {name: replace(loaded[n], inner=n) for name, n in inner.items()}
+    return {}
+
+
+def _as_decoder(checkpoint: Checkpoint, names: ModelNames) -> dict[str, Loaded]:
+    """What becomes of the tensors of a language model alone, as the decoder of a model of several towers."""
+    decoder = names.decoder()
     try:
         own = ModelNames.of(checkpoint.config)
     except CheckpointError:
-        return loaded
+        return {}
+    if decoder is None:
+        return {}
 
     def inner(name: str) -> str:
         return name if name in names.weights else decoder + name.removeprefix(f"{own.prefix}.")
 
-    of_decoder = {
+    return {
         name: Loaded(inner(target.canonical), inner(target.weight), target.is_converted)
         for name, target in own.loaded(checkpoint.tensors).items()
     }
-    found = sum(target.weight in names.weights for target in of_decoder.values())
-    return of_decoder if found > fitting else loaded
 
 
 def _groups(checkpoint: Checkpoint, loaded: Mapping[str, Loaded], names: ModelNames) -> dict[str, Group]:

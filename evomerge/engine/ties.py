@@ -58,7 +58,7 @@ class Ties:
             if is_one and not self._is_untied_now(values) and not drop_equal:
                 continue
             for model in self._models:
-                is_changed |= self._give(model, stored[model], kept)
+                is_changed |= self._give(model, stored[model], kept, has_own_head=len(values[model]) > 1)
         return is_changed or self.config is not self._models[self._donor].checkpoint.config
 
     def _is_untied_now(self, values: Mapping[str, Sequence[Sequence[str]]]) -> bool:
@@ -115,16 +115,15 @@ class Ties:
                 sources.add(self._untied.get(name, name))
         if self._untied != self._tied and self._ties(self._donor) is self._tied:
             self.config = with_ties(self.config, tied=False)
-            tied = [m for m in self._models if m not in untied]
-            if tied:
-                self.warnings.append(
-                    f"{', '.join(untied)} {'has' if len(untied) == 1 else 'have'} output embeddings of "
-                    f"{'its' if len(untied) == 1 else 'their'} own: those of the output are untied from the "
-                    f"input's, and the embeddings of {', '.join(tied)} count for both"
-                )
+        tied = [m for m in self._models if m not in untied]
+        if tied:
+            self.warnings.append(
+                f"the output embeddings of {', '.join(untied)} are not those of the input: the result is "
+                f"untied, too, and the embeddings of {', '.join(tied)} count for both"
+            )
         return kept
 
-    def _give(self, model: str, stored: Sequence[str], kept: Sequence[str]) -> bool:
+    def _give(self, model: str, stored: Sequence[str], kept: Sequence[str], *, has_own_head: bool) -> bool:
         """Has ``model`` hold the embeddings ``kept``, and no others of those it stores."""
         spelled = self._models[model]
         ties = self._ties(model)
@@ -133,6 +132,8 @@ class Ties:
             if name in spelled.origins:
                 continue
             source = next((n for n in stored if ties.get(n, n) == ties.get(name, name)), None)
+            if source is None and has_own_head:  # of an encoder and a decoder, which share one all the same
+                source = next((n for n in stored if n == self._tied.get(name)), None)
             if source is None:
                 continue  # it lacks the tensor, and is told so
             spelled.origins[name], spelled.infos[name] = spelled.origins[source], spelled.infos[source]
