@@ -52,7 +52,13 @@ def made_alike(checkpoints: Mapping[str, Checkpoint], donor: str, *, drop_equal:
     ties = Ties(models, donor)
     is_changed = ties.settle(drop_equal=drop_equal)
     warnings += _without_unused(models, names)
-    if not is_changed and not any(s.is_split for s in models.values()) and _are_equal(plain):
+    warnings += [
+        f"{model}: all tensors stand in the module {own.wrapper}, which is taken away"
+        for model, own in models.items()
+        if own.wrapper
+    ]
+    is_changed |= any(own.is_split or own.wrapper for own in models.values())
+    if not is_changed and _are_equal(plain):
         return Alike(plain, tuple(warnings))
     lead = models[donor]
     _save_names(lead, names)
@@ -88,11 +94,17 @@ def _may_differ(checkpoints: Mapping[str, Checkpoint]) -> bool:
     """Whether it is worth to ask transformers, which takes a second."""
     if not _are_equal(checkpoints):
         return True
-    return any(is_stacked(c) or _has_second_head(c) for c in checkpoints.values())
+    return any(is_stacked(c) or _has_second_head(c) or _has_odd_root(c) for c in checkpoints.values())
 
 
 def _are_equal(checkpoints: Mapping[str, Checkpoint]) -> bool:
     return len({frozenset(c.tensors) for c in checkpoints.values()}) == 1
+
+
+def _has_odd_root(checkpoint: Checkpoint) -> bool:
+    """Whether all its tensors are in one module that is not called as that of most models."""
+    roots = {name.split(".", 1)[0] for name in checkpoint.tensors if "." in name}
+    return len(roots) == 1 and not roots <= {"model", "transformer"}
 
 
 def _has_second_head(checkpoint: Checkpoint) -> bool:

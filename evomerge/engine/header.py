@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,11 +27,12 @@ _HINT = (
 )
 
 
-def check_header(plan: MergePlan, *, is_stack: bool) -> str | None:
+def check_header(plan: MergePlan, *, is_stack: bool, ignored: Collection[str] = ()) -> str | None:
     """Has transformers load the output of ``plan`` without its weights; a warning where it cannot tell.
 
     What is wrong with the model that gives the configuration, too, is only warned of, unless weights of its
-    layers are missing. Takes some tenths of a second for usual models.
+    layers are missing. ``ignored`` are those of its tensors that are left out on purpose.
+    Takes some tenths of a second for usual models.
 
     Raises:
         CheckpointError: Tensors are missing, have another shape or have no use.
@@ -46,14 +47,16 @@ def check_header(plan: MergePlan, *, is_stack: bool) -> str | None:
     if found == LoadReport((), (), ()):
         return None
     donor = plan.checkpoints[plan.donor]
+    kept = {name: info for name, info in donor.tensors.items() if name not in ignored}
     try:
-        known = _report(donor.config, donor.tensors)
+        whole = _report(donor.config, donor.tensors)
+        known = _report(donor.config, kept) if len(kept) < len(donor.tensors) else whole
     except CheckpointError:
-        known = LoadReport((), (), ())
+        whole = known = LoadReport((), (), ())
     _refuse(plan, "weights would be missing", _beyond(found.missing, known.missing), _HINT)
     _refuse(plan, "weights would be of another shape", _beyond(found.unequal, known.unequal))
     _refuse(plan, "tensors would have no use", _beyond(found.unused, known.unused))
-    inner = [name for name in found.missing if is_embedding(name) or _NUMBER.search(name)]
+    inner = [n for n in found.missing if n in whole.missing and (is_embedding(n) or _NUMBER.search(n))]
     _refuse(plan, "weights would be missing", inner, _HINT)
     wrong = _listed([*found.missing, *found.unequal])
     return (

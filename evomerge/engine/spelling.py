@@ -53,6 +53,8 @@ class Spelled:
         self.unknown: list[str] = []
         """Names of tensors that are no weights of the model."""
         self.is_split = False
+        self.wrapper = ""
+        """The modules around all tensors that no wrapper is known for."""
         self._parts = _Parts(checkpoint, names)
         loaded = _loaded(checkpoint, names)
         groups = _groups(checkpoint, loaded, names)
@@ -63,6 +65,7 @@ class Spelled:
                 self._add_parts(group, loaded, names)
             elif target.weight in names.weights and target.canonical not in self.origins:
                 own = target.inner or name
+                self.wrapper = name.removesuffix(own)
                 self._add(target.canonical, Origin(name), checkpoint.tensors[name], own)
             else:
                 self.unknown.append(name)

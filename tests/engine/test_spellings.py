@@ -225,13 +225,25 @@ def test_factors_of_an_adapter_beside_the_weights_are_refused(folder: Folder) ->
         folder.merge(linear("a", "b"))
 
 
+def test_a_module_around_all_tensors_of_all_inputs_is_taken_away(folder: Folder) -> None:
+    model = built("llama")
+    for seed, name in enumerate("ab"):
+        folder.save(name, model, seed)
+        folder.write(f"{name}_net", name, _with("net.inner."))
+    result = folder.merge(linear("a_net", "b_net"))
+    assert result.fingerprint == folder.merge(linear("a", "b"), "plain").fingerprint
+    assert "a_net: all tensors stand in the module net.inner., which is taken away" in result.warnings
+
+
 def test_weights_that_would_be_random_are_refused(folder: Folder) -> None:
     model = built("llama")
     for seed, name in enumerate("ab"):
         folder.save(name, model, seed)
-        folder.write(f"{name}_net", name, _with("net."))
-    with pytest.raises(CheckpointError, match=r"weights would be missing: .*embed_tokens.*wrapper"):
-        folder.merge(linear("a_net", "b_net"))
+        folder.write(
+            f"{name}_odd", name, lambda t: {n.replace("mlp.up_proj", "mlp.up"): w for n, w in t.items()}
+        )
+    with pytest.raises(CheckpointError, match=r"weights would be missing: .*0.mlp.up_proj.*wrapper"):
+        folder.merge(linear("a_odd", "b_odd"))
     assert not (folder.path / "out").exists()
 
 
