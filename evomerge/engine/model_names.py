@@ -30,6 +30,7 @@ __all__ = [
     "first_line",
     "names_in_files",
     "parse_config",
+    "tied_head",
     "ties_embeddings",
 ]
 
@@ -77,6 +78,17 @@ def names_in_files(config: Mapping[str, Any], names: Iterable[str]) -> dict[str,
     except CheckpointError:
         return {}
     return {target.weight: name for name, target in loaded.items() if not target.is_converted}
+
+
+def tied_head(config: Mapping[str, Any]) -> tuple[str, str, bool] | None:
+    """The output embedding's weight, the weight that it is tied to, and whether others are tied to that too.
+
+    The names are transformers' own. ``None`` where they are not tied, or transformers cannot tell.
+    """
+    try:
+        return ModelNames.of(config).tied_head()
+    except CheckpointError:
+        return None
 
 
 def ties_embeddings(config: Mapping[str, Any]) -> bool | None:
@@ -142,6 +154,14 @@ class ModelNames:
             CheckpointError: transformers cannot build the model.
         """
         return _cached(json.dumps(config, sort_keys=True))
+
+    def tied_head(self) -> tuple[str, str, bool] | None:
+        """As the function of that name."""
+        output = self._module.get_output_embeddings()
+        head = next((f"{n}.weight" for n, m in self._module.named_modules() if m is output), "")
+        if head not in self.tied:
+            return None
+        return head, self.tied[head], list(self.tied.values()).count(self.tied[head]) > 1
 
     def does_without(self, name: str) -> bool:
         """Whether the model says of itself that it has no use for such a tensor (drafting heads, say)."""

@@ -12,6 +12,7 @@ import yaml
 from spelling_support import Folder, linear, ties
 from torch import Tensor
 
+from evomerge.engine.model_names import tied_head
 from evomerge.errors import CheckpointError
 from evomerge.methods import Base, get_method, methods
 from evomerge.recipe import Recipe, load_recipe, parse_recipe
@@ -200,3 +201,13 @@ def test_other_families_untie_too(family: str, tmp_path: Path) -> None:
         folder.merge(linear(*pair), out)
         one, other, merged = (folder.load(name).state_dict() for name in (*pair, out))
         assert all(torch.allclose(merged[n], (one[n] + other[n]) / 2, atol=1e-6) for n in merged)
+
+
+def test_the_head_and_what_it_is_tied_to_have_the_names_of_the_module(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    for family, settings in (("llama", {"tie_word_embeddings": True}), ("t5-Seq2SeqLM", {}), ("llama", {})):
+        folder.save(f"{family}{len(settings)}", built(family, **settings), 0)
+    assert tied_head(folder.config("llama1")) == (HEAD, EMBEDDING, False)
+    assert tied_head(folder.config("t5-Seq2SeqLM0")) == (HEAD, "shared.weight", True)
+    assert tied_head(folder.config("llama0")) is None
+    assert tied_head({"model_type": "nothing_of_transformers"}) is None
