@@ -17,7 +17,7 @@ from evomerge.checkpoints.files import read_json
 from evomerge.checkpoints.lora import adapted
 from evomerge.checkpoints.lora_embeddings import Architecture, Vocabulary
 from evomerge.engine.configuration import is_tied, text_parts
-from evomerge.engine.live_model import names_in_files, tied_head
+from evomerge.engine.model_names import names_in_files, tied_head
 from evomerge.engine.vocabulary import embedding_tensors
 from evomerge.tokenizers.vocabulary import has_tokenizer
 

@@ -12,7 +12,7 @@ from evomerge.engine.parts import part_of
 from evomerge.engine.plan import Input
 from evomerge.errors import CheckpointError
 
-__all__ = ["check_extra", "check_inputs", "check_not_quantized"]
+__all__ = ["check_extra", "check_inputs", "check_modules", "check_not_quantized"]
 
 _LISTED = 8
 _HINT = "Are these fine-tunes of one model?"
@@ -54,6 +54,22 @@ def check_inputs(
         raise CheckpointError("models", _listing("tensors differ in shape", unequal), hint)
 
 
+def check_modules(layout: Layout) -> None:
+    """Checks that every model has something of each of the modules that it is merged into.
+
+    Raises:
+        CheckpointError: One has not, as a language model that is merged into an image encoder.
+    """
+    for part in layout.parts:
+        for model in layout.merged_models(part) if part.name else ():
+            if not any(part_of(name, layout.parts) == part for name in layout.checkpoints[model].tensors):
+                raise CheckpointError(
+                    model,
+                    f"has no tensors of the module {part.name}",
+                    "List it only in modules that it has.",
+                )
+
+
 def check_extra(layout: Layout, outputs: Iterable[str]) -> None:
     """Checks that no model has tensors that the others lack: it would be another architecture.
 
@@ -69,7 +85,7 @@ def check_extra(layout: Layout, outputs: Iterable[str]) -> None:
         for model in layout.merged_models(part)
         if part.models is not None
         for name in layout.checkpoints[model].tensors
-        if name not in used and part_of(name, layout.parts) == part and not layout.is_left_out(name)
+        if name not in used and part_of(name, layout.parts) in (part, None) and not layout.is_left_out(name)
     ]
     if extra:
         raise CheckpointError("models", _listing(f"tensors are not in {layout.donor}", extra), _HINT)

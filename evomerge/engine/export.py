@@ -16,8 +16,8 @@ from evomerge.checkpoints.target import Protected, check_target, output_path
 from evomerge.checkpoints.writer import CheckpointWriter
 from evomerge.engine.compute import ComputePool, merge_tensor
 from evomerge.engine.fingerprint import fingerprint
+from evomerge.engine.header import check_header
 from evomerge.engine.inputs import Inputs
-from evomerge.engine.live_model import check_loads
 from evomerge.engine.plan import MergePlan, TensorPlan
 from evomerge.engine.statistics import Statistics
 from evomerge.errors import CandidateError, CheckpointError, OutputError
@@ -80,10 +80,8 @@ def merge_to_disk(
     check_target(output_path(path), protected, overwrite=options.overwrite)
     inputs = Inputs(checkpoints, truncate_embeddings=options.truncate_embeddings)
     merge_plan = inputs.plan(recipe)
-    warnings = merge_plan.warnings
-    if recipe.models is None:  # another configuration than the models had: not every one can be told
-        warning = check_loads(merge_plan)
-        warnings = (*warnings, warning) if warning is not None else warnings
+    warning = check_header(merge_plan, is_stack=recipe.models is None)
+    warnings = (*merge_plan.warnings, *((warning,) if warning is not None else ()))
     infos = {t.name: t.info for t in merge_plan.tensors}
     with CheckpointWriter(
         path, infos, shard_bytes=options.shard_bytes, overwrite=options.overwrite, protected=protected

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.engine.adapters import with_adapter
+from evomerge.engine.alike import Alike, made_alike
 from evomerge.engine.layout import donor_of
 from evomerge.engine.plan import MergePlan
 from evomerge.engine.planner import planned
@@ -15,6 +16,7 @@ from evomerge.engine.stages import staged
 from evomerge.engine.tokenizer_folders import vocabulary_warnings
 from evomerge.engine.vocabulary import Alignment, aligned, truncated
 from evomerge.errors import RecipeError, did_you_mean
+from evomerge.methods import get_method
 from evomerge.recipe import Recipe, stage_of
 
 __all__ = ["Inputs"]
@@ -33,6 +35,7 @@ class Inputs:
         self._stages: dict[str, tuple[str, Checkpoint]] = {}
         self._adapted: dict[str, tuple[str, Checkpoint]] = {}
         self._alignments: dict[str, Alignment] = {}
+        self._alike: dict[_AlikeKey, tuple[Alike, tuple[Checkpoint, ...]]] = {}
 
     def plan(self, recipe: Recipe) -> MergePlan:
         """The plan of ``recipe``; if there is one, the merge can run.
@@ -96,17 +99,38 @@ class Inputs:
 
     def _aligned(self, recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> Alignment:
         donor = donor_of(recipe)
-        warnings = [f"{model}: {text}" for model, c in checkpoints.items() for text in c.warnings]
+        drop_equal = "key" in get_method(recipe.merge_method).context  # each tensor at random by its name
+        alike = self._made_alike(checkpoints, donor, drop_equal=drop_equal)
+        made = self._one_vocabulary(recipe, alike.checkpoints, donor)
+        own = (f"{model}: {text}" for model, c in checkpoints.items() for text in c.warnings)
+        return replace(made, warnings=(*own, *alike.warnings, *made.warnings))
+
+    def _made_alike(self, checkpoints: Mapping[str, Checkpoint], donor: str, *, drop_equal: bool) -> Alike:
+        """The checkpoints in one spelling; the same objects for the same checkpoints."""
+        key = (donor, drop_equal, tuple((model, id(c)) for model, c in checkpoints.items()))
+        if key not in self._alike:
+            while len(self._alike) > _KEPT + len(self._stages):
+                self._alike.pop(next(iter(self._alike)))
+            self._alike[key] = (
+                made_alike(checkpoints, donor, drop_equal=drop_equal),
+                tuple(checkpoints.values()),
+            )
+        return self._alike[key][0]
+
+    def _one_vocabulary(self, recipe: Recipe, checkpoints: Mapping[str, Checkpoint], donor: str) -> Alignment:
+        warnings: tuple[str, ...] = ()
         if self._truncate and recipe.vocabulary is None:
             alignment = truncated(recipe, checkpoints, donor)
         else:
             alignment = aligned(recipe, checkpoints, donor)
             if recipe.vocabulary is None:
-                warnings += vocabulary_warnings(checkpoints)
+                warnings = tuple(vocabulary_warnings(checkpoints))
         return replace(alignment, warnings=(*alignment.warnings, *warnings))
 
 
 _KEPT = 4
+_AlikeKey = tuple[str, bool, tuple[tuple[str, int], ...]]
+"""Donor, what becomes of second copies, and the checkpoints by identity (they are kept with the value)."""
 
 
 def _in_order(recipe: Recipe) -> list[Recipe]:

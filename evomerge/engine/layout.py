@@ -177,6 +177,8 @@ class Layout:
                 continue
             place = stacks.place(name)
             part = part_of(name, self.parts)
+            if part is None:
+                raise RecipeError("modules", f"{name} is in none of the modules")
             if (
                 part.slices is not None
                 and place is not None
@@ -196,7 +198,10 @@ class Layout:
     def is_left_out(self, name: str) -> bool:
         """Whether the output does without a tensor that some model has."""
         in_layers = self.stacks[self.donor].place(name) is not None
-        return is_left_out(name, self.checkpoints, in_layers=in_layers)
+        part = part_of(name, self.parts)
+        models = self.merged_models(part) if part is not None and part.name and part.models else ()
+        asked = {model: self.checkpoints[model] for model in models} or self.checkpoints
+        return is_left_out(name, asked, in_layers=in_layers)
 
     def _layer_slots(self, segment: Segment) -> Iterator[Slot]:
         """The tensors of each layer of one slice: layer k is layer ``start + k`` of each source."""

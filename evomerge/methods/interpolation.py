@@ -189,7 +189,7 @@ def multislerp(
     """
     first = 1 if has_base else 0
     if len(weight) == 1:
-        return conditioned(np.ones((1, 1)), gram_MM.numpy()[None], has_base=has_base)
+        return conditioned(np.array([[0.0, 1.0][1 - first :]]), gram_MM.numpy()[None], has_base=has_base)
     span = _Span(gram_MM[first:, first:])
     total = math.fsum(weight)
     if normalize_weights and total == 0:

@@ -221,7 +221,7 @@ def test_the_template_that_most_models_have_is_taken_over(models: Models) -> Non
     assert load_tokenizer(models.folder / "out").chat_template == "talk"
 
 
-def test_a_stored_head_that_may_be_tied_goes_with_one_that_is_not_stored(
+def test_a_tied_head_counts_as_the_embedding_on_the_rows_of_a_common_vocabulary(
     models: Models, tmp_path: Path
 ) -> None:
     tied = models.add("tied", bpe(["a+b"]))
@@ -235,7 +235,13 @@ def test_a_stored_head_that_may_be_tied_goes_with_one_that_is_not_stored(
     document = linear(tokenizer_source="union")
     document["models"] = [{"model": m, "parameters": {"weight": 0.5}} for m in ("chat", "tied")]
     models.merge(document | {"base_model": "tied"})
-    assert "lm_head.weight" not in load_file(tmp_path / "out" / "model.safetensors")
+    chat, embedding = models.rows("chat", "lm_head.weight"), models.rows("tied")
+    merged = models.rows("out", "lm_head.weight")
+    shared = chat.keys() & embedding.keys()
+    assert shared
+    for token in shared:
+        assert torch.allclose(merged[token], (chat[token] + embedding[token]) / 2), token
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"] is False
 
 
 def test_unequal_embeddings_without_a_section_name_the_cure(models: Models) -> None:
