@@ -70,8 +70,8 @@ def check_layer_kinds(config: Mapping[str, Any], origins: Sequence[Origin]) -> N
         if named is not None and moved is not None:
             raise RecipeError(
                 "slices",
-                f"layer {origins[moved].index} would become layer {moved}, and with {named} in config.json it "
-                "would compute something else there",
+                f"layer {origins[moved].index} would become layer {moved}, where {named} in config.json "
+                "makes it compute something else",
                 "Only stacks that leave each layer at its place can be made of this model.",
             )
     made = _layers(text)

@@ -288,7 +288,7 @@ class ModelNames:
 
 
 _BESIDE = re.compile(r"vision|visual|image|audio|speech|encoder|qformer|resampler|perceiver|codec|mtp|depth")
-_OF_POSITION = re.compile(r"(^|_)(idx|index|id|number|name|prefix|path)$|drop|training")
+_OF_POSITION = re.compile(r"(^|_)(idx|index|id|number|name|prefix|path|seed)$|drop|training")
 """Settings of a module that say where it stands, or matter in training only."""
 
 
