@@ -1,4 +1,4 @@
-"""What a layer-stack must keep of each layer besides its weights: sliding or full attention, rope or none, ...
+"""What a layer-stack keeps of each layer besides its weights: sliding or full attention, rope or none.
 
 Many configurations state a rule (``sliding_window_pattern: 6``, ``no_rope_layer_interval: 4``) that counts
 positions, so a layer in another place would become another kind of layer. transformers works the rule out
