@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from evomerge.checkpoints.files import read_json, weight_files
+from evomerge.checkpoints.formats import folder_hint
 from evomerge.checkpoints.paging import let_go
 from evomerge.errors import CheckpointError
 
@@ -28,11 +30,16 @@ DTYPES: dict[str, torch.dtype] = {
     "I16": torch.int16,
     "I8": torch.int8,
     "U8": torch.uint8,
+    "U16": torch.uint16,
+    "U32": torch.uint32,
+    "U64": torch.uint64,
     "BOOL": torch.bool,
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
 }
 """torch's dtype for each name of the safetensors format."""
+if hasattr(torch, "float8_e8m0fnu"):  # since torch 2.7
+    DTYPES["F8_E8M0"] = torch.float8_e8m0fnu
 
 
 @dataclass(frozen=True)
@@ -140,8 +147,11 @@ class _Files:
                 part = handle.get_slice(name)
                 dtype = DTYPES.get(part.get_dtype())
                 if dtype is None:
+                    is_quantized = part.get_dtype().startswith(("F4", "F6"))
                     raise CheckpointError(
-                        str(path), f"tensor {name!r} has the unsupported dtype {part.get_dtype()}"
+                        str(path),
+                        f"tensor {name!r} has the unsupported dtype {part.get_dtype()}",
+                        "It is quantized: merge the model as it was before." if is_quantized else "",
                     )
                 infos[name] = TensorInfo(tuple(part.get_shape()), dtype)
                 self._handles[name], self._file_of[name] = handle, path
@@ -196,7 +206,12 @@ def open_checkpoint(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: A file is missing or damaged; it is named.
     """
-    config = read_json(path / "config.json", "Is this a model folder?")
+    if not os.path.lexists(path / "config.json"):
+        kind, hint = folder_hint(path)
+        reason = f"the folder holds no model, but {kind}" if kind else "there is no such file"
+        where = path if kind else path / "config.json"
+        raise CheckpointError(str(where), reason, hint or "Is this a model folder?")
+    config = read_json(path / "config.json")
     files, tensors = _Files(), {}
     for file in weight_files(path):
         add = files.add_safetensors if file.suffix == ".safetensors" else files.add_bin

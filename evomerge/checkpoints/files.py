@@ -8,6 +8,7 @@ from typing import Any
 
 import xxhash
 
+from evomerge.checkpoints.formats import folder_hint
 from evomerge.errors import CheckpointError
 
 __all__ = ["find_file", "find_folder", "identity", "local_path", "read_json", "weight_files"]
@@ -55,13 +56,10 @@ def weight_files(path: Path) -> list[Path]:
             return [path / f"{stem}.{suffix}"]
     loose = sorted(p for p in path.glob("*.safetensors") if p.is_file() and not p.name.startswith("adapter_"))
     if not loose:
-        hint = (
-            "It holds a LoRA adapter: name it as base_model+adapter."
-            if (path / "adapter_config.json").is_file()
-            else ""
-        )
+        kind, hint = folder_hint(path)
+        instead = f", but {kind}" if kind else ""
         raise CheckpointError(
-            str(path), "the folder holds no weights (*.safetensors or pytorch_model.bin)", hint
+            str(path), f"the folder holds no weights (*.safetensors or pytorch_model.bin){instead}", hint
         )
     return loose
 

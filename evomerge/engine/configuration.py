@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Origin", "is_tied", "layer_count", "quantization", "resize", "resize_module", "text_parts"]
+__all__ = ["Origin", "is_tied", "layer_count", "resize", "resize_module", "text_parts"]
 
 _COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_blocks")
 _DECODER_COUNTS = ("num_decoder_layers", "decoder_layers")
@@ -50,16 +50,6 @@ def is_tied(config: Mapping[str, Any]) -> bool | None:
     for part in text_parts(config):
         if isinstance(part.get("tie_word_embeddings"), bool):
             return bool(part["tie_word_embeddings"])
-    return None
-
-
-def quantization(config: Mapping[str, Any]) -> str | None:
-    """How the weights are quantized, if they are."""
-    for part in text_parts(config):
-        settings = part.get("quantization_config")
-        if settings:
-            method = settings.get("quant_method") if isinstance(settings, Mapping) else None
-            return str(method or "unknown method")
     return None
 
 
