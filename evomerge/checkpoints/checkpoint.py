@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from evomerge.checkpoints.files import read_json, weight_files
+from evomerge.checkpoints.files import read_json, unread_weights, weight_files
 from evomerge.checkpoints.formats import folder_hint
 from evomerge.checkpoints.paging import let_go
 from evomerge.errors import CheckpointError
@@ -156,6 +156,10 @@ class _Files:
                 infos[name] = TensorInfo(tuple(part.get_shape()), dtype)
                 self._handles[name], self._file_of[name] = handle, path
         except (SafetensorError, OSError, ValueError) as exception:
+            if _is_pointer(path):
+                raise CheckpointError(
+                    str(path), "is a pointer of Git LFS, not the weights", "Run 'git lfs pull' in its folder."
+                ) from None
             raise CheckpointError(
                 str(path), f"is no readable safetensors file ({exception})", "Copy or download it again."
             ) from None
@@ -200,6 +204,18 @@ class _Files:
         return tensor
 
 
+def _is_pointer(path: Path) -> bool:
+    """Whether Git has left a few lines of text in place of the file."""
+    try:
+        with path.open("rb") as file:
+            return file.read(_POINTER_BYTES).startswith(b"version https://git-lfs")
+    except OSError:
+        return False
+
+
+_POINTER_BYTES = 64
+
+
 def open_checkpoint(path: Path) -> Checkpoint:
     """The model in the folder ``path``; reads headers only.
 
@@ -212,7 +228,9 @@ def open_checkpoint(path: Path) -> Checkpoint:
         where = path if kind else path / "config.json"
         raise CheckpointError(str(where), reason, hint or "Is this a model folder?")
     config = read_json(path / "config.json")
-    files, tensors = _Files(), {}
+    config.pop("transformers_weights", None)  # the name of the file that is read here
+    files = _Files()
+    tensors: dict[str, TensorInfo] = {}
     for file in weight_files(path):
         add = files.add_safetensors if file.suffix == ".safetensors" else files.add_bin
         for name, info in add(file).items():
@@ -221,7 +239,12 @@ def open_checkpoint(path: Path) -> Checkpoint:
             tensors[name] = info
     if not tensors:
         raise CheckpointError(str(path), "its weight files hold no tensors")
-    return Checkpoint(path, config, tensors, files)
+    checkpoint = Checkpoint(path, config, tensors, files)
+    unread = unread_weights(path)
+    if unread is not None:
+        first = weight_files(path)[0].name
+        checkpoint.warnings = (f"has two sets of weights: {first} is read, as by transformers, not {unread}",)
+    return checkpoint
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -78,7 +78,8 @@ def _opened(reference: Reference, folders: Sequence[Path], within: tuple[Path, .
         checkpoint = open_checkpoint(locate(reference.model, reference.revision, folders))
         unused = unused_quantization_file(checkpoint)
         if unused is not None:
-            checkpoint.warnings = (f"has {unused}, but its weights are not quantized: they are merged",)
+            text = f"has {unused}, but its weights are not quantized: they are merged"
+            checkpoint.warnings = (*checkpoint.warnings, text)
         return checkpoint
     if file in within:
         circle = " -> ".join(str(f) for f in (*within, file))
