@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from evomerge.checkpoints.checkpoint import Checkpoint
-from evomerge.checkpoints.files import read_json
+from evomerge.checkpoints.files import read_json, recoded
 from evomerge.checkpoints.target import Protected, check_target, output_path
 from evomerge.checkpoints.writer import CheckpointWriter
 from evomerge.engine.compute import ComputePool, merge_tensor
@@ -161,6 +161,8 @@ def _write_side_files(merge_plan: MergePlan, writer: CheckpointWriter) -> None:
         if file.name == "generation_config.json" and merge_plan.renumber is not None:
             generation = merge_plan.renumber.applied(read_json(file))
             writer.write_text(file.name, json.dumps(generation, indent=2) + "\n")
+        elif (text := recoded(file)) is not None:
+            writer.write_text(file.name, text)
         else:
             writer.copy(file)
 
