@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.checkpoints.quantization import quantization_of
+from evomerge.engine.ignored import pattern_for
 from evomerge.engine.layers import comes_before_layers
 from evomerge.engine.layout import Layout
 from evomerge.engine.parts import part_of
@@ -96,7 +97,7 @@ def check_extra(layout: Layout, outputs: Iterable[str]) -> None:
     """
     used = set(outputs)
     extra = [
-        f"{name} in {model}"
+        (name, model)
         for part in layout.parts
         for model in layout.merged_models(part)
         if part.models is not None
@@ -104,7 +105,12 @@ def check_extra(layout: Layout, outputs: Iterable[str]) -> None:
         if name not in used and part_of(name, layout.parts) in (part, None) and not layout.is_left_out(name)
     ]
     if extra:
-        raise CheckpointError("models", _listing(f"tensors are not in {layout.donor}", extra), _HINT)
+        patterns = ", ".join(f'"{p}"' for p in pattern_for((name for name, _ in extra), used))
+        raise CheckpointError(
+            "models",
+            _listing(f"tensors are not in {layout.donor}", [f"{name} in {model}" for name, model in extra]),
+            f"{_HINT} To merge without these tensors, write into the recipe: ignore: [{patterns}]",
+        )
 
 
 def _listing(what: str, items: Sequence[str]) -> str:
