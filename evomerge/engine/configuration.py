@@ -7,7 +7,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Origin", "is_tied", "layer_count", "resize", "resize_module", "text_parts"]
+__all__ = [
+    "Origin",
+    "is_by_layer",
+    "is_tied",
+    "layer_count",
+    "resize",
+    "resize_module",
+    "text_parts",
+    "text_sections",
+]
 
 _COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_blocks")
 _DECODER_COUNTS = ("num_decoder_layers", "decoder_layers")
@@ -34,6 +43,18 @@ class Origin:
 def text_parts(config: Mapping[str, Any]) -> list[Any]:
     """The configuration and those nested in it that describe the text decoder, outermost first."""
     return [part for _, part in _parts(config)]
+
+
+def text_sections(config: Mapping[str, Any]) -> list[tuple[tuple[str, ...], Any]]:
+    """``text_parts``, each with its path in the configuration."""
+    return list(_parts(config))
+
+
+def is_by_layer(key: str, value: Sequence[Any], depth: int) -> bool:
+    """Whether the list ``value`` of a setting says something of each of ``depth`` layers, or names some."""
+    if _NOT_BY_LAYER.search(key):
+        return False
+    return len(value) == depth or bool(_INDICES.search(key) and _is_indices(value, depth, len(value)))
 
 
 def layer_count(config: Mapping[str, Any]) -> int | None:

@@ -10,6 +10,7 @@ from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.engine.adapters import with_adapter
 from evomerge.engine.alike import Alike, made_alike
 from evomerge.engine.compatibility import check_not_quantized
+from evomerge.engine.disagreements import config_warnings
 from evomerge.engine.ignored import unused_patterns, without_ignored
 from evomerge.engine.layout import donor_of
 from evomerge.engine.plan import MergePlan
@@ -150,7 +151,9 @@ class Inputs:
         alike = self._made_alike(checkpoints, donor, drop_equal=drop_equal)
         made = self._one_vocabulary(recipe, alike.checkpoints, donor)
         own = (f"{model}: {text}" for model, c in checkpoints.items() for text in c.warnings)
-        return replace(made, warnings=(*own, *alike.warnings, *made.warnings))
+        merged = {model: checkpoints[model] for model in dict.fromkeys((donor, *recipe.merged()))}
+        differing = config_warnings(merged, donor)
+        return replace(made, warnings=(*own, *alike.warnings, *differing, *made.warnings))
 
     def _made_alike(self, checkpoints: Mapping[str, Checkpoint], donor: str, *, drop_equal: bool) -> Alike:
         """The checkpoints in one spelling; the same objects for the same checkpoints."""

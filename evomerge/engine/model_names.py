@@ -175,6 +175,20 @@ class ModelNames:
         path = next((n for n, m in self._module.named_modules() if m is inner and n), None)
         return f"{path}." if path is not None else None
 
+    def layer_traits(self) -> tuple[str, tuple[Mapping[str, Any], ...]]:
+        """The class of the model, and what tells the kind of each layer of its main stack.
+
+        Classes, shapes of weights and plain settings of all modules of a layer (a window, whether it rotates,
+        a scale), but for its position.
+        """
+        lists = {n: m for n, m in self._module.named_modules() if isinstance(m, torch.nn.ModuleList)}
+        outer = {n: m for n, m in lists.items() if not any(n.startswith(f"{o}.") for o in lists)}
+        main = {n: m for n, m in outer.items() if not _BESIDE.search(n)} or outer
+        count = getattr(self._module.config.get_text_config(decoder=True), "num_hidden_layers", None)
+        fitting = [m for m in main.values() if len(m) == count] or sorted(main.values(), key=len)[-1:]
+        layers = fitting[0] if fitting else ()
+        return type(self._module).__name__, tuple(_traits(layer) for layer in layers)
+
     def loaded(self, names: Iterable[str]) -> dict[str, Loaded]:
         """What becomes of each of ``names`` of one file."""
         from transformers.core_model_loading import apply_converters, apply_renamings
@@ -271,6 +285,23 @@ class ModelNames:
         transforms = get_model_conversion_mapping(self._module)
         renamings = [t for t in transforms if isinstance(t, WeightRenaming)]
         return renamings, [t for t in transforms if isinstance(t, WeightConverter)]
+
+
+_BESIDE = re.compile(r"vision|visual|image|audio|speech|encoder|qformer|resampler|perceiver|codec|mtp|depth")
+_OF_POSITION = re.compile(r"(^|_)(idx|index|id|number|name|prefix|path|seed)$|drop|training")
+"""Settings of a module that say where it stands, or matter in training only."""
+
+
+def _traits(layer: torch.nn.Module) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, module in layer.named_modules():
+        found[f"{name} class"] = type(module).__name__
+        for key, value in vars(module).items():
+            if isinstance(value, bool | int | float | str | None) and not _OF_POSITION.search(key):
+                found[f"{name}.{key}".lstrip(".")] = value
+    for name, weight in layer.named_parameters():
+        found[name] = tuple(weight.shape)
+    return found
 
 
 @functools.lru_cache(maxsize=16)

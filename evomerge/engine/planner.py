@@ -11,6 +11,7 @@ import torch
 from evomerge.checkpoints.checkpoint import Checkpoint, TensorInfo, dtype_name
 from evomerge.engine.compatibility import check_extra, check_inputs, check_modules
 from evomerge.engine.configuration import Origin, layer_count, resize, resize_module
+from evomerge.engine.layer_kinds import check_layer_kinds, with_lists
 from evomerge.engine.layout import Layout, Operands, Segment, Slot, first_layer
 from evomerge.engine.parameters import bound, check_filters, check_names
 from evomerge.engine.plan import Input, MergePlan, TensorPlan
@@ -137,11 +138,19 @@ def _config(layout: Layout, dtype: torch.dtype | None) -> dict[str, Any]:
 
 
 def _resize(config: dict[str, Any], layout: Layout, segments: Sequence[Segment]) -> None:
-    """The configuration of the new run of layers: their count, and all that is said layer by layer."""
+    """The configuration of the new run of layers: their count, and all that is said layer by layer.
+
+    Raises:
+        RecipeError: A layer would be of another kind than in its model, and the configuration cannot say so.
+    """
     stacks = layout.stacks[layout.donor]
+    depth = layer_count(config) or stacks.depth
     origins = [
-        Origin(layout.checkpoints[s.sources[0].model].config, first_layer(s.sources[0]) + k)
+        Origin(with_lists(layout.checkpoints[model].config, layout.depth(s.part, model)), start + k)
         for s in segments
+        for model, start in [(s.sources[0].model, first_layer(s.sources[0]))]
         for k in range(s.layers)
     ]
-    resize(config, layer_count(config) or stacks.depth, origins, has_encoder=stacks.has_encoder)
+    config.update(with_lists(config, depth))
+    resize(config, depth, origins, has_encoder=stacks.has_encoder)
+    check_layer_kinds(config, origins)

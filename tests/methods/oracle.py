@@ -102,6 +102,8 @@ def nuslerp(b: Tensor | None, x: list[Tensor], p: dict[str, Any]) -> Tensor:
 
 
 def multislerp(b: Tensor | None, x: list[Tensor], p: dict[str, Any]) -> Tensor:
+    if len(x) == 1:  # as it is, whatever its weight
+        return x[0]
     eps, w = p.get("eps", 1e-8), list(p["weight"])
     if p.get("normalize_weights", True):
         w = [v / sum(w) for v in w]
@@ -122,6 +124,8 @@ def multislerp(b: Tensor | None, x: list[Tensor], p: dict[str, Any]) -> Tensor:
 
 
 def karcher(_: Tensor | None, x: list[Tensor], p: dict[str, Any]) -> Tensor:
+    if len(x) == 1:
+        return x[0]
     tol = p.get("tol", 1e-5)
     share = [w / sum(p["weight"]) for w in p["weight"]]
     used = [i for i, v in enumerate(x) if _norm(v) > tol]
