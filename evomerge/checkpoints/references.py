@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evomerge.checkpoints.files import find_file, find_folder, local_path
+from evomerge.checkpoints.formats import file_hint
 from evomerge.errors import CheckpointError, did_you_mean
 
-__all__ = ["Reference", "locate", "parse_reference", "parse_source"]
+__all__ = ["Reference", "locate", "parse_reference", "parse_source", "settings_folder"]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.md", "LICENSE*")
@@ -87,14 +88,45 @@ def locate(model: str, revision: str | None = None, folders: Sequence[Path] = (P
     Raises:
         CheckpointError: There is no such folder and no such hub model.
     """
+    candidates = _candidates(model, folders)
+    found = _local(model, candidates)
+    return found if found is not None else _download(model, revision, candidates)
+
+
+def settings_folder(
+    model: str, revision: str | None = None, folders: Sequence[Path] = (Path(),)
+) -> Path | None:
+    """A folder with the JSON files of a hub model, fetched without its weights.
+
+    ``None`` for a local folder, and where nothing may be fetched (``HF_HUB_OFFLINE=1``).
+
+    Raises:
+        CheckpointError: There is no such folder and no such hub model.
+    """
+    candidates = _candidates(model, folders)
+    if _local(model, candidates) is not None:
+        return None
+    from huggingface_hub import constants
+
+    return None if constants.HF_HUB_OFFLINE else _fetched(model, revision, candidates, ["*.json"])
+
+
+def _candidates(model: str, folders: Sequence[Path]) -> list[Path]:
     path = local_path(model)
-    candidates = [path] if path.is_absolute() else [folder / path for folder in folders]
+    return [path] if path.is_absolute() else [folder / path for folder in folders]
+
+
+def _local(model: str, candidates: Sequence[Path]) -> Path | None:
+    """The folder of ``model``; ``None`` if it can only be that of a hub id."""
     for candidate in candidates:
         if find_folder(candidate):
             return candidate.resolve()
-    if path.is_absolute() or model.startswith((".", "~")) or not _HUB_ID.fullmatch(model):
+    file = next((c for c in candidates if find_file(c)), None)
+    if file is not None:
+        raise CheckpointError(model, *file_hint(file, model))
+    if local_path(model).is_absolute() or model.startswith((".", "~")) or not _HUB_ID.fullmatch(model):
         raise CheckpointError(model, "there is no such model folder", _near(candidates))
-    return _download(model, revision, candidates)
+    return None
 
 
 def _revision(text: str) -> tuple[str, str | None]:
@@ -121,7 +153,7 @@ def _near(candidates: Sequence[Path]) -> str:
 
 
 def _download(model: str, revision: str | None, candidates: Sequence[Path]) -> Path:
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import HfApi
 
     # Errors of a network are those of the hub's HTTP library, another one in each major release.
     patterns = [*_FILES]
@@ -132,8 +164,14 @@ def _download(model: str, revision: str | None, candidates: Sequence[Path]) -> P
             patterns.append("*.bin")
     except Exception:  # noqa: BLE001
         patterns.append("*.bin")  # offline: whatever the cache holds
+    return _fetched(model, revision, candidates, patterns)
+
+
+def _fetched(model: str, revision: str | None, candidates: Sequence[Path], patterns: Sequence[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
     try:
-        return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
+        return Path(snapshot_download(model, revision=revision, allow_patterns=list(patterns)))
     except Exception as e:  # noqa: BLE001
         raise CheckpointError(
             model,

@@ -148,12 +148,17 @@ class TokenizerSpec(_Frozen):
         return tuple(dict.fromkeys(names))
 
 
+def _patterns(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
 class Recipe(_Frozen):
     """A complete merge; frozen, equal by value, round-trips to YAML that MergeKit reads.
 
     ``models`` and ``base_model`` are references: a local folder or a hub id, with an optional
     ``@revision`` and ``+lora``, or the name of one of ``stages``. Exactly one of ``models``, ``slices`` and
-    ``modules`` is set. ``stages`` are the other documents of a file with several: merges that are inputs.
+    ``modules`` is set. ``ignore`` are patterns of names of tensors that are left out of all models.
+    ``stages`` are the other documents of a file with several: merges that are inputs.
     """
 
     merge_method: str
@@ -167,6 +172,7 @@ class Recipe(_Frozen):
     tokenizer_source: ModelReference | None = None
     tokenizer: TokenizerSpec | None = None
     chat_template: Annotated[str, Field(min_length=1)] | None = None
+    ignore: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_patterns)] = ()
     name: str | None = None
     stages: tuple[Recipe, ...] = Field(default=(), max_length=100)
 
