@@ -103,7 +103,7 @@ class _Run:
             top_k=experiment.spec.search.top_k,
             lag=experiment.spec.search.lag,
         )
-        for warning in without_effect(experiment):
+        for warning in (*experiment.warnings, *without_effect(experiment)):
             warn(warning)
         with self._interruptible(), self._study() as study, self._executor() as executor:
             self._announce(study)
