@@ -25,7 +25,7 @@ MISPLACED = frozenset(
     allow_negative_weights density epsilon eps gamma int8_mask lambda max_iter normalize
     nuslerp_flatten nuslerp_row_wise rescale rescale_norm scale select_topk t tol weight filter_wise
     r alpha r_thresh swapping k consensus_method consensus_threshold seed
-    """.split()
+    """.split()  # noqa: SIM905
 )
 """Parameters of methods: beside ``parameters`` instead of under it they would be lost."""
 _HARMLESS = frozenset(
@@ -33,13 +33,13 @@ _HARMLESS = frozenset(
     architecture architectures author authors comment comments date description language
     library_name licence license license_name metadata model_name model_type note notes out_path
     output pipeline_tag tag tags title version
-    """.split()
+    """.split()  # noqa: SIM905
 )
 """Fields that say nothing about the merge, some of which look like those that do."""
 _SLIPS = frozenset(
     """
     base method params torch_dtype output_dtype
-    """.split()
+    """.split()  # noqa: SIM905
 )
 """Slips that are too far from the field that is meant to be found by their letters."""
 _DTYPES = {
@@ -292,7 +292,7 @@ _OPTIONS = frozenset(
     lora_merge_cache lora_merge_dtype low_cpu_memory multi_gpu num_threads out_path out_shard_size
     quiet read_to_gpu safe_serialization transformers_cache trust_remote_code
     unsafe_truncate_embeddings write_model_card
-    """.split()
+    """.split()  # noqa: SIM905
 )
 
 

@@ -23,7 +23,7 @@ _TEXTS = frozenset(
     """
     model base_model path revision lora tokenizer_source source token filter name merge_method dtype
     out_dtype override_architecture task metric space dir
-    """.split()
+    """.split()  # noqa: SIM905
 )
 """Fields that are a text whatever it looks like: a model named 0123, 1.5 or on is meant as it is written."""
 _TEXT_MAPPINGS = {"models": True, "tokens": False}
@@ -52,7 +52,7 @@ def load_documents(text: str, fields: frozenset[str]) -> list[Any]:
     loader = _PlainLoader(text, fields)
     documents = []
     try:
-        while loader.check_data():
+        while loader.check_data():  # type: ignore[no-untyped-call]
             data = loader.get_data()
             if isinstance(data, dict):
                 data = Document(data, tuple(loader.warnings), frozenset(loader.carriers))
@@ -84,7 +84,7 @@ class _PlainLoader(yaml.SafeLoader):
         self._merged = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event = self.peek_event()
+        event = self.peek_event()  # type: ignore[no-untyped-call]
         node = super().compose_node(parent, index)
         if node is not None and not isinstance(event, yaml.AliasEvent) and event.anchor is not None:
             self._anchored[id(node)] = node

@@ -21,7 +21,7 @@ from pydantic import (
 
 from evomerge.checkpoints.files import find_file, find_folder, local_path
 from evomerge.checkpoints.references import Reference, locate, parse_source
-from evomerge.errors import CheckpointError, ExperimentError, RecipeError, UserError, did_you_mean
+from evomerge.errors import CheckpointError, ExperimentError, UserError, did_you_mean
 from evomerge.fitness.spec import FitnessSpec
 from evomerge.recipe import (
     Document,
@@ -34,6 +34,7 @@ from evomerge.recipe import (
     whole,
     without_extras,
 )
+from evomerge.search._recipe_section import searched_space
 from evomerge.search.baselines import Baseline, baselines, starts
 from evomerge.search.samplers import SAMPLERS, SamplerSettings
 
@@ -219,7 +220,7 @@ class Experiment:
             _put(document, place, value)
         try:
             spec = parse(ExperimentSpec, document, ExperimentError)
-            space = _space(_space_document(spec, path, given.carriers), spec.models)
+            space = searched_space(_space_document(spec, path, given.carriers), spec.models)
             if not space.dimensions:
                 raise ExperimentError("recipe", "has no hole, so there is nothing to search", _HOLE_HINT)
             folders = tuple(dict.fromkeys((Path(), path.parent)))
@@ -288,7 +289,6 @@ class Experiment:
         return recipe.with_references(self.references)
 
 
-_MOST_REPEATED = 10_000
 _HOLE_HINT = "Replace a value by a hole, for instance weight: {float: [0, 1]}."
 
 
@@ -310,41 +310,6 @@ def _space_document(spec: ExperimentSpec, path: Path, carriers: frozenset[str]) 
                 return read_recipe(candidate)
     known = sorted(p.stem for p in data_folder("search_spaces").glob("*.yml"))
     raise ExperimentError("space", f"there is no file {name!r}", did_you_mean(Path(name).stem, known))
-
-
-def _space(document: Document, models: Mapping[str, str]) -> SearchSpace:
-    try:
-        return SearchSpace(Document(_expanded(document, models), document.warnings, document.carriers))
-    except RecipeError as exception:
-        where = f"recipe.{exception.where}" if exception.where else "recipe"
-        raise RecipeError(where, exception.reason, exception.hint) from None
-
-
-def _expanded(document: Mapping[str, Any], models: Mapping[str, str]) -> dict[str, Any]:
-    """The document with each entry ``model: "*"`` repeated for every named model but the base."""
-    base = document.get("base_model")
-    others = [name for name in models if name != base]
-    made = 0
-
-    def visit(node: Any) -> Any:
-        if isinstance(node, Mapping):
-            return {key: visit(value) for key, value in node.items()}
-        if isinstance(node, list):
-            return [one for entry in node for one in repeat(entry)]
-        return node
-
-    def repeat(entry: Any) -> Sequence[Any]:
-        if isinstance(entry, Mapping) and entry.get("model") == "*":
-            if not others:
-                raise ExperimentError("models", "the recipe says model: '*', but no models are named here")
-            nonlocal made
-            made += len(others)
-            if made > _MOST_REPEATED:
-                raise ExperimentError("recipe", f"model: '*' makes more than {_MOST_REPEATED} entries")
-            return [{**visit(entry), "model": name} for name in others]
-        return [visit(entry)]
-
-    return {key: visit(value) for key, value in document.items()}
 
 
 def _references(space: SearchSpace, models: Mapping[str, str], folders: Sequence[Path]) -> dict[str, str]:
