@@ -22,7 +22,7 @@ __all__ = ["MISPLACED", "as_number", "as_plain", "normalise", "whole", "without_
 
 MISPLACED = frozenset(
     """
-    allow_negative_weights density epsilon eps gamma int8_mask lambda max_iter normalize
+    allow_negative_weights density epsilon eps gamma int8_mask lambda max_iter normalize normalize_weights
     nuslerp_flatten nuslerp_row_wise rescale rescale_norm scale select_topk t tol weight filter_wise
     r alpha r_thresh swapping k consensus_method consensus_threshold seed
     """.split()  # noqa: SIM905
@@ -56,6 +56,8 @@ _DTYPES = {
 _BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _NUMBER = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
 _LONGEST = 400
+_EMPTY = ("models", "slices", "modules", "tokenizer_source", "chat_template")
+"""Fields that may be left empty by who fills in a form, as in MergeKit."""
 _KINDS = ("float", "int", "choice")
 _NEAR = 0.7
 """Letters that an unknown field shares with a known one before it counts as a slip (difflib's ratio)."""
@@ -148,6 +150,7 @@ class _Reader:
             carriers = given.carriers
             self.warnings += given.warnings
         document = self._parameters(self._seeded(dict(given), place))
+        document = {k: v for k, v in document.items() if not (k in _EMPTY and v in ("", [], {}))}
         document = self._known(document, Recipe, place, carriers)
         for field, read in (("merge_method", _method), ("dtype", _dtype), ("out_dtype", _dtype)):
             if field in document:

@@ -53,6 +53,7 @@ def read(text: str, tmp_path: Path) -> Recipe:
         ("dare_ties", "DARE-TIES"),
         ("dare_ties", "Dare_Ties"),
         ("base_model: base", "base_model: base\ntokenizer: null\nmodels:"),
+        ("base_model: base", "base_model: base\nmodels: []\nmodules: {}\ntokenizer_source: ''"),
     ],
 )
 def test_a_value_means_the_same_in_every_spelling(old: str, new: str, tmp_path: Path) -> None:
