@@ -59,6 +59,8 @@ _LONGEST = 400
 _EMPTY = ("models", "slices", "modules", "tokenizer_source", "chat_template")
 """Fields that may be left empty by who fills in a form, as in MergeKit."""
 _KINDS = ("float", "int", "choice")
+_MOST_UNKNOWN = 100
+"""Fields of one section that recipes do not have; a document with more is not a recipe."""
 _NEAR = 0.7
 """Letters that an unknown field shares with a known one before it counts as a slip (difflib's ratio)."""
 
@@ -171,6 +173,8 @@ class _Reader:
     ) -> dict[str, Any]:
         """``node`` without what has no meaning here; slips stay, for the schema to refuse."""
         kept = {}
+        if len(node.keys() - model.model_fields.keys()) > _MOST_UNKNOWN:
+            return node
         for key, value in node.items():
             if not isinstance(key, str) or key in model.model_fields:
                 kept[key] = value

@@ -100,6 +100,8 @@ def _documents(text: str, where: str, error: type[UserError]) -> list[Document]:
         mark = getattr(exception, "problem_mark", None)
         place = f"line {mark.line + 1}: " if mark is not None else ""
         problem = getattr(exception, "problem", None) or str(exception)
+        if problem == "second occurrence":  # of an anchor; PyYAML says which only in the context
+            problem = str(exception).partition(";")[0]
         hint = "Keep one of them." if "given twice" in problem else ""
         raise error(where, f"{place}not valid YAML ({problem})", hint) from None
     except (

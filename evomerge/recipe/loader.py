@@ -14,6 +14,9 @@ MAX_YAML_NODES = 200_000
 MAX_NUMBER_LENGTH = 400
 """Letters of a number: reading a longer one takes time that grows with the square of its length."""
 
+_MOST_REPEATED = 100
+"""Keys given twice in one document; a document with more was not written by hand."""
+
 _TAG = "tag:yaml.org,2002:"
 _TAGS = ("null", "bool", "int", "float", "str", "seq", "map")
 _UNFIT = re.compile("[\0\ud800-\udfff]")
@@ -168,6 +171,9 @@ class _PlainLoader(yaml.SafeLoader):
     ) -> None:
         line = first[0].start_mark.line + 1
         anchors = all(id(value) in self._anchored for value in (first[1], second[1]))
+        if len(self.warnings) >= _MOST_REPEATED:
+            problem = f"more than {_MOST_REPEATED} keys are given twice"
+            raise yaml.constructor.ConstructorError(None, None, problem, second[0].start_mark)
         if _same(first[1], second[1]):
             what = "twice with the same value"
         elif node is self._root and anchors and key not in self._fields:
