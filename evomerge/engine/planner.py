@@ -40,7 +40,7 @@ def planned(recipe: Recipe, alignment: Alignment) -> MergePlan:
     """
     method, dtype = get_method(recipe.merge_method), _dtype(recipe)
     layout = Layout(recipe, alignment.checkpoints, method)
-    warnings = [*alignment.warnings, *check_names(recipe, method)]
+    warnings = [*recipe.warnings, *alignment.warnings, *check_names(recipe, method)]
     check_modules(layout)
     slots = list(layout.slots())
     names = [slot.name for slot in slots]
