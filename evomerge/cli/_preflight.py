@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from evomerge.checkpoints.checkpoint import Checkpoint
     from evomerge.engine.plan import MergePlan
     from evomerge.fitness import TaskInfo
+    from evomerge.fitness.scored import ScoredDigest
     from evomerge.fitness.spec import FitnessSpec
     from evomerge.search.experiment import Experiment
+    from evomerge.search.study import Known
 
 __all__ = ["Preflight", "announce", "preflight", "without_effect"]
 
@@ -25,6 +27,10 @@ class Preflight:
     checkpoints: dict[str, Checkpoint]
     plan: MergePlan
     tasks: tuple[TaskInfo, ...]
+    scored: ScoredDigest
+    study: Known
+    warnings: tuple[str, ...]
+    """About the study and the prompts."""
 
 
 def announce(fitness: FitnessSpec) -> None:
@@ -44,9 +50,12 @@ def preflight(experiment: Experiment) -> Preflight:
     Raises:
         UserError: Something does not fit; the experiment file is named.
     """
+    from evomerge.cli._readiness import prompt_warnings, refuse_places, refuse_workers
     from evomerge.engine.device import resolve_device
     from evomerge.engine.inputs import Inputs
     from evomerge.fitness import Evaluator
+    from evomerge.search.samplers import make_sampler
+    from evomerge.search.study import known
 
     try:
         resolve_device(experiment.spec.workers.device)
@@ -56,10 +65,26 @@ def preflight(experiment: Experiment) -> Preflight:
         first = inputs.plan(space.fill(space.decode(space.start())))
         for baseline in experiment.baselines():
             inputs.plan(baseline.recipe)
-        tasks = Evaluator(experiment.fitness, experiment.path.parent).describe()
+        make_sampler(experiment.sampler(), space.dimensions)
+        refuse_workers(experiment.spec.workers)
+        refuse_places(experiment)
+        study = known(experiment.storage, experiment.name)
+        evaluator = Evaluator(experiment.fitness, experiment.path.parent, as_drawn=study.as_drawn)
+        tasks = evaluator.describe()
+        scored = evaluator.digest()
+        warnings = (*_first_digest(study), *prompt_warnings(evaluator, first))
     except UserError as exception:
         raise exception.within(str(experiment.path)) from None
-    return Preflight(checkpoints, first, tasks)
+    return Preflight(checkpoints, first, tasks, scored, study, warnings)
+
+
+def _first_digest(study: Known) -> tuple[str, ...]:
+    if not study.has_trials or study.scored is not None:
+        return ()
+    return (
+        "this study is of release 0.1.0, which did not record what its tasks were: whether they have changed "
+        "since cannot be told; from now on it is compared",
+    )
 
 
 def without_effect(experiment: Experiment) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ def command(
     memory = memory_plan(checked.checkpoints, checked.plan, resolve_device(workers.device), size)
     warnings = list(dict.fromkeys(checked.plan.warnings))
     warnings += [f"models.{name} is not used by the recipe" for name in loaded.unused]
-    warnings += without_effect(loaded)
+    warnings += [*without_effect(loaded), *checked.warnings]
     if json_:
         print_json(_document(loaded, checked, memory, warnings))
         return
@@ -71,6 +71,10 @@ def _print(experiment: Experiment, checked: Preflight, memory: MemoryPlan) -> No
             *(str(t.items[s]) for s in Split),
         )
     console.print(table)
+    for t in checked.tasks:
+        if t.num_fewshot:
+            some = f"{t.num_fewshot} example{'s' if t.num_fewshot > 1 else ''}"
+            console.print(f"{t.task}: {some} in each prompt, from {t.examples}")
     workers = experiment.spec.workers
     console.print(f"Baselines: {', '.join(b.name for b in experiment.baselines())}")
     console.print(search_text(experiment.spec.search, space.dimensions))
@@ -104,6 +108,8 @@ def _document(
                 "metric": t.metric,
                 "output_type": t.output_type,
                 "weight": t.weight,
+                "num_fewshot": t.num_fewshot,
+                "examples": t.examples,
                 "items": {split.value: count for split, count in t.items.items()},
             }
             for t in checked.tasks

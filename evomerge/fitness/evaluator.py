@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import CandidateError, FailureKind
+from evomerge.fitness.scored import ScoredDigest
 from evomerge.fitness.scores import Scores, Split, TaskScore
 from evomerge.fitness.spec import FitnessSpec
 from evomerge.fitness.task_info import TaskInfo
@@ -24,12 +25,14 @@ __all__ = ["Evaluator"]
 class Evaluator:
     """The tasks of one experiment, built once and used for every candidate of a process.
 
-    ``base_dir`` is where a relative ``include_path`` starts (the folder of the experiment file). Scores are
+    ``base_dir`` is where a relative ``include_path`` starts (the folder of the experiment file).
+    ``as_drawn``: few-shot examples as release 0.1.0 drew them, from evaluated items too. Scores are
     a function of the model's weights and the spec: no global random stream is read or set.
     """
 
-    def __init__(self, spec: FitnessSpec, base_dir: Path) -> None:
+    def __init__(self, spec: FitnessSpec, base_dir: Path, *, as_drawn: bool = False) -> None:
         self.spec = spec
+        self.as_drawn = as_drawn
         self.base_dir = base_dir
         self._padded: tuple[Any, Any] | None = None
 
@@ -40,6 +43,31 @@ class Evaluator:
             FitnessError: a task, metric, filter, folder, dataset or split is wrong.
         """
         return tuple(task.info for task in self._tasks)
+
+    def digest(self) -> ScoredDigest:
+        """What decides the scores: items, prompts, targets, metrics; needs no model.
+
+        Raises:
+            FitnessError: as ``describe``; also an item of which no request can be made.
+        """
+        return ScoredDigest({task.info.task: task.digest() for task in self._tasks}, self.as_drawn)
+
+    def too_long(self, count: Callable[[str], int], context: int) -> dict[str, int]:
+        """By task, how many texts have more tokens than ``context`` holds beside the answer."""
+        found = {}
+        for task in self._tasks:
+            prompts = [prompt for split in Split for prompt in task.prompts(split)]
+            # No tokenizer makes more tokens of a text than it has bytes, special ones aside.
+            long = [(text, room) for text, room in prompts if len(text.encode()) + room + 2 > context]
+            found[task.info.task] = sum(count(text) + room > context for text, room in long)
+        return {task: number for task, number in found.items() if number}
+
+    def first_prompts(self) -> dict[str, tuple[str, int]]:
+        """One text of each task that is not empty, and the tokens that may be added to it."""
+        found = {}
+        for task in self._tasks:
+            found[task.info.task] = next((p for p in task.prompts(Split.SEARCH) if p[0]), ("", 0))
+        return found
 
     def score(
         self, model: nn.Module, tokenizer: Any, split: Split, deadline: Deadline | None = None
@@ -65,7 +93,7 @@ class Evaluator:
     def _tasks(self) -> tuple[EvalTask, ...]:
         from evomerge.fitness.lm_eval_tasks import build_tasks
 
-        return build_tasks(self.spec, self.base_dir)
+        return build_tasks(self.spec, self.base_dir, as_drawn=self.as_drawn)
 
     def _with_padding(self, tokenizer: Any) -> Any:
         """A tokenizer that can pad. Copying a large one takes a while, so the last copy is kept."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from evomerge.search._backends import Backend
     from evomerge.search._rows import Row
 
-__all__ = ["Storage", "open_storage", "shown"]
+__all__ = ["Storage", "file_of", "open_storage", "shown"]
 
 EXAMPLES = "Expected sqlite:///study.db, postgresql+psycopg://user@host/database or journal:///study.log."
 CONNECT_SECONDS = 10
@@ -131,6 +131,14 @@ def shown(url: str) -> str:
     hidden = re.sub(r"(?i)([?&][^=&]*password[^=&]*=)[^&]*", r"\1***", url)
     # Greedy up to the last @: an unescaped @ or / may be part of the password.
     return re.sub(r"(?s)(://[^:]*):.*@", r"\1:***@", hidden)
+
+
+def file_of(url: str) -> Path | None:
+    """The file that ``url`` names, which need not exist; ``None`` for a server, and for what is malformed."""
+    if (journal := _journal_path(url)) is not None:
+        return journal
+    name = url.removeprefix("sqlite:///").partition("?")[0]
+    return Path(name) if name and url.startswith("sqlite:///") else None
 
 
 def _journal_path(url: str) -> Path | None:

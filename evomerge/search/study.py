@@ -15,6 +15,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal
 
 from evomerge.errors import StudyError
+from evomerge.fitness.scored import ScoredDigest
 from evomerge.fitness.scores import Scores, Split
 from evomerge.recipe import Dimension
 from evomerge.search._head import HEAD, AcceptedDrift, Difference, Head, versions, versions_text
@@ -32,7 +33,8 @@ from evomerge.search._records import (
     trial_snapshot,
 )
 from evomerge.search._rows import MAIN, SENSELESS, LeaseLost
-from evomerge.search._storage import Storage, open_storage, shown
+from evomerge.search._scored import SCORED, Known, known, refuse_other_tasks, scored_of
+from evomerge.search._storage import Storage, file_of, open_storage, shown
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -41,9 +43,12 @@ __all__ = [
     "AcceptedDrift",
     "Difference",
     "Driver",
+    "Known",
     "SplitResult",
     "Study",
     "Trial",
+    "file_of",
+    "known",
     "shown",
     "study_names",
     "versions",
@@ -75,6 +80,7 @@ class Study:
         self._generations: dict[int, dict[int, Trial]] = {}
         self._splits: dict[tuple[Split, int], SplitResult] = {}
         self._items = ItemLists()
+        self._scored: dict[str, Any] | None = None
 
     @classmethod
     def open(
@@ -85,18 +91,20 @@ class Study:
         document: Mapping[str, Any] | None = None,
         dimensions: Sequence[Dimension] = (),
         free: Collection[str] = (),
+        scored: ScoredDigest | None = None,
     ) -> Study:
         """The study ``name`` in ``storage``: created with the experiment ``document``, or opened.
 
         ``storage`` is ``sqlite:///file``, ``postgresql+psycopg://...``, ``journal:///file`` or a path that
         ends in ``.log`` (a journal). Without a document the study must exist, and is only read. ``free`` are
         dotted names of fields of the document that may change between two runs (``workers``,
-        ``search.trials``).
+        ``search.trials``). ``scored`` is what the experiment scores now; a study without trials takes it
+        over, and so does one of release 0.1.0, which knows of none.
 
         Raises:
             StudyError: The storage cannot be reached or read; there is no such study (those that are there
                 are listed); another driver is at work on it; or it belongs to another experiment (the
-                differing fields are listed).
+                differing fields are listed), or to tasks that were other ones then.
         """
         opened = open_storage(storage, create=document is not None)
         study = cls(opened, name, dimensions)
@@ -105,7 +113,9 @@ class Study:
             if document is not None:
                 if study._trials:  # without one no run got anywhere, and the experiment may have been mended
                     study._refuse_others(document, free)
+                    study._refuse_other_tasks(scored)
                 study._remember(document)
+                study._remember_scored(scored)
         except BaseException:
             study.close()
             raise
@@ -125,6 +135,15 @@ class Study:
     def accepted_drifts(self) -> tuple[AcceptedDrift, ...]:
         """Where the search went on although its sampler no longer proposed what is recorded, in order."""
         return self._head.accepted_drifts
+
+    @property
+    def scored(self) -> ScoredDigest | None:
+        """What its trials were scored on; ``None`` for one of release 0.1.0 and one without trials.
+
+        Raises:
+            StudyError: The study is damaged.
+        """
+        return scored_of(self._scored, self._where())
 
     def driver(self) -> Driver | None:
         """Who holds the study now, dead or alive; ``None`` if nobody does.
@@ -316,6 +335,7 @@ class Study:
 
     def _read(self, attributes: Mapping[str, Any]) -> None:
         self._head = Head.read(attributes, self._where())
+        self._scored = attributes.get(SCORED)
         rows = self._storage.trials(self.name)
         with self._decoding("the items of a task"):
             for key, text in attributes.items():
@@ -347,6 +367,18 @@ class Study:
                 "exists with another experiment. Give the new one another name, or restore these fields "
                 f"(study -> now):{listed}",
             )
+
+    def _refuse_other_tasks(self, now: ScoredDigest | None) -> None:
+        then = self.scored
+        if then is not None and now is not None:
+            refuse_other_tasks(then, now, self._where())
+
+    def _remember_scored(self, scored: ScoredDigest | None) -> None:
+        document = None if scored is None else scored.document()
+        if document is not None and document != self._scored:
+            with self._writing():
+                self._storage.set_attribute(self.name, SCORED, document)
+            self._scored = document
 
     def _remember(self, document: Mapping[str, Any]) -> None:
         """Those who read the study later see the budget and the places of the models as they are now."""
