@@ -63,8 +63,7 @@ def preflight(experiment: Experiment) -> Preflight:
         space = experiment.space
         inputs = Inputs(checkpoints)
         first = inputs.plan(space.fill(space.decode(space.start())))
-        for baseline in experiment.baselines():
-            inputs.plan(baseline.recipe)
+        plans = [first, *(inputs.plan(baseline.recipe) for baseline in experiment.baselines())]
         make_sampler(experiment.sampler(), space.dimensions)
         refuse_workers(experiment.spec.workers)
         refuse_places(experiment)
@@ -72,7 +71,7 @@ def preflight(experiment: Experiment) -> Preflight:
         evaluator = Evaluator(experiment.fitness, experiment.path.parent, as_drawn=study.as_drawn)
         tasks = evaluator.describe()
         scored = evaluator.digest()
-        warnings = (*_first_digest(study), *prompt_warnings(evaluator, first))
+        warnings = (*_first_digest(study), *prompt_warnings(evaluator, plans))
     except UserError as exception:
         raise exception.within(str(experiment.path)) from None
     return Preflight(checkpoints, first, tasks, scored, study, warnings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,17 +83,28 @@ def _unwritable(folder: Path) -> str:
     return ""
 
 
-def prompt_warnings(evaluator: Evaluator, plan: MergePlan) -> tuple[str, ...]:
-    """Tokenizes a prompt of each task with the tokenizer of the merge; a sentence for each that is too long.
+def prompt_warnings(evaluator: Evaluator, plans: Sequence[MergePlan]) -> tuple[str, ...]:
+    """Tokenizes a prompt of each task with each tokenizer of the merges; a sentence on those too long.
+
+    ``plans`` are those of the first candidate and of the baselines.
 
     Raises:
         CheckpointError: The tokenizer is missing or cannot be read.
         FitnessError: It cannot pad or stop, makes no tokens of a prompt, or answers do not fit.
     """
+    by_place = {(plan.tokenizer.path, _context_of_model(plan.config)): plan for plan in reversed(plans)}
+    found = [w for plan in reversed(by_place.values()) for w in _warnings_of(evaluator, plan)]
+    return tuple(dict.fromkeys(found))
+
+
+def _warnings_of(evaluator: Evaluator, plan: MergePlan) -> tuple[str, ...]:
     from evomerge.fitness.lm_eval_model import with_padding
     from evomerge.tokenizers.vocabulary import load_tokenizer
 
-    tokenizer = with_padding(load_tokenizer(_with_files(plan)))
+    try:
+        tokenizer = with_padding(load_tokenizer(_with_files(plan)))
+    except FitnessError as exception:
+        raise exception.within(_named(plan)) from None
 
     def count(text: str) -> int:
         return len(tokenizer.encode(text, add_special_tokens=False))
@@ -141,6 +153,13 @@ def _named(plan: MergePlan) -> str:
 
 def _context(config: Any, tokenizer: Any) -> int:
     """Tokens that the model takes, as lm-eval works it out."""
+    if (stated := _context_of_model(config)) is not None:
+        return stated
+    limit = getattr(tokenizer, "model_max_length", None)
+    return int(limit) if limit is not None and limit < _UNLIMITED else 2048
+
+
+def _context_of_model(config: Any) -> int | None:
     values = config if isinstance(config, dict) else vars(config)
     text = values.get("text_config") or {}
     text = text if isinstance(text, dict) else vars(text)
@@ -148,5 +167,4 @@ def _context(config: Any, tokenizer: Any) -> int:
         for field in _CONTEXT_FIELDS:
             if isinstance(part.get(field), int):
                 return int(part[field])
-    limit = getattr(tokenizer, "model_max_length", None)
-    return int(limit) if limit is not None and limit < _UNLIMITED else 2048
+    return None

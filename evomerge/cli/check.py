@@ -25,11 +25,20 @@ def command(
     from evomerge.checkpoints.checkpoint import DTYPES, dtype_name
     from evomerge.engine.device import resolve_device
     from evomerge.engine.memory import memory_plan
-    from evomerge.search.experiment import Experiment
+    from evomerge.engine.sources import identities
+    from evomerge.search.experiment import FREE_FIELDS, Experiment
+    from evomerge.search.study import refuse_other_study
 
     loaded = Experiment.load(experiment)
     announce(loaded.fitness)
     checked = preflight(loaded)
+    refuse_other_study(
+        checked.study,
+        loaded.name,
+        loaded.document(identities(checked.checkpoints)),
+        FREE_FIELDS,
+        checked.scored,
+    )
     workers = loaded.spec.workers
     size = {dtype_name(d): d.itemsize for d in DTYPES.values()}.get(workers.dtype or "")
     memory = memory_plan(checked.checkpoints, checked.plan, resolve_device(workers.device), size)

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from evomerge.errors import StudyError
 from evomerge.fitness.scored import ScoredDigest
-from evomerge.search._head import Head
+from evomerge.search._head import Difference, Head
 from evomerge.search._rows import MAIN, SENSELESS
 from evomerge.search._storage import file_of, open_storage
 
-__all__ = ["SCORED", "Known", "known", "refuse_other_tasks", "scored_of"]
+__all__ = [
+    "SCORED",
+    "Known",
+    "known",
+    "other_experiment",
+    "refuse_other_study",
+    "refuse_other_tasks",
+    "scored_of",
+    "study_names",
+]
 
 SCORED = "scored"
 """User attribute of the study; those of release 0.1.0 have none."""
@@ -49,6 +59,46 @@ def known(storage: str, name: str) -> Known:
         return Known(has_trials, scored_of(attributes.get(SCORED), where), head)
     finally:
         opened.close()
+
+
+def study_names(storage: str) -> tuple[str, ...]:
+    """Names of the studies in ``storage``, sorted.
+
+    Raises:
+        StudyError: The storage cannot be reached or read.
+    """
+    opened = open_storage(storage, create=False)
+    try:
+        return opened.study_names()
+    finally:
+        opened.close()
+
+
+def refuse_other_study(
+    study: Known, name: str, document: Mapping[str, Any], free: Collection[str], now: ScoredDigest
+) -> None:
+    """Nothing, where an experiment may go on with what is ``known`` of its study.
+
+    Raises:
+        StudyError: The study has trials of another experiment, or of other tasks.
+    """
+    if not study.has_trials or study.head is None:
+        return
+    where = f"study {name!r}"
+    if differing := study.head.differences(document, free):
+        raise other_experiment(differing, where)
+    if study.scored is not None:
+        refuse_other_tasks(study.scored, now, where)
+
+
+def other_experiment(differing: Sequence[Difference], where: str) -> StudyError:
+    """The error of a study that belongs to an experiment with other fields."""
+    listed = "".join(f"\n  - {d}" for d in differing)
+    return StudyError(
+        where,
+        "exists with another experiment. Give the new one another name, or restore these fields "
+        f"(study -> now):{listed}",
+    )
 
 
 def scored_of(document: Any, where: str) -> ScoredDigest | None:

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from evomerge.errors import StudyError
 from evomerge.fitness.scored import ScoredDigest
@@ -32,12 +32,18 @@ from evomerge.search._records import (
     trial_of,
     trial_snapshot,
 )
-from evomerge.search._rows import MAIN, SENSELESS, LeaseLost
-from evomerge.search._scored import SCORED, Known, known, refuse_other_tasks, scored_of
+from evomerge.search._rows import MAIN, SENSELESS, LeaseLost, distributions
+from evomerge.search._scored import (
+    SCORED,
+    Known,
+    known,
+    other_experiment,
+    refuse_other_study,
+    refuse_other_tasks,
+    scored_of,
+    study_names,
+)
 from evomerge.search._storage import Storage, file_of, open_storage, shown
-
-if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
 
 __all__ = [
     "AcceptedDrift",
@@ -49,6 +55,7 @@ __all__ = [
     "Trial",
     "file_of",
     "known",
+    "refuse_other_study",
     "shown",
     "study_names",
     "versions",
@@ -73,7 +80,7 @@ class Study:
         self.url = storage.url
         self.resumed = False
         self._storage = storage
-        self._distributions = _distributions(dimensions)
+        self._distributions = distributions(dimensions)
         self._lease: Lease | None = None
         self._head = Head(experiment={}, versions={})
         self._trials: dict[tuple[int, int], Trial] = {}
@@ -361,12 +368,7 @@ class Study:
     def _refuse_others(self, document: Mapping[str, Any], free: Collection[str]) -> None:
         differences = self.differing_fields(document, free)
         if differences:
-            listed = "".join(f"\n  - {d}" for d in differences)
-            raise StudyError(
-                self._where(),
-                "exists with another experiment. Give the new one another name, or restore these fields "
-                f"(study -> now):{listed}",
-            )
+            raise other_experiment(differences, self._where())
 
     def _refuse_other_tasks(self, now: ScoredDigest | None) -> None:
         then = self.scored
@@ -393,31 +395,3 @@ class Study:
 
     def _where(self) -> str:
         return f"study {self.name!r} in {self.url}"
-
-
-def study_names(storage: str) -> tuple[str, ...]:
-    """Names of the studies in ``storage``, sorted.
-
-    Raises:
-        StudyError: The storage cannot be reached or read.
-    """
-    opened = open_storage(storage, create=False)
-    try:
-        return opened.study_names()
-    finally:
-        opened.close()
-
-
-def _distributions(dimensions: Sequence[Dimension]) -> dict[str, BaseDistribution]:
-    """Optuna's words for the dimensions, for those who look at a study with its tools; not read here."""
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    made: dict[str, BaseDistribution] = {}
-    for d in dimensions:
-        if d.kind == "float":
-            made[d.name] = FloatDistribution(d.low, d.high, log=d.log)
-        elif d.kind == "int":
-            made[d.name] = IntDistribution(int(d.low), int(d.high))
-        else:
-            made[d.name] = CategoricalDistribution(d.choices)
-    return made
