@@ -32,7 +32,9 @@ def _search(folder: Path, storage: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "evomerge.cli.main", *arguments],
         cwd=folder,
-        env=environment(),
+        # Written on a processor with these kernels of linear algebra; others differ in the last bits of the
+        # sampler's matrix, and a study notices.
+        env={**environment(), "OPENBLAS_CORETYPE": "Haswell"},
         capture_output=True,
         text=True,
         timeout=900,
