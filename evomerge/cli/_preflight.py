@@ -91,7 +91,7 @@ def preflight(experiment: Experiment, *, dry: bool = False) -> Preflight:
     if dry and not is_new:
         _check_study(experiment, sources)
     unused = [f"models.{name} is not used by the recipe" for name in experiment.unused]
-    told = (*warnings, *prompts, *unused, *without_effect(experiment))
+    told = (*experiment.warnings, *warnings, *prompts, *unused, *without_effect(experiment))
     return Preflight(checkpoints, first, tasks, sources, tuple(dict.fromkeys(told)))
 
 
