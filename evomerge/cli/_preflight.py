@@ -96,7 +96,14 @@ def preflight(experiment: Experiment, *, dry: bool = False) -> Preflight:
     if dry and not is_new:
         _check_study(experiment, sources, scored)
     unused = [f"models.{name} is not used by the recipe" for name in experiment.unused]
-    told = (*warnings, *_first_digest(study), *prompts, *unused, *without_effect(experiment))
+    told = (
+        *experiment.warnings,
+        *warnings,
+        *_first_digest(study),
+        *prompts,
+        *unused,
+        *without_effect(experiment),
+    )
     return Preflight(checkpoints, first, tasks, sources, scored, tuple(dict.fromkeys(told)))
 
 

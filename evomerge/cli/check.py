@@ -33,13 +33,7 @@ def command(
     workers = loaded.spec.workers
     size = {dtype_name(d): d.itemsize for d in DTYPES.values()}.get(workers.dtype or "")
     memory = memory_plan(checked.checkpoints, checked.plan, resolve_device(workers.device), size)
-<<<<<<< HEAD
-    warnings = list(dict.fromkeys((*loaded.warnings, *checked.plan.warnings)))
-    warnings += [f"models.{name} is not used by the recipe" for name in loaded.unused]
-    warnings += without_effect(loaded)
-=======
     warnings = list(checked.warnings)
->>>>>>> main
     if json_:
         print_json(_document(loaded, checked, memory, warnings))
         return

@@ -105,11 +105,6 @@ class _Run:
             top_k=experiment.spec.search.top_k,
             lag=experiment.spec.search.lag,
         )
-<<<<<<< HEAD
-        for warning in (*experiment.warnings, *without_effect(experiment)):
-            warn(warning)
-=======
->>>>>>> main
         with self._interruptible(), self._study() as study, self._executor() as executor:
             self._announce(study)
             self.searching = True
