@@ -69,6 +69,7 @@ def preflight(experiment: Experiment, *, dry: bool = False) -> Preflight:
     from evomerge.search.samplers import make_sampler
     from evomerge.search.study import known, storage_file
 
+    study = known(experiment.storage, experiment.name, wait=not dry)
     try:
         _check_workers(experiment.spec.workers)
         make_sampler(experiment.sampler(), experiment.space.dimensions)
@@ -80,7 +81,6 @@ def preflight(experiment: Experiment, *, dry: bool = False) -> Preflight:
         warnings = dict.fromkeys(first.warnings)
         for baseline in experiment.baselines():
             warnings |= dict.fromkeys(inputs.plan(baseline.recipe).warnings)
-        study = known(experiment.storage, experiment.name)
         evaluator = Evaluator(experiment.fitness, experiment.path.parent, as_drawn=study.as_drawn)
         tasks = evaluator.describe()
         warnings |= dict.fromkeys(_model_warnings(first, recipe))

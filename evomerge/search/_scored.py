@@ -27,8 +27,10 @@ class Known(NamedTuple):
         return self.scored.as_drawn if self.scored is not None else self.has_trials
 
 
-def known(storage: str, name: str) -> Known:
+def known(storage: str, name: str, *, wait: bool = False) -> Known:
     """What is known of the study ``name``, which need not exist; creates nothing.
+
+    With ``wait`` a server that is away is waited for, as when a search opens its study.
 
     Raises:
         StudyError: The storage is malformed or cannot be read.
@@ -36,7 +38,7 @@ def known(storage: str, name: str) -> Known:
     path = storage_file(storage)
     if path is not None and not path.is_file():
         return Known(has_trials=False, scored=None)
-    opened = open_storage(storage, create=False)
+    opened = open_storage(storage, create=wait)  # the file is there
     try:
         if name not in opened.study_names():
             return Known(has_trials=False, scored=None)
