@@ -136,6 +136,8 @@ def _opened(reference: Reference, folders: Sequence[Path], within: tuple[Path, .
         {r: r for r in recipe.references()}, (file.parent, *folders), within=(*within, file)
     )
     try:
-        return staged(Inputs(sources).plan(recipe), file)
+        stage = staged(Inputs(sources).plan(recipe), file)
+        stage.warnings = (*recipe.warnings, *stage.warnings)
+        return stage
     except UserError as exception:
         raise exception.within(str(file)) from None

@@ -12,6 +12,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
     StrictBool,
     StrictInt,
     model_validator,
@@ -175,6 +176,23 @@ class Recipe(_Frozen):
     ignore: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_patterns)] = ()
     name: str | None = None
     stages: tuple[Recipe, ...] = Field(default=(), max_length=100)
+    _warnings: tuple[str, ...] = PrivateAttr(default=())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Recipe) and self.__dict__ == other.__dict__
+
+    __hash__ = None  # type: ignore[assignment]  # parameters are dictionaries
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the reader ignored or changed; no part of the value."""
+        return self._warnings
+
+    def with_warnings(self, warnings: tuple[str, ...]) -> Recipe:
+        """The same recipe with ``warnings`` of its reader."""
+        copy = self.model_copy()
+        copy._warnings = warnings  # noqa: SLF001 (of its own class)
+        return copy
 
     @model_validator(mode="after")
     def _one_form(self) -> Self:
@@ -246,7 +264,7 @@ class Recipe(_Frozen):
 
         stages = [stage.name for stage in self.stages]
 
-        return Recipe.model_validate(rename(self.document()))
+        return Recipe.model_validate(rename(self.document())).with_warnings(self._warnings)
 
     def _parts(self) -> Iterator[Slice | Source]:
         yield from self.models or ()
