@@ -51,8 +51,11 @@ def open_sources(
                 checkpoints[name] = _opened(reference, folders, within)
         except UserError as exception:
             errors.append(exception)
+    try:
+        check_not_quantized(checkpoints)  # before an adapter is found not to fit the codes
+    except UserError as exception:
+        errors.append(exception)
     _raise_all(errors)
-    check_not_quantized(checkpoints)  # before an adapter is found not to fit the codes
     for name, folder in adapters.items():
         base = checkpoints.get(name)
         try:

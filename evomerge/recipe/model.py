@@ -150,7 +150,7 @@ class TokenizerSpec(_Frozen):
 
 
 def _patterns(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
+    return [value] if isinstance(value, str) else [] if value is None else value
 
 
 class Recipe(_Frozen):

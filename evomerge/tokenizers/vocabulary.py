@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -81,8 +82,8 @@ def load_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        with quiet():
-            return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+        with quiet(), _in_utf8(folder) as place:
+            return AutoTokenizer.from_pretrained(str(place), trust_remote_code=False, local_files_only=True)
     # The readers of a dozen formats raise whatever a damaged file makes them stumble over, down to the bare
     # Exception of the compiled one.
     except BaseException as exception:
@@ -94,6 +95,27 @@ def load_tokenizer(folder: Path) -> Any:
             f"its tokenizer cannot be loaded ({first})",
             "Copy the tokenizer files of the base model into the folder.",
         ) from None
+
+
+@contextmanager
+def _in_utf8(folder: Path) -> Iterator[Path]:
+    """``folder``, or a temporary one in which JSON files in UTF-16 or with a byte-order mark are in UTF-8."""
+    encodings = {}
+    for file in folder.glob("*.json") if folder.is_dir() else ():
+        with file.open("rb") as opened:
+            encodings[file.name] = json.detect_encoding(opened.read(4))
+    if set(encodings.values()) <= {"utf-8"}:
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="evomerge-") as temporary:
+        for file in folder.iterdir():
+            encoding = encodings.get(file.name, "utf-8")
+            if encoding == "utf-8":
+                (Path(temporary) / file.name).symlink_to(file.resolve())
+            else:
+                text = file.read_text(encoding=encoding)
+                (Path(temporary) / file.name).write_text(text, encoding="utf-8")
+        yield Path(temporary)
 
 
 def vocabulary_of(tokenizer: Any) -> Vocabulary:
