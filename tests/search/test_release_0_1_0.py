@@ -47,6 +47,7 @@ def _decided(storage: str) -> dict[str, Any]:
         return study.snapshot()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sqlite", "journal"])
 def test_half_a_study_goes_on_to_the_same_trials(tmp_path: Path, kind: str) -> None:
     folder = _place(tmp_path)
