@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from evomerge.checkpoints.files import read_json, weight_files
+from evomerge.checkpoints.files import read_json, unread_weights, weight_files
+from evomerge.checkpoints.formats import folder_hint
 from evomerge.checkpoints.paging import let_go
 from evomerge.errors import CheckpointError
 
@@ -28,11 +30,16 @@ DTYPES: dict[str, torch.dtype] = {
     "I16": torch.int16,
     "I8": torch.int8,
     "U8": torch.uint8,
+    "U16": torch.uint16,
+    "U32": torch.uint32,
+    "U64": torch.uint64,
     "BOOL": torch.bool,
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
 }
 """torch's dtype for each name of the safetensors format."""
+if hasattr(torch, "float8_e8m0fnu"):  # since torch 2.7
+    DTYPES["F8_E8M0"] = torch.float8_e8m0fnu
 
 
 @dataclass(frozen=True)
@@ -140,12 +147,19 @@ class _Files:
                 part = handle.get_slice(name)
                 dtype = DTYPES.get(part.get_dtype())
                 if dtype is None:
+                    is_quantized = part.get_dtype().startswith(("F4", "F6"))
                     raise CheckpointError(
-                        str(path), f"tensor {name!r} has the unsupported dtype {part.get_dtype()}"
+                        str(path),
+                        f"tensor {name!r} has the unsupported dtype {part.get_dtype()}",
+                        "It is quantized: merge the model as it was before." if is_quantized else "",
                     )
                 infos[name] = TensorInfo(tuple(part.get_shape()), dtype)
                 self._handles[name], self._file_of[name] = handle, path
         except (SafetensorError, OSError, ValueError) as exception:
+            if _is_pointer(path):
+                raise CheckpointError(
+                    str(path), "is a pointer of Git LFS, not the weights", "Run 'git lfs pull' in its folder."
+                ) from None
             raise CheckpointError(
                 str(path), f"is no readable safetensors file ({exception})", "Copy or download it again."
             ) from None
@@ -190,14 +204,33 @@ class _Files:
         return tensor
 
 
+def _is_pointer(path: Path) -> bool:
+    """Whether Git has left a few lines of text in place of the file."""
+    try:
+        with path.open("rb") as file:
+            return file.read(_POINTER_BYTES).startswith(b"version https://git-lfs")
+    except OSError:
+        return False
+
+
+_POINTER_BYTES = 64
+
+
 def open_checkpoint(path: Path) -> Checkpoint:
     """The model in the folder ``path``; reads headers only.
 
     Raises:
         CheckpointError: A file is missing or damaged; it is named.
     """
-    config = read_json(path / "config.json", "Is this a model folder?")
-    files, tensors = _Files(), {}
+    if not os.path.lexists(path / "config.json"):
+        kind, hint = folder_hint(path)
+        reason = f"the folder holds no model, but {kind}" if kind else "there is no such file"
+        where = path if kind else path / "config.json"
+        raise CheckpointError(str(where), reason, hint or "Is this a model folder?")
+    config = read_json(path / "config.json")
+    config.pop("transformers_weights", None)  # the name of the file that is read here
+    files = _Files()
+    tensors: dict[str, TensorInfo] = {}
     for file in weight_files(path):
         add = files.add_safetensors if file.suffix == ".safetensors" else files.add_bin
         for name, info in add(file).items():
@@ -206,7 +239,12 @@ def open_checkpoint(path: Path) -> Checkpoint:
             tensors[name] = info
     if not tensors:
         raise CheckpointError(str(path), "its weight files hold no tensors")
-    return Checkpoint(path, config, tensors, files)
+    checkpoint = Checkpoint(path, config, tensors, files)
+    unread = unread_weights(path)
+    if unread is not None:
+        first = weight_files(path)[0].name
+        checkpoint.warnings = (f"has two sets of weights: {first} is read, as by transformers, not {unread}",)
+    return checkpoint
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evomerge.checkpoints.files import find_file, find_folder, local_path
+from evomerge.checkpoints.formats import file_hint
 from evomerge.errors import CheckpointError, did_you_mean
 
 __all__ = ["Reference", "locate", "parse_reference", "parse_source"]
@@ -92,6 +93,9 @@ def locate(model: str, revision: str | None = None, folders: Sequence[Path] = (P
     for candidate in candidates:
         if find_folder(candidate):
             return candidate.resolve()
+    file = next((c for c in candidates if find_file(c)), None)
+    if file is not None:
+        raise CheckpointError(model, *file_hint(file, model))
     if path.is_absolute() or model.startswith((".", "~")) or not _HUB_ID.fullmatch(model):
         raise CheckpointError(model, "there is no such model folder", _near(candidates))
     return _download(model, revision, candidates)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from evomerge.checkpoints.checkpoint import Checkpoint
-from evomerge.engine.configuration import quantization
+from evomerge.checkpoints.quantization import quantization_of
 from evomerge.engine.layers import comes_before_layers
 from evomerge.engine.layout import Layout
 from evomerge.engine.parts import part_of
@@ -15,17 +15,33 @@ from evomerge.errors import CheckpointError
 __all__ = ["check_extra", "check_inputs", "check_modules", "check_not_quantized"]
 
 _LISTED = 8
+_QUANTIZED = (
+    "Merge the models as they were before, and quantize the result. Where there are only quantized weights, "
+    "write them as bfloat16 first (transformers: model.dequantize(), then save_pretrained)."
+)
+_MARKED = (
+    "Merge the models as they were before, and quantize the result. If the weights are not quantized, as "
+    "their dtypes look, delete quantization_config in config.json."
+)
 _HINT = "Are these fine-tunes of one model?"
 
 
 def check_not_quantized(checkpoints: Mapping[str, Checkpoint]) -> None:
-    """Raises ``CheckpointError`` where a model's weights are quantized."""
-    for model, checkpoint in checkpoints.items():
-        method = quantization(checkpoint.config)
-        if method is not None:
-            raise CheckpointError(
-                model, f"is quantized ({method})", "Merge the models first and quantize the result."
-            )
+    """Checks that the weights of models are numbers, not codes.
+
+    Raises:
+        CheckpointError: Those of some models are quantized; each is named.
+    """
+    found = {model: q for model, c in checkpoints.items() if (q := quantization_of(c)) is not None}
+    if not found:
+        return
+    texts = {m: f"is quantized ({q.method}){f': {q.sign}' if q.sign else ''}" for m, q in found.items()}
+    hint = _QUANTIZED if any(q.sign for q in found.values()) else _MARKED
+    if len(texts) == 1:
+        ((model, text),) = texts.items()
+        raise CheckpointError(model, text, hint)
+    listing = _listing("models cannot be merged", [f"{model} {text}" for model, text in texts.items()])
+    raise CheckpointError("models", listing, hint)
 
 
 def check_inputs(

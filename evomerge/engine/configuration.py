@@ -12,7 +12,6 @@ __all__ = [
     "is_by_layer",
     "is_tied",
     "layer_count",
-    "quantization",
     "resize",
     "resize_module",
     "text_parts",
@@ -72,16 +71,6 @@ def is_tied(config: Mapping[str, Any]) -> bool | None:
     for part in text_parts(config):
         if isinstance(part.get("tie_word_embeddings"), bool):
             return bool(part["tie_word_embeddings"])
-    return None
-
-
-def quantization(config: Mapping[str, Any]) -> str | None:
-    """How the weights are quantized, if they are."""
-    for part in text_parts(config):
-        settings = part.get("quantization_config")
-        if settings:
-            method = settings.get("quant_method") if isinstance(settings, Mapping) else None
-            return str(method or "unknown method")
     return None
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.engine.adapters import with_adapter
 from evomerge.engine.alike import Alike, made_alike
+from evomerge.engine.compatibility import check_not_quantized
 from evomerge.engine.disagreements import config_warnings
 from evomerge.engine.layout import donor_of
 from evomerge.engine.plan import MergePlan
@@ -114,6 +115,7 @@ class Inputs:
         if key not in self._alike:
             while len(self._alike) > _KEPT + len(self._stages):
                 self._alike.pop(next(iter(self._alike)))
+            check_not_quantized(checkpoints)
             self._alike[key] = (
                 made_alike(checkpoints, donor, drop_equal=drop_equal),
                 tuple(checkpoints.values()),

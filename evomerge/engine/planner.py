@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from evomerge.checkpoints.checkpoint import Checkpoint, TensorInfo, dtype_name
-from evomerge.engine.compatibility import check_extra, check_inputs, check_modules, check_not_quantized
+from evomerge.engine.compatibility import check_extra, check_inputs, check_modules
 from evomerge.engine.configuration import Origin, layer_count, resize, resize_module
 from evomerge.engine.layer_kinds import check_layer_kinds, with_lists
 from evomerge.engine.layout import Layout, Operands, Segment, Slot, first_layer
@@ -40,7 +40,6 @@ def planned(recipe: Recipe, alignment: Alignment) -> MergePlan:
     method, dtype = get_method(recipe.merge_method), _dtype(recipe)
     layout = Layout(recipe, alignment.checkpoints, method)
     warnings = [*alignment.warnings, *check_names(recipe, method)]
-    check_not_quantized(layout.checkpoints)
     check_modules(layout)
     slots = list(layout.slots())
     names = [slot.name for slot in slots]

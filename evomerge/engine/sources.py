@@ -7,11 +7,13 @@ from pathlib import Path
 
 from evomerge.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from evomerge.checkpoints.files import identity
+from evomerge.checkpoints.quantization import unused_quantization_file
 from evomerge.checkpoints.references import Reference, locate, parse_source
 from evomerge.engine.adapters import adapter_alone, with_adapter
+from evomerge.engine.compatibility import check_not_quantized
 from evomerge.engine.inputs import Inputs
 from evomerge.engine.stages import staged
-from evomerge.errors import RecipeError, UserError
+from evomerge.errors import RecipeError, UserError, together
 from evomerge.recipe import load_recipe
 
 __all__ = ["identities", "open_sources"]
@@ -29,21 +31,37 @@ def open_sources(
     the merge that it describes, made when it is read. ``within`` are the recipes that are being opened.
 
     Raises:
-        CheckpointError: A model does not exist, or a file of it is missing or damaged.
+        CheckpointError: A model does not exist, is quantized, or a file of it is missing or damaged; all that
+            is wrong with any of the models is said at once.
         RecipeError: A recipe that is named as a model is wrong, or is made from itself.
     """
     checkpoints: dict[str, Checkpoint] = {}
+    adapters: dict[str, Path] = {}
+    errors: list[UserError] = []
     for name, text in references.items():
-        reference = parse_source(text)
-        lora = None
-        if reference.lora is not None:
-            lora = locate(reference.lora, reference.lora_revision, folders)
-        if not reference.model and lora is not None:
-            checkpoints[name] = adapter_alone(lora)
-            continue
-        checkpoint = _opened(reference, folders, within)
-        checkpoints[name] = checkpoint if lora is None else with_adapter(checkpoint, lora)
-    return checkpoints
+        try:
+            reference = parse_source(text)
+            if reference.lora is not None:
+                adapters[name] = locate(reference.lora, reference.lora_revision, folders)
+            if reference.model:
+                checkpoints[name] = _opened(reference, folders, within)
+        except UserError as exception:
+            errors.append(exception)
+    _raise_all(errors)
+    check_not_quantized(checkpoints)  # before an adapter is found not to fit the codes
+    for name, folder in adapters.items():
+        base = checkpoints.get(name)
+        try:
+            checkpoints[name] = adapter_alone(folder) if base is None else with_adapter(base, folder)
+        except UserError as exception:
+            errors.append(exception)
+    _raise_all(errors)
+    return {name: checkpoints[name] for name in references}
+
+
+def _raise_all(errors: Sequence[UserError]) -> None:
+    if errors:
+        raise together(errors, "models cannot be read")
 
 
 def identities(checkpoints: Mapping[str, Checkpoint]) -> dict[str, str]:
@@ -57,7 +75,12 @@ def identities(checkpoints: Mapping[str, Checkpoint]) -> dict[str, str]:
 def _opened(reference: Reference, folders: Sequence[Path], within: tuple[Path, ...]) -> Checkpoint:
     file = reference.recipe_file(folders)
     if file is None:
-        return open_checkpoint(locate(reference.model, reference.revision, folders))
+        checkpoint = open_checkpoint(locate(reference.model, reference.revision, folders))
+        unused = unused_quantization_file(checkpoint)
+        if unused is not None:
+            text = f"has {unused}, but its weights are not quantized: they are merged"
+            checkpoint.warnings = (*checkpoint.warnings, text)
+        return checkpoint
     if file in within:
         circle = " -> ".join(str(f) for f in (*within, file))
         raise RecipeError(str(file), f"is made from itself: {circle}")
