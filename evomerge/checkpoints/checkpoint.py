@@ -79,7 +79,7 @@ class Checkpoint:
 
     ``read`` maps the file into memory and copies nothing; the tensor must not be written to. ``path`` is the
     folder with the side files, ``tokenizer`` the one with the tokenizer's. ``warnings`` are about the model
-    as such, whatever is merged with it.
+    as such, whatever is merged with it. ``ignored`` are the tensors that a recipe left out of it.
     """
 
     def __init__(
@@ -99,6 +99,7 @@ class Checkpoint:
         self.folders = folders or (path,)
         self.tokenizer = tokenizer if tokenizer is not None else path
         self.warnings: tuple[str, ...] = ()
+        self.ignored: tuple[str, ...] = ()
 
     def with_tokenizer(self, folder: Path) -> Checkpoint:
         """The same model with the tokenizer in ``folder``."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.checkpoints.quantization import quantization_of
+from evomerge.engine.ignored import ignore_hint
 from evomerge.engine.layers import comes_before_layers
 from evomerge.engine.layout import Layout
 from evomerge.engine.parts import part_of
@@ -52,18 +53,24 @@ def check_inputs(
     Raises:
         CheckpointError: Some are not.
     """
-    missing, unequal = [], []
+    missing, unequal, merged, lacked = [], [], set(), []
     for name, inputs in inputs_of:
         absent = [i for i in inputs if i.tensor not in checkpoints[i.model].tensors]
         missing += [f"{i.tensor} in {i.model}" for i in absent]
         if absent:
+            lacked.append(name)
             continue
+        merged.add(name)
         shapes = {i.model: checkpoints[i.model].tensors[i.tensor].shape for i in inputs}
         if len(set(shapes.values())) > 1:
             each = ", ".join(f"{m} {list(shape)}" for m, shape in shapes.items())
             unequal.append(f"{name}: {each}")
     if missing:
-        raise CheckpointError("models", _listing("tensors are missing", missing), _HINT)
+        raise CheckpointError(
+            "models",
+            _listing("tensors are missing", missing),
+            f"{_HINT} {ignore_hint(lacked, merged, roots=True)}".rstrip(),
+        )
     if unequal:
         embeddings = any(comes_before_layers(t) or "lm_head" in t for t in unequal)
         hint = "Embeddings of unequal size need a tokenizer section." if embeddings else ""
@@ -96,7 +103,7 @@ def check_extra(layout: Layout, outputs: Iterable[str]) -> None:
     """
     used = set(outputs)
     extra = [
-        f"{name} in {model}"
+        (model, name)
         for part in layout.parts
         for model in layout.merged_models(part)
         if part.models is not None
@@ -104,7 +111,12 @@ def check_extra(layout: Layout, outputs: Iterable[str]) -> None:
         if name not in used and part_of(name, layout.parts) in (part, None) and not layout.is_left_out(name)
     ]
     if extra:
-        raise CheckpointError("models", _listing(f"tensors are not in {layout.donor}", extra), _HINT)
+        listing = _listing(
+            f"tensors are not in {layout.donor}", [f"{name} in {model}" for model, name in extra]
+        )
+        raise CheckpointError(
+            "models", listing, f"{_HINT} {ignore_hint((n for _, n in extra), used)}".rstrip()
+        )
 
 
 def _listing(what: str, items: Sequence[str]) -> str:

@@ -169,12 +169,18 @@ def _card(
     recipe: Recipe, checkpoints: Mapping[str, Checkpoint], merge_plan: MergePlan, fingerprint: str
 ) -> str:
     sources = "\n".join(f"- `{model}`" for model in checkpoints)
+    left_out = "".join(
+        f"- `{model}`: {', '.join(f'`{name}`' for name in checkpoint.ignored)}\n"
+        for model, checkpoint in merge_plan.checkpoints.items()
+        if checkpoint.ignored
+    )
+    ignored = f"## Tensors left out (`ignore` in the recipe)\n\n{left_out}\n" if left_out else ""
     count = sum(t.info.bytes // t.dtype.itemsize for t in merge_plan.tensors)
     return (
         "---\nlibrary_name: transformers\ntags:\n- merge\n- evomerge\n---\n\n"
         f"# A `{recipe.merge_method}` merge\n\n"
         f"{count / 1e6:.2f} million parameters, merged with evomerge from\n\n{sources}\n\n"
-        "## Recipe\n\n```yaml\n" + dump_recipe(recipe) + "```\n\n"
+        f"{ignored}## Recipe\n\n```yaml\n" + dump_recipe(recipe) + "```\n\n"
         f"Fingerprint of the weights: `{fingerprint}`\n\n"
         "## Again\n\n```bash\nevomerge merge evomerge_recipe.yml OUT_DIR\n```\n"
     )

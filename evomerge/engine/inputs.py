@@ -11,6 +11,7 @@ from evomerge.engine.adapters import with_adapter
 from evomerge.engine.alike import Alike, made_alike
 from evomerge.engine.compatibility import check_not_quantized
 from evomerge.engine.disagreements import config_warnings
+from evomerge.engine.ignored import unmatched, without_ignored
 from evomerge.engine.layout import donor_of
 from evomerge.engine.plan import MergePlan
 from evomerge.engine.planner import planned
@@ -37,6 +38,7 @@ class Inputs:
         self._stages: dict[str, tuple[str, Checkpoint]] = {}
         self._adapted: dict[str, tuple[str, Checkpoint]] = {}
         self._alignments: dict[str, Alignment] = {}
+        self._filtered: dict[tuple[int, tuple[str, ...]], tuple[Checkpoint, Checkpoint]] = {}
         self._alike: dict[_AlikeKey, tuple[Alike, tuple[Checkpoint, ...]]] = {}
 
     def plan(self, recipe: Recipe) -> MergePlan:
@@ -90,6 +92,7 @@ class Inputs:
                 recipe.chat_template,
                 {model: keys[model] for model in checkpoints},
                 [recipe.merge_method, recipe.base_model, *recipe.merged()],
+                recipe.ignore,
             ]
         )
         if key not in self._alignments:
@@ -101,13 +104,29 @@ class Inputs:
 
     def _aligned(self, recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> Alignment:
         donor = donor_of(recipe)
+        unused = unmatched(checkpoints.values(), recipe.ignore)
+        checkpoints = {
+            model: self._without_ignored(model, c, recipe.ignore) for model, c in checkpoints.items()
+        }
         drop_equal = "key" in get_method(recipe.merge_method).context  # each tensor at random by its name
         alike = self._made_alike(checkpoints, donor, drop_equal=drop_equal)
         made = self._one_vocabulary(recipe, alike.checkpoints, donor)
         own = (f"{model}: {text}" for model, c in checkpoints.items() for text in c.warnings)
         merged = {model: checkpoints[model] for model in dict.fromkeys((donor, *recipe.merged()))}
         differing = config_warnings(merged, donor)
-        return replace(made, warnings=(*own, *alike.warnings, *differing, *made.warnings))
+        return replace(made, warnings=(*unused, *own, *alike.warnings, *differing, *made.warnings))
+
+    def _without_ignored(self, model: str, checkpoint: Checkpoint, patterns: tuple[str, ...]) -> Checkpoint:
+        """As the function; the same object for the same checkpoint and patterns."""
+        if not patterns:
+            return checkpoint
+        known = self._filtered.get((id(checkpoint), patterns))
+        if known is None:
+            while len(self._filtered) > _KEPT * (len(self.checkpoints) + len(self._stages)):
+                self._filtered.pop(next(iter(self._filtered)))
+            known = checkpoint, without_ignored(model, checkpoint, patterns)
+            self._filtered[(id(checkpoint), patterns)] = known
+        return known[1]
 
     def _made_alike(self, checkpoints: Mapping[str, Checkpoint], donor: str, *, drop_equal: bool) -> Alike:
         """The checkpoints in one spelling; the same objects for the same checkpoints."""

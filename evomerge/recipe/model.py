@@ -54,6 +54,14 @@ def _reference(value: Any) -> Any:
 ModelReference = Annotated[str, BeforeValidator(_reference)]
 
 
+def _listed(value: Any) -> Any:
+    """One pattern alone as a list of one."""
+    return [value] if isinstance(value, str) else value
+
+
+Pattern = Annotated[str, Field(min_length=1)]
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -153,7 +161,8 @@ class Recipe(_Frozen):
 
     ``models`` and ``base_model`` are references: a local folder or a hub id, with an optional
     ``@revision`` and ``+lora``, or the name of one of ``stages``. Exactly one of ``models``, ``slices`` and
-    ``modules`` is set. ``stages`` are the other documents of a file with several: merges that are inputs.
+    ``modules`` is set. Tensors whose names match a pattern of ``ignore``, as in shells, are left out of all
+    inputs. ``stages`` are the other documents of a file with several: merges that are inputs.
     """
 
     merge_method: str
@@ -168,6 +177,7 @@ class Recipe(_Frozen):
     tokenizer: TokenizerSpec | None = None
     chat_template: Annotated[str, Field(min_length=1)] | None = None
     name: str | None = None
+    ignore: Annotated[tuple[Pattern, ...], BeforeValidator(_listed)] = ()
     stages: tuple[Recipe, ...] = Field(default=(), max_length=100)
 
     @model_validator(mode="after")
