@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -80,6 +80,7 @@ class Checkpoint:
     ``read`` maps the file into memory and copies nothing; the tensor must not be written to. ``path`` is the
     folder with the side files, ``tokenizer`` the one with the tokenizer's. ``warnings`` are about the model
     as such, whatever is merged with it. ``ignored`` are the tensors that a recipe left out of it.
+    ``fetch`` has the weight files on this machine, where they are still on the hub.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class Checkpoint:
         self.tokenizer = tokenizer if tokenizer is not None else path
         self.warnings: tuple[str, ...] = ()
         self.ignored: tuple[str, ...] = ()
+        self.fetch: Callable[[], None] = _nothing
 
     def with_tokenizer(self, folder: Path) -> Checkpoint:
         """The same model with the tokenizer in ``folder``."""
@@ -130,6 +132,10 @@ class Checkpoint:
     def bytes(self) -> int:
         """Size of all tensors."""
         return sum(info.bytes for info in self.tensors.values())
+
+
+def _nothing() -> None:
+    """The weights are here."""
 
 
 class _Files:

@@ -11,11 +11,20 @@ from evomerge.checkpoints.files import find_file, find_folder, local_path
 from evomerge.checkpoints.formats import file_hint
 from evomerge.errors import CheckpointError, did_you_mean
 
-__all__ = ["Reference", "locate", "parse_reference", "parse_source"]
+__all__ = [
+    "SMALL_FILES",
+    "Reference",
+    "download",
+    "files_on_hub",
+    "local_folder",
+    "locate",
+    "parse_reference",
+    "parse_source",
+]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.md", "LICENSE*")
-"""What a merge needs of a hub repository; ``.bin`` weights only where there are no safetensors."""
+SMALL_FILES = ("*.json", "*.model", "*.txt", "*.jinja", "*.md", "LICENSE*")
+"""What a merge needs of a hub repository besides weights."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +97,16 @@ def locate(model: str, revision: str | None = None, folders: Sequence[Path] = (P
     Raises:
         CheckpointError: There is no such folder and no such hub model.
     """
+    found = local_folder(model, folders)
+    return download(model, revision, folders, files_on_hub(model, revision)) if found is None else found
+
+
+def local_folder(model: str, folders: Sequence[Path] = (Path(),)) -> Path | None:
+    """The local folder of ``model``, below one of ``folders``; ``None`` where it can be an id of the hub.
+
+    Raises:
+        CheckpointError: There is no such folder, and no hub id looks like that.
+    """
     path = local_path(model)
     candidates = [path] if path.is_absolute() else [folder / path for folder in folders]
     for candidate in candidates:
@@ -98,7 +117,7 @@ def locate(model: str, revision: str | None = None, folders: Sequence[Path] = (P
         raise CheckpointError(model, *file_hint(file, model))
     if path.is_absolute() or model.startswith((".", "~")) or not _HUB_ID.fullmatch(model):
         raise CheckpointError(model, "there is no such model folder", _near(candidates))
-    return _download(model, revision, candidates)
+    return None
 
 
 def _revision(text: str) -> tuple[str, str | None]:
@@ -124,17 +143,31 @@ def _near(candidates: Sequence[Path]) -> str:
     return f"Looked in {looked}."
 
 
-def _download(model: str, revision: str | None, candidates: Sequence[Path]) -> Path:
-    from huggingface_hub import HfApi, snapshot_download
+def files_on_hub(model: str, revision: str | None = None) -> list[str] | None:
+    """The names of the files of a hub model; ``None`` where the hub does not say, as without a network."""
+    from huggingface_hub import HfApi
 
     # Errors of a network are those of the hub's HTTP library, another one in each major release.
-    patterns = [*_FILES]
     try:
         # model_info, as list_repo_files tries for half a minute where there is no network
         found = HfApi().model_info(model, revision=revision, timeout=10).siblings or []
-        if not any(f.rfilename.endswith(".safetensors") for f in found):
-            patterns.append("*.bin")
     except Exception:  # noqa: BLE001
+        return None
+    return [f.rfilename for f in found]
+
+
+def download(
+    model: str, revision: str | None, folders: Sequence[Path], names: Sequence[str] | None = None
+) -> Path:
+    """The folder in the hub's cache with all that a merge needs of a hub model; ``names`` are its files.
+
+    Raises:
+        CheckpointError: There is no such model.
+    """
+    from huggingface_hub import snapshot_download
+
+    patterns = [*SMALL_FILES, "*.safetensors"]
+    if not any(name.endswith(".safetensors") for name in names or ()):
         patterns.append("*.bin")  # offline: whatever the cache holds
     try:
         return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
@@ -142,5 +175,5 @@ def _download(model: str, revision: str | None, candidates: Sequence[Path]) -> P
         raise CheckpointError(
             model,
             "there is neither such a folder nor such a model on the hub or in its cache",
-            f"{_near(candidates)} ({type(e).__name__})",
+            f"{_near([folder / model for folder in folders])} ({type(e).__name__})",
         ) from None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -77,4 +79,10 @@ def staged(merge_plan: MergePlan, file: Path | None = None) -> Checkpoint:
     )
     stage.warnings = tuple(f"{model}: {text}" for model, c in checkpoints.items() for text in c.warnings)
     stage.ignored = tuple(f"{name} of {model}" for model, c in checkpoints.items() for name in c.ignored)
+    stage.fetch = partial(_fetch, checkpoints)
     return stage
+
+
+def _fetch(checkpoints: Mapping[str, Checkpoint]) -> None:
+    for checkpoint in checkpoints.values():
+        checkpoint.fetch()
