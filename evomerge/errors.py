@@ -116,13 +116,13 @@ def together(errors: Sequence[UserError], what: str) -> UserError:
 
     ``what`` says what they keep from happening: ``models cannot be read``.
     """
-    if len(errors) == 1:
-        return errors[0]
     texts = dict.fromkeys(str(error).replace("\n", "\n    ") for error in errors)
+    if len(texts) == 1:
+        return errors[0]
     listing = "".join(f"\n  - {text}" for text in texts)
     kinds = {type(error) for error in errors}
     kind = kinds.pop() if len(kinds) == 1 else CheckpointError
-    return kind("", f"{len(errors)} {what}:{listing}")
+    return kind("", f"{len(texts)} {what}:{listing}")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +18,7 @@ from evomerge.checkpoints.formats import folder_hint
 from evomerge.checkpoints.paging import let_go
 from evomerge.errors import CheckpointError
 
-__all__ = ["DTYPES", "Checkpoint", "TensorFiles", "TensorInfo", "dtype_name", "open_checkpoint"]
+__all__ = ["DTYPES", "Checkpoint", "TensorFiles", "TensorInfo", "dtype_name", "main_dtype", "open_checkpoint"]
 
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
@@ -79,8 +79,8 @@ class Checkpoint:
 
     ``read`` maps the file into memory and copies nothing; the tensor must not be written to. ``path`` is the
     folder with the side files, ``tokenizer`` the one with the tokenizer's. ``warnings`` are about the model
-    as such, whatever is merged with it. ``ignored`` are the tensors that a recipe left out of it.
-    ``fetch`` has the weight files on this machine, where they are still on the hub.
+    as such, whatever is merged with it. ``fetch`` has the weight files on this machine, where they are still
+    on the hub.
     """
 
     def __init__(
@@ -100,7 +100,6 @@ class Checkpoint:
         self.folders = folders or (path,)
         self.tokenizer = tokenizer if tokenizer is not None else path
         self.warnings: tuple[str, ...] = ()
-        self.ignored: tuple[str, ...] = ()
         self.fetch: Callable[[], None] = _nothing
 
     def with_tokenizer(self, folder: Path) -> Checkpoint:
@@ -252,6 +251,15 @@ def open_checkpoint(path: Path) -> Checkpoint:
         first = weight_files(path)[0].name
         checkpoint.warnings = (f"has two sets of weights: {first} is read, as by transformers, not {unread}",)
     return checkpoint
+
+
+def main_dtype(infos: Iterable[TensorInfo]) -> torch.dtype | None:
+    """The floating-point dtype that most bytes have; ``None`` where there is none."""
+    sizes: dict[torch.dtype, int] = {}
+    for info in infos:
+        if info.dtype.is_floating_point:
+            sizes[info.dtype] = sizes.get(info.dtype, 0) + info.bytes
+    return max(sizes, key=lambda dtype: sizes[dtype], default=None)
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -17,6 +17,7 @@ __all__ = [
     "identity",
     "local_path",
     "read_json",
+    "recoded",
     "unread_weights",
     "weight_files",
 ]
@@ -153,7 +154,7 @@ def read_json(path: Path, hint: str = "") -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_JSON_BYTES or not path.is_file():  # a pipe would be waited for
             raise CheckpointError(str(path), "is no file, or too large for one of JSON")
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_bytes())  # in UTF-8 or UTF-16, with or without a byte-order mark
     except FileNotFoundError:
         raise CheckpointError(str(path), "there is no such file", hint) from None
     except (OSError, ValueError, RecursionError) as exception:
@@ -163,6 +164,21 @@ def read_json(path: Path, hint: str = "") -> dict[str, Any]:
     if _is_deep(document):
         raise CheckpointError(str(path), f"is nested more than {MAX_JSON_DEPTH} levels deep")
     return document
+
+
+def recoded(path: Path) -> str | None:
+    """The text of a JSON file that other programs cannot read: in UTF-16, or with a byte-order mark.
+
+    ``None`` for every other file.
+    """
+    with path.open("rb") as file:
+        encoding = json.detect_encoding(file.read(4))
+    if path.suffix != ".json" or encoding == "utf-8":
+        return None
+    try:
+        return path.read_text(encoding=encoding)
+    except ValueError:  # it is none of these after all
+        return None
 
 
 def _is_deep(document: Any) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from evomerge.checkpoints.checkpoint import DTYPES, Checkpoint, TensorFiles, TensorInfo, open_checkpoint
 from evomerge.checkpoints.files import read_json, weight_files
-from evomerge.checkpoints.references import SMALL_FILES, download, files_on_hub, local_folder
+from evomerge.checkpoints.references import SMALL_FILES, files_on_hub, local_folder, locate
 from evomerge.errors import CheckpointError
 
 __all__ = ["open_model"]
@@ -39,7 +39,7 @@ def open_model(model: str, revision: str | None = None, folders: Sequence[Path] 
             return _Remote(model, revision, names).checkpoint()
         folder = _cached(model, revision) if names is None else None
         if folder is None:
-            folder = download(model, revision, folders, names)
+            folder = locate(model, revision, folders)
     return open_checkpoint(folder)
 
 

@@ -14,12 +14,12 @@ from evomerge.errors import CheckpointError, did_you_mean
 __all__ = [
     "SMALL_FILES",
     "Reference",
-    "download",
     "files_on_hub",
     "local_folder",
     "locate",
     "parse_reference",
     "parse_source",
+    "settings_folder",
 ]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -97,8 +97,27 @@ def locate(model: str, revision: str | None = None, folders: Sequence[Path] = (P
     Raises:
         CheckpointError: There is no such folder and no such hub model.
     """
-    found = local_folder(model, folders)
-    return download(model, revision, folders, files_on_hub(model, revision)) if found is None else found
+    candidates = _candidates(model, folders)
+    found = _local(model, candidates)
+    return found if found is not None else _download(model, revision, candidates)
+
+
+def settings_folder(
+    model: str, revision: str | None = None, folders: Sequence[Path] = (Path(),)
+) -> Path | None:
+    """A folder with the JSON files of a hub model, fetched without its weights.
+
+    ``None`` for a local folder, and where nothing may be fetched (``HF_HUB_OFFLINE=1``).
+
+    Raises:
+        CheckpointError: There is no such folder and no such hub model.
+    """
+    candidates = _candidates(model, folders)
+    if _local(model, candidates) is not None:
+        return None
+    from huggingface_hub import constants
+
+    return None if constants.HF_HUB_OFFLINE else _fetched(model, revision, candidates, ["*.json"])
 
 
 def local_folder(model: str, folders: Sequence[Path] = (Path(),)) -> Path | None:
@@ -107,15 +126,23 @@ def local_folder(model: str, folders: Sequence[Path] = (Path(),)) -> Path | None
     Raises:
         CheckpointError: There is no such folder, and no hub id looks like that.
     """
+    return _local(model, _candidates(model, folders))
+
+
+def _candidates(model: str, folders: Sequence[Path]) -> list[Path]:
     path = local_path(model)
-    candidates = [path] if path.is_absolute() else [folder / path for folder in folders]
+    return [path] if path.is_absolute() else [folder / path for folder in folders]
+
+
+def _local(model: str, candidates: Sequence[Path]) -> Path | None:
+    """The folder of ``model``; ``None`` if it can only be that of a hub id."""
     for candidate in candidates:
         if find_folder(candidate):
             return candidate.resolve()
     file = next((c for c in candidates if find_file(c)), None)
     if file is not None:
         raise CheckpointError(model, *file_hint(file, model))
-    if path.is_absolute() or model.startswith((".", "~")) or not _HUB_ID.fullmatch(model):
+    if local_path(model).is_absolute() or model.startswith((".", "~")) or not _HUB_ID.fullmatch(model):
         raise CheckpointError(model, "there is no such model folder", _near(candidates))
     return None
 
@@ -143,6 +170,13 @@ def _near(candidates: Sequence[Path]) -> str:
     return f"Looked in {looked}."
 
 
+def _download(model: str, revision: str | None, candidates: Sequence[Path]) -> Path:
+    patterns = [*SMALL_FILES, "*.safetensors"]
+    if not any(name.endswith(".safetensors") for name in files_on_hub(model, revision) or ()):
+        patterns.append("*.bin")  # offline: whatever the cache holds
+    return _fetched(model, revision, candidates, patterns)
+
+
 def files_on_hub(model: str, revision: str | None = None) -> list[str] | None:
     """The names of the files of a hub model; ``None`` where the hub does not say, as without a network."""
     from huggingface_hub import HfApi
@@ -156,24 +190,14 @@ def files_on_hub(model: str, revision: str | None = None) -> list[str] | None:
     return [f.rfilename for f in found]
 
 
-def download(
-    model: str, revision: str | None, folders: Sequence[Path], names: Sequence[str] | None = None
-) -> Path:
-    """The folder in the hub's cache with all that a merge needs of a hub model; ``names`` are its files.
-
-    Raises:
-        CheckpointError: There is no such model.
-    """
+def _fetched(model: str, revision: str | None, candidates: Sequence[Path], patterns: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
 
-    patterns = [*SMALL_FILES, "*.safetensors"]
-    if not any(name.endswith(".safetensors") for name in names or ()):
-        patterns.append("*.bin")  # offline: whatever the cache holds
     try:
-        return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
+        return Path(snapshot_download(model, revision=revision, allow_patterns=list(patterns)))
     except Exception as e:  # noqa: BLE001
         raise CheckpointError(
             model,
             "there is neither such a folder nor such a model on the hub or in its cache",
-            f"{_near([folder / model for folder in folders])} ({type(e).__name__})",
+            f"{_near(candidates)} ({type(e).__name__})",
         ) from None

@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from evomerge.checkpoints.checkpoint import Checkpoint
     from evomerge.engine.plan import MergePlan
     from evomerge.fitness import Evaluator, Split, TaskInfo
+    from evomerge.fitness.scored import ScoredDigest
     from evomerge.fitness.spec import FitnessSpec
     from evomerge.recipe import Recipe
     from evomerge.search.experiment import Experiment, WorkersSpec
+    from evomerge.search.study import Known
 
 __all__ = ["Preflight", "announce", "preflight", "without_effect"]
 
@@ -26,13 +28,15 @@ __all__ = ["Preflight", "announce", "preflight", "without_effect"]
 class Preflight:
     """The models of an experiment, opened; the plan of the recipe that its search starts from; its tasks.
 
-    ``sources`` are digests of what the models hold, ``warnings`` what the user should know.
+    ``sources`` are digests of what the models hold, ``scored`` of the tasks, ``warnings`` what the user
+    should know.
     """
 
     checkpoints: dict[str, Checkpoint]
     plan: MergePlan
     tasks: tuple[TaskInfo, ...]
     sources: dict[str, str]
+    scored: ScoredDigest
     warnings: tuple[str, ...]
 
 
@@ -63,7 +67,7 @@ def preflight(experiment: Experiment, *, dry: bool = False) -> Preflight:
     from evomerge.fitness import Evaluator
     from evomerge.fitness.scores import Split
     from evomerge.search.samplers import make_sampler
-    from evomerge.search.study import storage_file
+    from evomerge.search.study import known, storage_file
 
     try:
         _check_workers(experiment.spec.workers)
@@ -76,11 +80,12 @@ def preflight(experiment: Experiment, *, dry: bool = False) -> Preflight:
         warnings = dict.fromkeys(first.warnings)
         for baseline in experiment.baselines():
             warnings |= dict.fromkeys(inputs.plan(baseline.recipe).warnings)
-        evaluator = Evaluator(experiment.fitness, experiment.path.parent)
+        study = known(experiment.storage, experiment.name)
+        evaluator = Evaluator(experiment.fitness, experiment.path.parent, as_drawn=study.as_drawn)
         tasks = evaluator.describe()
         warnings |= dict.fromkeys(_model_warnings(first, recipe))
         prompts = _check_requests(evaluator, first, tuple(Split) if dry else ())
-        sources = identities(checkpoints)
+        sources, scored = identities(checkpoints), evaluator.digest()
     except UserError as exception:
         raise exception.within(str(experiment.path)) from None
     _check_folder(experiment.folder)
@@ -89,10 +94,26 @@ def preflight(experiment: Experiment, *, dry: bool = False) -> Preflight:
     if file is not None and is_new:
         _check_folder(file.absolute().parent, file)
     if dry and not is_new:
-        _check_study(experiment, sources)
+        _check_study(experiment, sources, scored)
     unused = [f"models.{name} is not used by the recipe" for name in experiment.unused]
-    told = (*warnings, *prompts, *unused, *without_effect(experiment))
-    return Preflight(checkpoints, first, tasks, sources, tuple(dict.fromkeys(told)))
+    told = (
+        *experiment.warnings,
+        *warnings,
+        *_first_digest(study),
+        *prompts,
+        *unused,
+        *without_effect(experiment),
+    )
+    return Preflight(checkpoints, first, tasks, sources, scored, tuple(dict.fromkeys(told)))
+
+
+def _first_digest(study: Known) -> tuple[str, ...]:
+    if not study.has_trials or study.scored is not None:
+        return ()
+    return (
+        "this study is of release 0.1.0, which did not record what its tasks were: whether they have changed "
+        "since cannot be told; from now on it is compared",
+    )
 
 
 def without_effect(experiment: Experiment) -> tuple[str, ...]:
@@ -182,7 +203,7 @@ def _check_folder(folder: Path, file: Path | None = None) -> None:
         raise OutputError(str(is_for), f"{what} cannot be written ({why})")
 
 
-def _check_study(experiment: Experiment, sources: dict[str, str]) -> None:
+def _check_study(experiment: Experiment, sources: dict[str, str], scored: ScoredDigest) -> None:
     """Look at the study of the experiment, if there is one, without touching it."""
     from evomerge.search.experiment import FREE_FIELDS
     from evomerge.search.study import Study, study_names
@@ -190,4 +211,4 @@ def _check_study(experiment: Experiment, sources: dict[str, str]) -> None:
     if experiment.name not in study_names(experiment.storage):
         return
     with Study.open(experiment.storage, experiment.name) as study:
-        study.check_experiment(experiment.document(sources), FREE_FIELDS)
+        study.check_experiment(experiment.document(sources), FREE_FIELDS, scored)

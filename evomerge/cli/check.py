@@ -69,6 +69,10 @@ def _print(experiment: Experiment, checked: Preflight, memory: MemoryPlan) -> No
             *(str(t.items[s]) for s in Split),
         )
     console.print(table)
+    for t in checked.tasks:
+        if t.num_fewshot:
+            some = f"{t.num_fewshot} example{'s' if t.num_fewshot > 1 else ''}"
+            console.print(f"{t.task}: {some} in each prompt, from {t.examples}")
     workers = experiment.spec.workers
     console.print(f"Baselines: {', '.join(b.name for b in experiment.baselines())}")
     console.print(search_text(experiment.spec.search, space.dimensions))
@@ -102,6 +106,8 @@ def _document(
                 "metric": t.metric,
                 "output_type": t.output_type,
                 "weight": t.weight,
+                "num_fewshot": t.num_fewshot,
+                "examples": t.examples,
                 "items": {split.value: count for split, count in t.items.items()},
             }
             for t in checked.tasks

@@ -27,6 +27,7 @@ from evomerge.cli._signals import STOPPED, handling, name_of
 from evomerge.cli._studies import write_run_file
 
 if TYPE_CHECKING:
+    from evomerge.fitness.scored import ScoredDigest
     from evomerge.search.experiment import Experiment
     from evomerge.search.study import Study
     from evomerge.workers.executor import Executor
@@ -86,6 +87,7 @@ class _Run:
         self.accept_drift = accept_drift
         self.searching = False
         self.stop_asked = False
+        self.scored: ScoredDigest | None = None
 
     def run(self) -> None:
         from evomerge.fitness.objectives import Fitness
@@ -141,6 +143,7 @@ class _Run:
         checked = preflight(experiment)
         for warning in checked.warnings:
             warn(warning)
+        self.scored = checked.scored
         try:
             experiment.folder.mkdir(parents=True, exist_ok=True)
         except OSError as exception:
@@ -153,6 +156,7 @@ class _Run:
             document=experiment.document(checked.sources),
             dimensions=experiment.space.dimensions,
             free=FREE_FIELDS,
+            scored=checked.scored,
         ) as study:
             # Not before: what is there may point to another study.
             write_run_file(experiment.folder, experiment)
@@ -170,6 +174,8 @@ class _Run:
             device=workers.device,
             dtype=workers.dtype,
             threads=workers.threads,
+            as_drawn=self.scored is not None and self.scored.as_drawn,
+            scored=None if self.scored is None else self.scored.by_task(),
         )
         executor: Executor
         if workers.backend == "inline":

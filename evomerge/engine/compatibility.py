@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.checkpoints.quantization import quantization_of
-from evomerge.engine.ignored import ignore_hint
+from evomerge.engine.ignored import pattern_for
 from evomerge.engine.layers import comes_before_layers
 from evomerge.engine.layout import Layout
 from evomerge.engine.parts import part_of
@@ -53,24 +53,18 @@ def check_inputs(
     Raises:
         CheckpointError: Some are not.
     """
-    missing, unequal, merged, lacked = [], [], set(), []
+    missing, unequal = [], []
     for name, inputs in inputs_of:
         absent = [i for i in inputs if i.tensor not in checkpoints[i.model].tensors]
         missing += [f"{i.tensor} in {i.model}" for i in absent]
         if absent:
-            lacked.append(name)
             continue
-        merged.add(name)
         shapes = {i.model: checkpoints[i.model].tensors[i.tensor].shape for i in inputs}
         if len(set(shapes.values())) > 1:
             each = ", ".join(f"{m} {list(shape)}" for m, shape in shapes.items())
             unequal.append(f"{name}: {each}")
     if missing:
-        raise CheckpointError(
-            "models",
-            _listing("tensors are missing", missing),
-            f"{_HINT} {ignore_hint(lacked, merged, roots=True)}".rstrip(),
-        )
+        raise CheckpointError("models", _listing("tensors are missing", missing), _HINT)
     if unequal:
         embeddings = any(comes_before_layers(t) or "lm_head" in t for t in unequal)
         hint = "Embeddings of unequal size need a tokenizer section." if embeddings else ""
@@ -103,7 +97,7 @@ def check_extra(layout: Layout, outputs: Iterable[str]) -> None:
     """
     used = set(outputs)
     extra = [
-        (model, name)
+        (name, model)
         for part in layout.parts
         for model in layout.merged_models(part)
         if part.models is not None
@@ -111,11 +105,11 @@ def check_extra(layout: Layout, outputs: Iterable[str]) -> None:
         if name not in used and part_of(name, layout.parts) in (part, None) and not layout.is_left_out(name)
     ]
     if extra:
-        listing = _listing(
-            f"tensors are not in {layout.donor}", [f"{name} in {model}" for model, name in extra]
-        )
+        patterns = ", ".join(f'"{p}"' for p in pattern_for((name for name, _ in extra), used))
         raise CheckpointError(
-            "models", listing, f"{_HINT} {ignore_hint((n for _, n in extra), used)}".rstrip()
+            "models",
+            _listing(f"tensors are not in {layout.donor}", [f"{name} in {model}" for name, model in extra]),
+            f"{_HINT} To merge without these tensors, write into the recipe: ignore: [{patterns}]",
         )
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from evomerge.engine.fingerprint import check_finite
 from evomerge.engine.plan import TensorPlan
 from evomerge.engine.statistics import Statistics
-from evomerge.errors import RecipeError
+from evomerge.errors import CheckpointError, RecipeError
 from evomerge.methods import (
     ROW_BLOCK,
     Chunk,
@@ -74,6 +74,8 @@ def merge_tensor(
     digest = Digest.on(x_MRC[0].device)
     if not x_MRC[0].numel():
         return digest
+    if not tensor.dtype.is_floating_point:
+        _check_equal(tensor, x_MRC)
     if not tensor.dtype.is_floating_point or _is_shared_limit(tensor, x_MRC):
         same_RC = x_MRC[0].to(tensor.dtype)
         digest.add(same_RC, 0)
@@ -154,6 +156,22 @@ def _prepare(tensor: TensorPlan, method: MergeMethod, statistic: Any) -> Any:
             return method.prepare(statistic, **arguments)
     except ValueError as exception:
         raise RecipeError("parameters", f"{method.name}: {exception} (tensor {tensor.name})") from None
+
+
+def _check_equal(tensor: TensorPlan, x_MRC: Sequence[Tensor]) -> None:
+    """Check that a buffer of whole numbers is one in all models: an average of them would mean nothing.
+
+    Raises:
+        CheckpointError: It is not.
+    """
+    other = next((i for i, x in zip(tensor.inputs, x_MRC, strict=True) if not torch.equal(x, x_MRC[0])), None)
+    if other is not None:
+        raise CheckpointError(
+            "models",
+            f"{tensor.name} holds {str(tensor.dtype).removeprefix('torch.')}, not weights, and differs "
+            f"between {tensor.inputs[0].model} and {other.model}",
+            "Such a tensor is copied, so it must be equal in all models.",
+        )
 
 
 def _chunk_elements(x_RC: Tensor) -> int:

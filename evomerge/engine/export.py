@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from evomerge.checkpoints.checkpoint import Checkpoint
-from evomerge.checkpoints.files import read_json
+from evomerge.checkpoints.files import read_json, recoded
 from evomerge.checkpoints.target import Protected, check_target, output_path
 from evomerge.checkpoints.writer import CheckpointWriter
 from evomerge.engine.compute import ComputePool, merge_tensor
@@ -161,6 +161,8 @@ def _write_side_files(merge_plan: MergePlan, writer: CheckpointWriter) -> None:
         if file.name == "generation_config.json" and merge_plan.renumber is not None:
             generation = merge_plan.renumber.applied(read_json(file))
             writer.write_text(file.name, json.dumps(generation, indent=2) + "\n")
+        elif (text := recoded(file)) is not None:
+            writer.write_text(file.name, text)
         else:
             writer.copy(file)
 
@@ -169,18 +171,17 @@ def _card(
     recipe: Recipe, checkpoints: Mapping[str, Checkpoint], merge_plan: MergePlan, fingerprint: str
 ) -> str:
     sources = "\n".join(f"- `{model}`" for model in checkpoints)
-    left_out = "".join(
-        f"- `{model}`: {', '.join(f'`{name}`' for name in checkpoint.ignored)}\n"
-        for model, checkpoint in merge_plan.checkpoints.items()
-        if checkpoint.ignored
+    left_out = "\n".join(
+        f"- `{model}`: {', '.join(f'`{name}`' for name in names)}"
+        for model, names in merge_plan.ignored.items()
     )
-    ignored = f"## Tensors left out (`ignore` in the recipe)\n\n{left_out}\n" if left_out else ""
+    ignored = f"Left out (`ignore`):\n\n{left_out}\n\n" if left_out else ""
     count = sum(t.info.bytes // t.dtype.itemsize for t in merge_plan.tensors)
     return (
         "---\nlibrary_name: transformers\ntags:\n- merge\n- evomerge\n---\n\n"
         f"# A `{recipe.merge_method}` merge\n\n"
-        f"{count / 1e6:.2f} million parameters, merged with evomerge from\n\n{sources}\n\n"
-        f"{ignored}## Recipe\n\n```yaml\n" + dump_recipe(recipe) + "```\n\n"
+        f"{count / 1e6:.2f} million parameters, merged with evomerge from\n\n{sources}\n\n{ignored}"
+        "## Recipe\n\n```yaml\n" + dump_recipe(recipe) + "```\n\n"
         f"Fingerprint of the weights: `{fingerprint}`\n\n"
         "## Again\n\n```bash\nevomerge merge evomerge_recipe.yml OUT_DIR\n```\n"
     )

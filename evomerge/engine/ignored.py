@@ -1,77 +1,66 @@
-"""Tensors that a recipe leaves out: what its ``ignore`` matches, and what to write there."""
+"""Tensors that a recipe leaves out of its models (``ignore: [v_head.*]``)."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from evomerge.checkpoints.checkpoint import Checkpoint
-from evomerge.errors import RecipeError
+from evomerge.errors import CheckpointError
 
-__all__ = ["ignore_hint", "unmatched", "without_ignored"]
+__all__ = ["pattern_for", "unused_patterns", "without_ignored"]
 
-_PATTERNS = 4
-"""Patterns that a hint writes out."""
+_WRAPPER = re.compile(r"^(?:_orig_mod\.|module\.|base_model\.model\.|pretrained_model\.)+")
+_INDEX = re.compile(r"(?<=\.)[0-9]+(?=\.|$)")
+_INNER = ("model", "transformer", "language_model")
+"""Modules with most of the weights: a pattern for all of one would be too wide."""
 
 
-def without_ignored(model: str, checkpoint: Checkpoint, patterns: Sequence[str]) -> Checkpoint:
-    """``checkpoint`` without the tensors whose names match one of ``patterns`` (those of ``fnmatch``).
+def without_ignored(
+    model: str, checkpoint: Checkpoint, patterns: Sequence[str]
+) -> tuple[Checkpoint, tuple[str, ...]]:
+    """``checkpoint`` without the tensors that one of ``patterns`` matches, and their names.
 
-    The same object where none does. What is left out is in its ``ignored``, for the model card.
+    Patterns are those of file names (``*``, ``?``, ``[...]``); they are compared with whole names, with and
+    without the prefix of a wrapper around the model. The same object where there are none.
 
     Raises:
-        RecipeError: Nothing would be left.
+        CheckpointError: No tensor is left.
     """
-    dropped = [name for name in checkpoint.tensors if _matches(name, patterns)]
-    if not dropped:
-        return checkpoint
-    if len(dropped) == len(checkpoint.tensors):
-        raise RecipeError(
-            "ignore", f"leaves out all tensors of {model}", "Patterns are those of shells: v_head.*"
+    ignored = tuple(
+        name
+        for name in checkpoint.tensors
+        if any(fnmatchcase(name, p) or fnmatchcase(_WRAPPER.sub("", name), p) for p in patterns)
+    )
+    if not ignored:
+        return checkpoint, ()
+    if len(ignored) == len(checkpoint.tensors):
+        raise CheckpointError(
+            model, f"ignore ({', '.join(patterns)}) leaves none of its tensors", "Write a narrower pattern."
         )
-    view = copy.copy(checkpoint)
-    gone = set(dropped)
-    view.tensors = {name: info for name, info in checkpoint.tensors.items() if name not in gone}
-    view.ignored = (*checkpoint.ignored, *dropped)
-    return view
+    kept = copy.copy(checkpoint)
+    kept.tensors = {n: info for n, info in checkpoint.tensors.items() if n not in set(ignored)}
+    return kept, ignored
 
 
-def unmatched(checkpoints: Iterable[Checkpoint], patterns: Sequence[str]) -> list[str]:
-    """A warning for each of ``patterns`` that matches no tensor of any model."""
-    names = {name for checkpoint in checkpoints for name in checkpoint.tensors}
-    return [
-        f"ignore: {pattern!r} matches no tensor of any model"
-        for pattern in patterns
-        if not any(fnmatchcase(name, pattern) for name in names)
-    ]
+def unused_patterns(patterns: Iterable[str], ignored: Mapping[str, Sequence[str]]) -> list[str]:
+    """Those of ``patterns`` that match none of the tensors that were left out of each model."""
+    names = [name for found in ignored.values() for name in found]
+    names += [_WRAPPER.sub("", name) for name in names]
+    return [p for p in dict.fromkeys(patterns) if not any(fnmatchcase(name, p) for name in names)]
 
 
-def ignore_hint(extra: Iterable[str], others: Iterable[str], *, roots: bool = False) -> str:
-    """How to go on without the tensors ``extra``, which only some models have; nothing for many modules.
-
-    ``others`` are the tensors that are merged. A pattern is a whole module where none of them lies in it.
-    With ``roots`` only modules beside theirs are meant: what lacks inside of them is needed.
-    """
-    modules = {name[:i] for name in others for i in _ends(name)}
-    patterns = list(dict.fromkeys(_pattern(name, modules) for name in extra))
-    if roots and any("." in name and name[: name.index(".")] in modules for name in patterns):
-        return ""
-    if not modules or len(patterns) > _PATTERNS:  # other models rather than other heads
-        return ""
-    quoted = ", ".join(f'"{pattern}"' for pattern in patterns)
-    return f"To leave them out, write in the recipe: ignore: [{quoted}]"
-
-
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _pattern(name: str, modules: set[str]) -> str:
-    """The outermost module of ``name`` that is not one of ``modules``, or the name itself."""
-    module = next((name[:i] for i in _ends(name) if name[:i] not in modules), None)
-    return f"{module}.*" if module is not None else name
-
-
-def _ends(name: str) -> list[int]:
-    return [i for i, letter in enumerate(name) if letter == "."]
+def pattern_for(names: Iterable[str], kept: Iterable[str]) -> tuple[str, ...]:
+    """Patterns that match all of ``names`` and none of ``kept``, as short as they may be."""
+    rest = tuple(kept)
+    patterns: list[str] = []
+    for name in names:
+        if any(fnmatchcase(name, pattern) for pattern in patterns):
+            continue
+        parts = name.split(".")
+        wide = [".".join(parts[:depth]) + ".*" for depth in range(1, len(parts)) if parts[0] not in _INNER]
+        candidates = [*wide, _INDEX.sub("*", name), name]
+        patterns.append(next(c for c in candidates if c == name or not any(fnmatchcase(n, c) for n in rest)))
+    return tuple(patterns)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from evomerge.checkpoints.checkpoint import Checkpoint
@@ -11,7 +11,7 @@ from evomerge.engine.adapters import with_adapter
 from evomerge.engine.alike import Alike, made_alike
 from evomerge.engine.compatibility import check_not_quantized
 from evomerge.engine.disagreements import config_warnings
-from evomerge.engine.ignored import unmatched, without_ignored
+from evomerge.engine.ignored import unused_patterns, without_ignored
 from evomerge.engine.layout import donor_of
 from evomerge.engine.plan import MergePlan
 from evomerge.engine.planner import planned
@@ -38,7 +38,7 @@ class Inputs:
         self._stages: dict[str, tuple[str, Checkpoint]] = {}
         self._adapted: dict[str, tuple[str, Checkpoint]] = {}
         self._alignments: dict[str, Alignment] = {}
-        self._filtered: dict[tuple[int, tuple[str, ...]], tuple[Checkpoint, Checkpoint]] = {}
+        self._ignoring: dict[_IgnoredKey, tuple[Checkpoint, tuple[str, ...], Checkpoint]] = {}
         self._alike: dict[_AlikeKey, tuple[Alike, tuple[Checkpoint, ...]]] = {}
 
     def plan(self, recipe: Recipe) -> MergePlan:
@@ -49,17 +49,53 @@ class Inputs:
             CheckpointError: Models that do not fit together; every offending tensor is listed.
         """
         pool, keys = dict(self.checkpoints), dict.fromkeys(self.checkpoints, "")
-        for stage in _in_order(recipe):
+        stages = _in_order(recipe)
+        for stage in stages:
             name = str(stage.name)
             self._adapt_stages(stage, pool, keys)
             inputs = {model: keys[model] for model in stage.inputs() if keys.get(model)}
-            keys[name] = json.dumps([stage.key(), inputs])
+            keys[name] = json.dumps([stage.key(), recipe.ignore, inputs])
             known, checkpoint = self._stages.get(name, ("", None))
             if checkpoint is None or known != keys[name]:
-                checkpoint = staged(self._plan(stage, pool, keys))
+                checkpoint = staged(self._plan(stage, pool, keys, recipe.ignore))
                 self._stages[name] = keys[name], checkpoint
             pool[name] = checkpoint
-        return self._plan(recipe, pool, keys)
+        plan = self._plan(recipe, pool, keys)
+        return self._with_ignored(plan, [*stages, recipe], recipe.ignore, pool)
+
+    def _with_ignored(
+        self,
+        plan: MergePlan,
+        recipes: Sequence[Recipe],
+        everywhere: Sequence[str],
+        pool: Mapping[str, Checkpoint],
+    ) -> MergePlan:
+        """``plan`` with what all of ``recipes`` leave out, and a warning of patterns that match nothing."""
+        ignored: dict[str, tuple[str, ...]] = {}
+        patterns: list[str] = []
+        for merge in recipes:
+            own = (*merge.ignore, *everywhere)
+            patterns += own
+            for model in merge.inputs() if own else ():
+                names = self._without_ignored(model, pool[model], own)[1]
+                if names:
+                    ignored[model] = tuple(dict.fromkeys((*ignored.get(model, ()), *names)))
+        unused = unused_patterns(patterns, ignored)
+        warnings = [f"ignore: {pattern!r} matches no tensor" for pattern in unused]
+        return replace(plan, warnings=(*plan.warnings, *warnings), ignored=ignored)
+
+    def _without_ignored(
+        self, model: str, checkpoint: Checkpoint, patterns: tuple[str, ...]
+    ) -> tuple[Checkpoint, tuple[str, ...]]:
+        """What ``without_ignored`` gives; the same object for the same checkpoint."""
+        if not patterns:
+            return checkpoint, ()
+        key = (model, patterns, id(checkpoint))
+        if key not in self._ignoring:
+            for old in [k for k in self._ignoring if k[:2] == key[:2]]:  # of a stage that is made anew
+                del self._ignoring[old]
+            self._ignoring[key] = (*without_ignored(model, checkpoint, patterns), checkpoint)
+        return self._ignoring[key][:2]
 
     def _adapt_stages(self, recipe: Recipe, pool: dict[str, Checkpoint], keys: dict[str, str]) -> None:
         """Adds to ``pool`` the stages that ``recipe`` names with an adapter (``stage+adapter``)."""
@@ -75,7 +111,13 @@ class Inputs:
                 self._adapted[model] = keys[model], checkpoint
             pool[model] = checkpoint
 
-    def _plan(self, recipe: Recipe, pool: dict[str, Checkpoint], keys: dict[str, str]) -> MergePlan:
+    def _plan(
+        self,
+        recipe: Recipe,
+        pool: dict[str, Checkpoint],
+        keys: dict[str, str],
+        everywhere: Sequence[str] = (),
+    ) -> MergePlan:
         self._adapt_stages(recipe, pool, keys)
         models = recipe.inputs()
         unknown = next((model for model in models if model not in pool), None)
@@ -84,15 +126,16 @@ class Inputs:
         alone = next((model for model in models if model.startswith("+") and not pool[model].tensors), None)
         if alone is not None:
             raise RecipeError("recipe", f"{alone!r} is an adapter alone", f"Write base_model{alone}.")
-        checkpoints = {model: pool[model] for model in models}
+        patterns = (*recipe.ignore, *everywhere)
+        checkpoints = {model: self._without_ignored(model, pool[model], patterns)[0] for model in models}
         spec = recipe.vocabulary
         key = json.dumps(
             [
                 spec.model_dump() if spec is not None else None,
                 recipe.chat_template,
+                patterns,
                 {model: keys[model] for model in checkpoints},
                 [recipe.merge_method, recipe.base_model, *recipe.merged()],
-                recipe.ignore,
             ]
         )
         if key not in self._alignments:
@@ -104,29 +147,13 @@ class Inputs:
 
     def _aligned(self, recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> Alignment:
         donor = donor_of(recipe)
-        unused = unmatched(checkpoints.values(), recipe.ignore)
-        checkpoints = {
-            model: self._without_ignored(model, c, recipe.ignore) for model, c in checkpoints.items()
-        }
         drop_equal = "key" in get_method(recipe.merge_method).context  # each tensor at random by its name
         alike = self._made_alike(checkpoints, donor, drop_equal=drop_equal)
         made = self._one_vocabulary(recipe, alike.checkpoints, donor)
         own = (f"{model}: {text}" for model, c in checkpoints.items() for text in c.warnings)
         merged = {model: checkpoints[model] for model in dict.fromkeys((donor, *recipe.merged()))}
         differing = config_warnings(merged, donor)
-        return replace(made, warnings=(*unused, *own, *alike.warnings, *differing, *made.warnings))
-
-    def _without_ignored(self, model: str, checkpoint: Checkpoint, patterns: tuple[str, ...]) -> Checkpoint:
-        """As the function; the same object for the same checkpoint and patterns."""
-        if not patterns:
-            return checkpoint
-        known = self._filtered.get((id(checkpoint), patterns))
-        if known is None:
-            while len(self._filtered) > _KEPT * (len(self.checkpoints) + len(self._stages)):
-                self._filtered.pop(next(iter(self._filtered)))
-            known = checkpoint, without_ignored(model, checkpoint, patterns)
-            self._filtered[(id(checkpoint), patterns)] = known
-        return known[1]
+        return replace(made, warnings=(*own, *alike.warnings, *differing, *made.warnings))
 
     def _made_alike(self, checkpoints: Mapping[str, Checkpoint], donor: str, *, drop_equal: bool) -> Alike:
         """The checkpoints in one spelling; the same objects for the same checkpoints."""
@@ -153,6 +180,8 @@ class Inputs:
 
 
 _KEPT = 4
+_IgnoredKey = tuple[str, tuple[str, ...], int]
+"""Model, patterns, and the checkpoint by identity (it is kept with the value)."""
 _AlikeKey = tuple[str, bool, tuple[tuple[str, int], ...]]
 """Donor, what becomes of second copies, and the checkpoints by identity (they are kept with the value)."""
 

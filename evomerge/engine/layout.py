@@ -129,7 +129,7 @@ class Layout:
 
     def merged_models(self, part: Part) -> tuple[str, ...]:
         """The models whose weights take part; for some methods the base only gives its configuration."""
-        listed = [s.model for s in part.models or ()]
+        listed = [s.model for s in self._sources(part)]
         if self._method.base is Base.NONE or self._recipe.base_model is None:
             return tuple(dict.fromkeys(listed))
         return tuple(dict.fromkeys([self._recipe.base_model, *listed]))
@@ -141,7 +141,18 @@ class Layout:
             raise CheckpointError("models", f"the models differ in their number of layers: {each}")
         scopes = (*part.scopes, self._recipe.parameters)
         depth = next(iter(depths.values()))
-        return Segment(part, part.models or (), self._recipe.base_model, scopes, 0, depth)
+        return Segment(part, self._sources(part), self._recipe.base_model, scopes, 0, depth)
+
+    def _sources(self, part: Part) -> tuple[Source, ...]:
+        """What a part without slices is merged from: its models, and a base model that is not listed.
+
+        A method that knows no base merges it as one more model, as MergeKit does, if it takes that many.
+        """
+        listed, base = part.models or (), self._recipe.base_model
+        most = self._method.models[1]
+        if self._method.base is not Base.NONE or base is None or base in {s.model for s in listed}:
+            return listed
+        return listed if most is not None and len(listed) >= most else (*listed, Source(model=base))
 
     def _slices(self, part: Part) -> tuple[Segment, ...]:
         segments: list[Segment] = []

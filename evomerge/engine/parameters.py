@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-from evomerge.engine.layout import Slot
+from evomerge.engine.layout import Operands, Slot
 from evomerge.errors import RecipeError, did_you_mean
 from evomerge.methods import MergeMethod, Parameter, methods
 from evomerge.recipe import Parameters, Recipe, Slice, Source, filters_of, lookup
@@ -13,8 +13,11 @@ from evomerge.recipe import Parameters, Recipe, Slice, Source, filters_of, looku
 __all__ = ["bound", "check_filters", "check_names"]
 
 
-def bound(method: MergeMethod, slot: Slot, sources: Sequence[Source]) -> dict[str, Any]:
-    """Each parameter of ``method`` for one tensor: a value, or a tuple with one for each of ``sources``.
+def bound(method: MergeMethod, slot: Slot, operands: Operands) -> dict[str, Any]:
+    """Each parameter of ``method`` for one tensor: a value, or a tuple with one for each source.
+
+    Filters see the tensor's name in the source where a value belongs to a source, else in the output: they
+    differ where slices move layers.
 
     Raises:
         RecipeError: A value is missing or out of bounds, or values do not go together.
@@ -23,12 +26,15 @@ def bound(method: MergeMethod, slot: Slot, sources: Sequence[Source]) -> dict[st
     scopes = slot.segment.scopes
     for parameter in method.parameters.values():
         if parameter.per_model:
+            own = zip(operands.sources, operands.inputs[int(operands.has_base) :], strict=True)
             values[parameter.name] = tuple(
-                _value(method, parameter, slot, (source.parameters, *scopes), f" of {source.model!r}")
-                for source in sources
+                _value(
+                    method, parameter, (input_.tensor, slot.position), (source.parameters, *scopes), source
+                )
+                for source, input_ in own
             )
         else:
-            values[parameter.name] = _value(method, parameter, slot, scopes, "")
+            values[parameter.name] = _value(method, parameter, (slot.name, slot.position), scopes)
     try:
         method.check(values)
     except ValueError as exception:
@@ -58,7 +64,7 @@ def check_names(recipe: Recipe, method: MergeMethod) -> list[str]:
     return warnings
 
 
-def check_filters(recipe: Recipe, tensors: Sequence[str]) -> list[str]:
+def check_filters(recipe: Recipe, tensors: Collection[str]) -> list[str]:
     """Warnings of filters that none of ``tensors`` passes."""
     warnings = []
     for place, parameters in _scopes(recipe):
@@ -72,14 +78,19 @@ def check_filters(recipe: Recipe, tensors: Sequence[str]) -> list[str]:
 
 
 def _value(
-    method: MergeMethod, parameter: Parameter, slot: Slot, scopes: Sequence[Parameters], whose: str
+    method: MergeMethod,
+    parameter: Parameter,
+    place: tuple[str, float],
+    scopes: Sequence[Parameters],
+    source: Source | None = None,
 ) -> Any:
-    value = lookup(parameter.name, slot.name, slot.position, scopes)
+    whose = "" if source is None else f" of {source.model!r}"
+    value = lookup(parameter.name, *place, scopes)
     if value is None:
         if parameter.required:
             raise RecipeError(
                 f"parameters.{parameter.name}",
-                f"{method.name} needs a {parameter.name!r}{whose} for tensor {slot.name}",
+                f"{method.name} needs a {parameter.name!r}{whose} for tensor {place[0]}",
             )
         return parameter.default[0] if parameter.per_model else parameter.default
     try:

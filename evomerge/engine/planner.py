@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
-from evomerge.checkpoints.checkpoint import Checkpoint, TensorInfo, dtype_name
+from evomerge.checkpoints.checkpoint import Checkpoint, TensorInfo, dtype_name, main_dtype
 from evomerge.engine.compatibility import check_extra, check_inputs, check_modules
 from evomerge.engine.configuration import Origin, layer_count, resize, resize_module
 from evomerge.engine.layer_kinds import check_layer_kinds, with_lists
@@ -39,20 +40,21 @@ def planned(recipe: Recipe, alignment: Alignment) -> MergePlan:
     """
     method, dtype = get_method(recipe.merge_method), _dtype(recipe)
     layout = Layout(recipe, alignment.checkpoints, method)
-    warnings = [*alignment.warnings, *check_names(recipe, method)]
+    warnings = [*recipe.warnings, *alignment.warnings, *check_names(recipe, method)]
     check_modules(layout)
     slots = list(layout.slots())
     names = [slot.name for slot in slots]
     operands = [slot.operands(method) for slot in slots]
     check_inputs(zip(names, (o.inputs for o in operands), strict=True), layout.checkpoints)
     check_extra(layout, names)
-    warnings += check_filters(recipe, names)
+    warnings += check_filters(recipe, {*names, *(i.tensor for o in operands for i in o.inputs)})
+    tensors = tuple(
+        _tensor(slot, of_slot, method, dtype, layout.checkpoints)
+        for slot, of_slot in zip(slots, operands, strict=True)
+    )
     return MergePlan(
-        tuple(
-            _tensor(slot, of_slot, method, dtype, layout.checkpoints)
-            for slot, of_slot in zip(slots, operands, strict=True)
-        ),
-        _config(layout, dtype),
+        tensors,
+        _config(layout, dtype if dtype is not None else _changed_dtype(tensors, layout)),
         layout.donor,
         alignment.checkpoints,
         alignment.tokenizer,
@@ -78,37 +80,51 @@ def _tensor(
     dtype: torch.dtype | None,
     checkpoints: Mapping[str, Checkpoint],
 ) -> TensorPlan:
-    """One tensor of the plan, in ``dtype`` or, where that is not given, in that of its first input."""
-    info = checkpoints[slot.sources[0].model].tensors[slot.sources[0].tensor]
-    if not info.dtype.is_floating_point:  # buffers of whole numbers are taken over as they are
-        return _copy(slot.name, info, slot.sources[0], info.dtype)
+    """One tensor of the plan, in ``dtype`` or else in one that holds the dtypes of all inputs.
+
+    float16 with bfloat16 gives float32, as torch promotes them and as in MergeKit.
+    """
+    infos = [checkpoints[i.model].tensors[i.tensor] for i in operands.inputs]
+    info = infos[0]
+    if not all(i.dtype.is_floating_point for i in infos):  # buffers: copied, and equal in all models
+        return _copy(slot.name, info, operands.inputs, info.dtype)
+    promoted = functools.reduce(_promoted, dict.fromkeys(i.dtype for i in infos))
     (low, high), given = method.models, len(operands.sources)
     if operands.has_base and given == 0 and (low, high) == (1, None):  # there are no task vectors to add
-        base = operands.inputs[0]
-        info = checkpoints[base.model].tensors[base.tensor]
-        return _copy(slot.name, info, base, dtype if dtype is not None else info.dtype)
+        return _copy(slot.name, info, operands.inputs, dtype if dtype is not None else info.dtype)
     if given < low or (high is not None and given > high):
         besides = " besides the base" if operands.has_base else ""
         count = f"exactly {low}" if low == high else f"at least {low}"
         raise RecipeError("models", f"{method.name} merges {count} model(s){besides}, the recipe has {given}")
-    first = operands.inputs[0]
-    info = checkpoints[first.model].tensors[first.tensor]
     return TensorPlan(
         slot.name,
         info.shape,
-        dtype if dtype is not None else info.dtype,
+        dtype if dtype is not None else promoted,
         method.name,
         operands.inputs,
         operands.has_base,
-        bound(method, slot, operands.sources),
+        bound(method, slot, operands),
     )
 
 
-def _copy(name: str, info: TensorInfo, source: Input, dtype: torch.dtype) -> TensorPlan:
-    """The tensor of one model as it is."""
+def _promoted(a: torch.dtype, b: torch.dtype) -> torch.dtype:
+    try:
+        return torch.promote_types(a, b)
+    except RuntimeError:  # torch promotes no dtype of 8 bits
+        return torch.float32
+
+
+def _copy(name: str, info: TensorInfo, inputs: tuple[Input, ...], dtype: torch.dtype) -> TensorPlan:
+    """The tensor of the first of the models as it is; where it is a buffer, that of all of them."""
     return TensorPlan(
-        name, info.shape, dtype, "passthrough", (source,), has_base=False, parameters={"scale": (1.0,)}
+        name, info.shape, dtype, "passthrough", inputs, has_base=False, parameters={"scale": (1.0,)}
     )
+
+
+def _changed_dtype(tensors: Sequence[TensorPlan], layout: Layout) -> torch.dtype | None:
+    """The dtype that most of the output has, if the model that gives the configuration has another."""
+    made = main_dtype(t.info for t in tensors)
+    return made if made != main_dtype(layout.checkpoints[layout.donor].tensors.values()) else None
 
 
 def _config(layout: Layout, dtype: torch.dtype | None) -> dict[str, Any]:

@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from evomerge.checkpoints.checkpoint import Checkpoint
-from evomerge.checkpoints.files import identity
+from evomerge.checkpoints.files import find_file, identity, read_json
 from evomerge.checkpoints.hub import open_model
-from evomerge.checkpoints.quantization import unused_quantization_file
-from evomerge.checkpoints.references import Reference, locate, parse_source
+from evomerge.checkpoints.quantization import quantization_in_config, unused_quantization_file
+from evomerge.checkpoints.references import Reference, locate, parse_source, settings_folder
 from evomerge.engine.adapters import adapter_alone, with_adapter
 from evomerge.engine.compatibility import check_not_quantized
 from evomerge.engine.inputs import Inputs
 from evomerge.engine.stages import staged
-from evomerge.errors import RecipeError, UserError, together
+from evomerge.errors import CheckpointError, RecipeError, UserError, together
 from evomerge.recipe import load_recipe
 
 __all__ = ["identities", "open_sources"]
@@ -36,13 +36,17 @@ def open_sources(
             is wrong with any of the models is said at once.
         RecipeError: A recipe that is named as a model is wrong, or is made from itself.
     """
+    errors, remote = _check_settings(references, folders)
+    # Where something is wrong, nothing more is downloaded: only local models are looked at.
+    skipped = remote if errors else []
     checkpoints: dict[str, Checkpoint] = {}
     adapters: dict[str, Path] = {}
-    errors: list[UserError] = []
     for name, text in references.items():
         try:
             reference = parse_source(text)
-            if reference.lora is not None:
+            if (reference.model, reference.revision) in skipped:
+                continue
+            if reference.lora is not None and (reference.lora, reference.lora_revision) not in skipped:
                 adapters[name] = locate(reference.lora, reference.lora_revision, folders)
             if reference.model:
                 checkpoints[name] = _opened(reference, folders, within)
@@ -58,6 +62,46 @@ def open_sources(
             errors.append(exception)
     _raise_all(errors)
     return {name: checkpoints[name] for name in references}
+
+
+def _check_settings(
+    references: Mapping[str, str], folders: Sequence[Path]
+) -> tuple[list[UserError], list[tuple[str, str | None]]]:
+    """What configurations of hub models tell, before any weights are downloaded.
+
+    Returns what is wrong, and the hub models with their revisions.
+    """
+    errors: list[UserError] = []
+    remote: list[tuple[str, str | None]] = []
+    wanted: dict[tuple[str, str | None, str], None] = {}
+    for text in references.values():
+        reference = parse_source(text)
+        if reference.model and reference.recipe_file(folders) is None:
+            wanted[reference.model, reference.revision, "config.json"] = None
+        if reference.lora is not None:
+            wanted[reference.lora, reference.lora_revision, "adapter_config.json"] = None
+    for model, revision, name in wanted:
+        try:
+            folder = settings_folder(model, revision, folders)
+            if folder is not None:
+                remote.append((model, revision))
+                _check_file(model, folder / name)
+        except UserError as exception:
+            errors.append(exception)
+            remote.append((model, revision))  # it is not opened
+    return errors, remote
+
+
+def _check_file(model: str, file: Path) -> None:
+    if not find_file(file):
+        raise CheckpointError(model, f"the repository has no {file.name}", "Is it a model of transformers?")
+    method = quantization_in_config(read_json(file)) if file.name == "config.json" else None
+    if method is not None:
+        raise CheckpointError(
+            model,
+            f"is quantized ({method})",
+            "Merge the models as they were before, and quantize the result.",
+        )
 
 
 def _raise_all(errors: Sequence[UserError]) -> None:
@@ -92,6 +136,8 @@ def _opened(reference: Reference, folders: Sequence[Path], within: tuple[Path, .
         {r: r for r in recipe.references()}, (file.parent, *folders), within=(*within, file)
     )
     try:
-        return staged(Inputs(sources).plan(recipe), file)
+        stage = staged(Inputs(sources).plan(recipe), file)
+        stage.warnings = (*recipe.warnings, *stage.warnings)
+        return stage
     except UserError as exception:
         raise exception.within(str(file)) from None

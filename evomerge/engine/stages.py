@@ -78,7 +78,6 @@ def staged(merge_plan: MergePlan, file: Path | None = None) -> Checkpoint:
         tokenizer=merge_plan.tokenizer.path,
     )
     stage.warnings = tuple(f"{model}: {text}" for model, c in checkpoints.items() for text in c.warnings)
-    stage.ignored = tuple(f"{name} of {model}" for model, c in checkpoints.items() for name in c.ignored)
     stage.fetch = partial(_fetch, checkpoints)
     return stage
 

@@ -25,10 +25,13 @@ from lm_eval.api.task import Task
 from lm_eval.models.utils import normalize_gen_kwargs
 
 from evomerge.errors import CandidateError, FailureKind, FitnessError, did_you_mean
+from evomerge.fitness.lm_eval_digest import digest_of_task
+from evomerge.fitness.lm_eval_fewshot import Examples
 from evomerge.fitness.lm_eval_index import load_tasks, task_manager
 from evomerge.fitness.lm_eval_model import LiveModel, NonFiniteLogitsError
 from evomerge.fitness.lm_eval_trust import refuse_code, sandbox_templates
 from evomerge.fitness.objectives import POSITIVE_AGGREGATIONS
+from evomerge.fitness.scored import TaskDigest
 from evomerge.fitness.scores import ItemScore, Split, TaskScore
 from evomerge.fitness.spec import FitnessSpec, TaskSpec
 from evomerge.fitness.splits import digest, item_names, split_items
@@ -61,7 +64,9 @@ class EvalTask:
         FitnessError: metric or filter unknown, splits that do not fit, or a task that cannot be run here.
     """
 
-    def __init__(self, name: str, task: Task, spec: TaskSpec, fitness: FitnessSpec) -> None:
+    def __init__(
+        self, name: str, task: Task, spec: TaskSpec, fitness: FitnessSpec, *, as_drawn: bool = False
+    ) -> None:
         self._where = f"fitness.tasks: {name}"
         self._task = task
         self._fitness = fitness
@@ -71,6 +76,8 @@ class EvalTask:
         self._documents = [dict(document) for document in task.eval_docs]
         digests = [digest(document) for document in self._documents]
         self._names = item_names(digests)
+        self._splits = split_items(digests, fitness.splits, fitness.limit, self._where)
+        self._examples = Examples(task, self._documents, self._splits, self._where, as_drawn=as_drawn)
         self._filter = self._choose_filter(spec.filter)
         self._metric = self._choose_metric(spec.metric)
         self._aggregate, aggregation = _aggregation(task, self._metric)
@@ -80,7 +87,6 @@ class EvalTask:
                 f"{self._metric} is no perplexity, so it may have no logarithm",
                 "Remove 'transform: log'.",
             )
-        self._splits = split_items(digests, fitness.splits, fitness.limit, self._where)
         self._items_of: dict[Split, tuple[_Item, ...]] = {}
         self.info = TaskInfo(
             task=name,
@@ -90,7 +96,8 @@ class EvalTask:
             higher_is_better=bool(task.higher_is_better().get(self._metric, True)),
             aggregation=aggregation,
             weight=spec.weight,
-            num_fewshot=self._shots,
+            num_fewshot=self._examples.shots,
+            examples=self._examples.source,
             items={split: len(positions) for split, positions in self._splits.items()},
         )
 
@@ -119,6 +126,21 @@ class EvalTask:
                 FailureKind.EVALUATION,
                 f"task {self.info.task!r} cannot score the answers ({type(error).__name__}: {error})",
             ) from error
+
+    def digest(self) -> TaskDigest:
+        """What decides the scores of this task, of all splits; makes the requests, needs no model."""
+        items = {split.value: self._items(split) for split in Split}
+        return digest_of_task(
+            self._task,
+            {
+                "metric": self._metric,
+                "filter": self._filter.name,
+                "aggregation": self.info.aggregation,
+                "higher is better": self.info.higher_is_better,
+                "few-shot examples": f"{self.info.num_fewshot} from {self.info.examples}",
+            },
+            {s: [(i.name, i.document, i.instances) for i in items[s]] for s in items},
+        )
 
     def _evaluated(self, items: Sequence[_Item], instances: list[Instance]) -> TaskScore:
         self._filter.apply(instances)
@@ -237,10 +259,11 @@ class EvalTask:
     def _requests(self, position: int) -> tuple[Instance, ...]:
         """One document's requests, as ``Task.build_all_requests`` makes them, without its progress bar."""
         task, document = self._task, self._documents[position]
+        self._examples.before(position)
         try:
             context = task.fewshot_context(
                 document,
-                num_fewshot=self._shots,
+                num_fewshot=self._examples.shots,
                 system_instruction=None,
                 apply_chat_template=False,
                 fewshot_as_multiturn=False,
@@ -263,10 +286,6 @@ class EvalTask:
         instances = made if isinstance(made, list) else [made]
         cap = self._fitness.max_gen_toks
         return tuple(_shortened(instance, cap) if cap is not None else instance for instance in instances)
-
-    @property
-    def _shots(self) -> int:
-        return int(self._task.config.num_fewshot or 0)
 
     def _refuse_unsupported(self) -> None:
         if getattr(self._task, "MULTIMODAL", False):
@@ -322,8 +341,10 @@ class EvalTask:
         return CandidateError(FailureKind.NON_FINITE_SCORES, f"task {self.info.task!r}: {what}")
 
 
-def build_tasks(fitness: FitnessSpec, base_dir: Path) -> tuple[EvalTask, ...]:
+def build_tasks(fitness: FitnessSpec, base_dir: Path, *, as_drawn: bool = False) -> tuple[EvalTask, ...]:
     """The tasks of ``fitness``, groups and tags expanded, in the order of the experiment.
+
+    ``as_drawn`` lets lm-eval draw few-shot examples from evaluated items too, as release 0.1.0 did.
 
     Raises:
         FitnessError: see ``EvalTask``; also a task that is not found, data that is not there, and a
@@ -340,7 +361,7 @@ def build_tasks(fitness: FitnessSpec, base_dir: Path) -> tuple[EvalTask, ...]:
         each = spec.model_copy(update={"weight": spec.weight / len(members)})
         for name, task in members.items():
             shown = name if name == spec.task else f"{spec.task}/{name}"
-            built.append(EvalTask(shown, task, each, fitness))
+            built.append(EvalTask(shown, task, each, fitness, as_drawn=as_drawn))
     return tuple(built)
 
 

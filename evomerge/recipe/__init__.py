@@ -1,5 +1,6 @@
 """What to merge: recipes, and recipes with holes. Knows neither torch nor files of weights."""
 
+from evomerge.recipe.dialect import as_number, whole, without_extras
 from evomerge.recipe.files import (
     dump_recipe,
     load_recipe,
@@ -10,6 +11,7 @@ from evomerge.recipe.files import (
     read_yaml,
     write_whole,
 )
+from evomerge.recipe.loader import Document
 from evomerge.recipe.model import (
     Module,
     Recipe,
@@ -25,6 +27,7 @@ from evomerge.recipe.values import Parameters, Scalar, Setting, filters_of, look
 
 __all__ = [
     "Dimension",
+    "Document",
     "Module",
     "Parameters",
     "Recipe",
@@ -38,6 +41,7 @@ __all__ = [
     "TokenizerSpec",
     "Value",
     "Values",
+    "as_number",
     "dump_recipe",
     "filters_of",
     "load_recipe",
@@ -48,5 +52,7 @@ __all__ = [
     "read_recipe",
     "read_yaml",
     "stage_of",
+    "whole",
+    "without_extras",
     "write_whole",
 ]

@@ -12,6 +12,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
     StrictBool,
     StrictInt,
     model_validator,
@@ -52,14 +53,6 @@ def _reference(value: Any) -> Any:
 
 
 ModelReference = Annotated[str, BeforeValidator(_reference)]
-
-
-def _listed(value: Any) -> Any:
-    """One pattern alone as a list of one."""
-    return [value] if isinstance(value, str) else value
-
-
-Pattern = Annotated[str, Field(min_length=1)]
 
 
 class _Frozen(BaseModel):
@@ -156,13 +149,17 @@ class TokenizerSpec(_Frozen):
         return tuple(dict.fromkeys(names))
 
 
+def _patterns(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
 class Recipe(_Frozen):
     """A complete merge; frozen, equal by value, round-trips to YAML that MergeKit reads.
 
     ``models`` and ``base_model`` are references: a local folder or a hub id, with an optional
     ``@revision`` and ``+lora``, or the name of one of ``stages``. Exactly one of ``models``, ``slices`` and
-    ``modules`` is set. Tensors whose names match a pattern of ``ignore``, as in shells, are left out of all
-    inputs. ``stages`` are the other documents of a file with several: merges that are inputs.
+    ``modules`` is set. ``ignore`` are patterns of names of tensors that are left out of all models.
+    ``stages`` are the other documents of a file with several: merges that are inputs.
     """
 
     merge_method: str
@@ -176,9 +173,26 @@ class Recipe(_Frozen):
     tokenizer_source: ModelReference | None = None
     tokenizer: TokenizerSpec | None = None
     chat_template: Annotated[str, Field(min_length=1)] | None = None
+    ignore: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_patterns)] = ()
     name: str | None = None
-    ignore: Annotated[tuple[Pattern, ...], BeforeValidator(_listed)] = ()
     stages: tuple[Recipe, ...] = Field(default=(), max_length=100)
+    _warnings: tuple[str, ...] = PrivateAttr(default=())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Recipe) and self.__dict__ == other.__dict__
+
+    __hash__ = None  # type: ignore[assignment]  # parameters are dictionaries
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the reader ignored or changed; no part of the value."""
+        return self._warnings
+
+    def with_warnings(self, warnings: tuple[str, ...]) -> Recipe:
+        """The same recipe with ``warnings`` of its reader."""
+        copy = self.model_copy()
+        copy._warnings = warnings  # noqa: SLF001 (of its own class)
+        return copy
 
     @model_validator(mode="after")
     def _one_form(self) -> Self:
@@ -250,7 +264,7 @@ class Recipe(_Frozen):
 
         stages = [stage.name for stage in self.stages]
 
-        return Recipe.model_validate(rename(self.document()))
+        return Recipe.model_validate(rename(self.document())).with_warnings(self._warnings)
 
     def _parts(self) -> Iterator[Slice | Source]:
         yield from self.models or ()

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pydantic_core import PydanticSerializationError, to_json
 
-from evomerge.recipe import Value
+from evomerge.recipe import Dimension, Value
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-__all__ = ["LEASE", "MAIN", "SENSELESS", "LeaseLost", "Row", "json_text"]
+__all__ = ["LEASE", "MAIN", "SENSELESS", "LeaseLost", "Row", "distributions", "json_text"]
 
 LEASE = "evomerge:lease"
 """System attribute of a study: who may write to it."""
@@ -61,3 +61,18 @@ def json_text(value: Any) -> str:
 
 
 _ascii_json = json.JSONEncoder(separators=(",", ":")).encode
+
+
+def distributions(dimensions: Sequence[Dimension]) -> dict[str, BaseDistribution]:
+    """Optuna's words for the dimensions, for those who look at a study with its tools; not read here."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    made: dict[str, BaseDistribution] = {}
+    for d in dimensions:
+        if d.kind == "float":
+            made[d.name] = FloatDistribution(d.low, d.high, log=d.log)
+        elif d.kind == "int":
+            made[d.name] = IntDistribution(int(d.low), int(d.high))
+        else:
+            made[d.name] = CategoricalDistribution(d.choices)
+    return made

@@ -15,6 +15,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal
 
 from evomerge.errors import StudyError
+from evomerge.fitness.scored import ScoredDigest
 from evomerge.fitness.scores import Scores, Split
 from evomerge.recipe import Dimension
 from evomerge.search._head import HEAD, AcceptedDrift, Difference, Head, versions, versions_text
@@ -31,19 +32,22 @@ from evomerge.search._records import (
     trial_of,
     trial_snapshot,
 )
-from evomerge.search._rows import MAIN, SENSELESS, LeaseLost
+from evomerge.search._rows import MAIN, SENSELESS, LeaseLost, distributions
+from evomerge.search._scored import SCORED, Known, known, refuse_other_tasks, scored_of, study_names
 from evomerge.search._storage import Storage, open_storage, shown, storage_file
 
 if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
+    pass
 
 __all__ = [
     "AcceptedDrift",
     "Difference",
     "Driver",
+    "Known",
     "SplitResult",
     "Study",
     "Trial",
+    "known",
     "shown",
     "storage_file",
     "study_names",
@@ -69,13 +73,14 @@ class Study:
         self.url = storage.url
         self.resumed = False
         self._storage = storage
-        self._distributions = _distributions(dimensions)
+        self._distributions = distributions(dimensions)
         self._lease: Lease | None = None
         self._head = Head(experiment={}, versions={})
         self._trials: dict[tuple[int, int], Trial] = {}
         self._generations: dict[int, dict[int, Trial]] = {}
         self._splits: dict[tuple[Split, int], SplitResult] = {}
         self._items = ItemLists()
+        self._scored: dict[str, Any] | None = None
 
     @classmethod
     def open(
@@ -86,26 +91,29 @@ class Study:
         document: Mapping[str, Any] | None = None,
         dimensions: Sequence[Dimension] = (),
         free: Collection[str] = (),
+        scored: ScoredDigest | None = None,
     ) -> Study:
         """The study ``name`` in ``storage``: created with the experiment ``document``, or opened.
 
         ``storage`` is ``sqlite:///file``, ``postgresql+psycopg://...``, ``journal:///file`` or a path that
         ends in ``.log`` (a journal). Without a document the study must exist, and is only read. ``free`` are
         dotted names of fields of the document that may change between two runs (``workers``,
-        ``search.trials``).
+        ``search.trials``). ``scored`` is what the experiment scores now; a study without trials takes it
+        over, and so does one of release 0.1.0, which knows of none.
 
         Raises:
             StudyError: The storage cannot be reached or read; there is no such study (those that are there
                 are listed); another driver is at work on it; or it belongs to another experiment (the
-                differing fields are listed).
+                differing fields are listed), or to tasks that were other ones then.
         """
         opened = open_storage(storage, create=document is not None)
         study = cls(opened, name, dimensions)
         try:
             study._load(document)
             if document is not None:
-                study.check_experiment(document, free)
+                study.check_experiment(document, free, scored)
                 study._remember(document)
+                study._remember_scored(scored)
         except BaseException:
             study.close()
             raise
@@ -125,6 +133,15 @@ class Study:
     def accepted_drifts(self) -> tuple[AcceptedDrift, ...]:
         """Where the search went on although its sampler no longer proposed what is recorded, in order."""
         return self._head.accepted_drifts
+
+    @property
+    def scored(self) -> ScoredDigest | None:
+        """What its trials were scored on; ``None`` for one of release 0.1.0 and one without trials.
+
+        Raises:
+            StudyError: The study is damaged.
+        """
+        return scored_of(self._scored, self._where())
 
     def driver(self) -> Driver | None:
         """Who holds the study now, dead or alive; ``None`` if nobody does.
@@ -148,11 +165,14 @@ class Study:
         """Where ``document`` differs from the study's own, apart from the ``free`` fields, in its order."""
         return self._head.differences(document, free)
 
-    def check_experiment(self, document: Mapping[str, Any], free: Collection[str] = ()) -> None:
+    def check_experiment(
+        self, document: Mapping[str, Any], free: Collection[str] = (), scored: ScoredDigest | None = None
+    ) -> None:
         """Check that the study belongs to the experiment ``document``, apart from the ``free`` fields.
 
         Raises:
-            StudyError: It does not; the fields that differ are listed.
+            StudyError: It does not (the fields that differ are listed), or its trials were scored on other
+                tasks than ``scored`` (those that changed, and what).
         """
         if not self._trials:  # no run got anywhere, and the experiment may have been mended since
             return
@@ -164,6 +184,8 @@ class Study:
                 "exists with another experiment. Give the new one another name, or restore these fields "
                 f"(study -> now):{listed}",
             )
+        if (then := self.scored) is not None and scored is not None:
+            refuse_other_tasks(then, scored, self._where())
 
     def record(self, trial: Trial) -> Trial:
         """Writes a finished trial in one transaction; returns it with its number.
@@ -333,6 +355,7 @@ class Study:
 
     def _read(self, attributes: Mapping[str, Any]) -> None:
         self._head = Head.read(attributes, self._where())
+        self._scored = attributes.get(SCORED)
         rows = self._storage.trials(self.name)
         with self._decoding("the items of a task"):
             for key, text in attributes.items():
@@ -355,6 +378,13 @@ class Study:
         except SENSELESS:
             raise StudyError(self._where(), f"the study is damaged: {what} cannot be read") from None
 
+    def _remember_scored(self, scored: ScoredDigest | None) -> None:
+        document = None if scored is None else scored.document()
+        if document is not None and document != self._scored:
+            with self._writing():
+                self._storage.set_attribute(self.name, SCORED, document)
+            self._scored = document
+
     def _remember(self, document: Mapping[str, Any]) -> None:
         """Those who read the study later see the budget and the places of the models as they are now."""
         now = self._head.with_experiment(document)
@@ -368,31 +398,3 @@ class Study:
 
     def _where(self) -> str:
         return f"study {self.name!r} in {self.url}"
-
-
-def study_names(storage: str) -> tuple[str, ...]:
-    """Names of the studies in ``storage``, sorted.
-
-    Raises:
-        StudyError: The storage cannot be reached or read.
-    """
-    opened = open_storage(storage, create=False)
-    try:
-        return opened.study_names()
-    finally:
-        opened.close()
-
-
-def _distributions(dimensions: Sequence[Dimension]) -> dict[str, BaseDistribution]:
-    """Optuna's words for the dimensions, for those who look at a study with its tools; not read here."""
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    made: dict[str, BaseDistribution] = {}
-    for d in dimensions:
-        if d.kind == "float":
-            made[d.name] = FloatDistribution(d.low, d.high, log=d.log)
-        elif d.kind == "int":
-            made[d.name] = IntDistribution(int(d.low), int(d.high))
-        else:
-            made[d.name] = CategoricalDistribution(d.choices)
-    return made

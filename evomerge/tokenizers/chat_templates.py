@@ -113,7 +113,7 @@ def read_chat_template(folder: Path) -> str | None:
     try:
         if own.is_file():
             return own.read_text(encoding="utf-8")
-        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        config = json.loads((folder / "tokenizer_config.json").read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
     template = config.get("chat_template") if isinstance(config, dict) else None
@@ -134,7 +134,7 @@ def write_chat_template(folder: Path, template: str) -> None:
         for file in folder.glob("chat_template*"):
             file.unlink()
         if config.is_file():
-            document = json.loads(config.read_text(encoding="utf-8"))
+            document = json.loads(config.read_bytes())
             if isinstance(document, dict) and document.pop("chat_template", None) is not None:
                 config.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         (folder / "chat_template.jinja").write_text(template, encoding="utf-8")

@@ -117,7 +117,7 @@ def has_tokenizer(folder: Path) -> bool:
     if any(file.is_file() for pattern in _VOCABULARIES for file in folder.glob(pattern)):
         return True
     try:
-        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        settings = json.loads((folder / "tokenizer_config.json").read_bytes())
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(settings, dict) and settings.get("tokenizer_class") in _WITHOUT_FILES
@@ -132,7 +132,7 @@ def tokenizer_files(folder: Path) -> list[Path]:
 def quick_ids(folder: Path) -> dict[str, int] | None:
     """Tokens and ids straight from ``tokenizer.json``, without loading a tokenizer; None where that fails."""
     try:
-        document = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        document = json.loads((folder / "tokenizer.json").read_bytes())
         vocabulary = document["model"]["vocab"]
         if isinstance(vocabulary, list):  # Unigram: pairs of a token and its score
             vocabulary = {token: i for i, (token, _) in enumerate(vocabulary)}

@@ -1,107 +1,102 @@
-"""``ignore``: tensors that only some models have are left out by name, and the card says so."""
+"""``ignore``: tensors that a recipe leaves out are left out of every model, and listed."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from support import LLAMA, llama_shapes, save_model
+import yaml
+from safetensors.torch import load_file, save_file
+from support import MakeModel
 
-from evomerge.checkpoints.checkpoint import open_checkpoint
 from evomerge.engine.export import merge_to_disk
-from evomerge.engine.inputs import Inputs
-from evomerge.errors import CheckpointError, RecipeError
-from evomerge.recipe import Recipe, load_recipe, parse_recipe
-from evomerge.recipe.space import SearchSpace
-from evomerge.search.baselines import baselines
-
-HEAD = {"v_head.summary.weight": torch.ones(1, 32), "v_head.summary.bias": torch.ones(1)}
+from evomerge.engine.ignored import pattern_for
+from evomerge.engine.sources import open_sources
+from evomerge.errors import CheckpointError
+from evomerge.recipe import parse_recipe
 
 
-@pytest.fixture
-def models(tmp_path: Path) -> dict[str, Path]:
-    found = {}
-    for seed, (name, more) in enumerate({"base": {}, "one": {}, "valued": HEAD}.items()):
-        torch.manual_seed(seed)
-        tensors = {n: torch.randn(s) for n, s in llama_shapes(LLAMA).items()}
-        found[name] = save_model(tmp_path / name, {**tensors, **more})
-    return found
+def with_head(folder: Path, prefix: str = "v_head.summary.") -> Path:
+    """The model in ``folder`` with a value head, as TRL saves it."""
+    weights = load_file(folder / "model.safetensors")
+    weights |= {f"{prefix}weight": torch.ones(1, 32), f"{prefix}bias": torch.ones(1)}
+    save_file(weights, folder / "model.safetensors")
+    return folder
 
 
-def _document(first: str, second: str, **more: object) -> dict[str, object]:
-    models = [{"model": m, "parameters": {"weight": 0.5}} for m in (first, second)]
-    return {"merge_method": "linear", "models": models, **more}
+def linear(*models: str, **fields: Any) -> dict[str, Any]:
+    sources = [{"model": m, "parameters": {"weight": 0.5}} for m in models]
+    return {"merge_method": "linear", "models": sources, "dtype": "float32", **fields}
 
 
-@pytest.mark.parametrize("order", [("base", "valued"), ("valued", "base")])
-def test_the_error_on_tensors_of_one_model_says_what_to_write(
-    models: dict[str, Path], order: tuple[str, str]
-) -> None:
-    checkpoints = {m: open_checkpoint(models[m]) for m in order}
-    with pytest.raises(CheckpointError, match=r'ignore: \["v_head\.\*"\]'):
-        Inputs(checkpoints).plan(parse_recipe(_document(*order)))
+def merged(tmp_path: Path, document: dict[str, Any], out: str) -> tuple[dict[str, torch.Tensor], Any]:
+    recipe = parse_recipe(document)
+    sources = open_sources({r: r for r in recipe.references()}, (tmp_path,))
+    result = merge_to_disk(recipe, sources, tmp_path / out)
+    return load_file(tmp_path / out / "model.safetensors"), result
 
 
-@pytest.mark.parametrize("order", [("base", "valued"), ("valued", "base")])
-def test_what_is_ignored_is_not_merged_and_is_listed_in_the_card(
-    models: dict[str, Path], order: tuple[str, str], tmp_path: Path
-) -> None:
-    recipe = parse_recipe(_document(*order, ignore="v_head.*"))
-    merge_to_disk(recipe, {m: open_checkpoint(models[m]) for m in order}, tmp_path / "out")
-    plain = parse_recipe(_document("base", "one"))
-    merge_to_disk(plain, {m: open_checkpoint(models[m]) for m in ("base", "one")}, tmp_path / "plain")
-    out = load_file(tmp_path / "out" / "model.safetensors")
-    a, b = (load_file(models[m] / "model.safetensors") for m in order)
-    assert set(out) == set(llama_shapes(LLAMA))
-    assert all(torch.allclose(out[n], (a[n] + b[n]) / 2, atol=1e-6) for n in out)
+def test_the_error_says_how_to_go_on_and_the_suggestion_works(make_model: MakeModel, tmp_path: Path) -> None:
+    make_model("a", 1)
+    with_head(make_model("b", 2), "value_proj.")
+    with pytest.raises(CheckpointError, match=r"value_proj\.weight in b") as caught:
+        merged(tmp_path, linear("a", "b"), "refused")
+    found = re.search(r"ignore: (\[.*\])", caught.value.hint)
+    assert found is not None
+    patterns = yaml.safe_load(found[1])
+    assert patterns == ["value_proj.*"]
+    ours, _ = merged(tmp_path, linear("a", "b", ignore=patterns), "out")
+    a, b = load_file(tmp_path / "a" / "model.safetensors"), load_file(tmp_path / "b" / "model.safetensors")
+    assert set(ours) == set(a)
+    assert all(torch.allclose(ours[name], (a[name] + b[name]) / 2) for name in a)
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "- `valued`: `v_head." in card
-    assert "`v_head.summary.weight`" in card
-    assert "`v_head.summary.bias`" in card
-    assert "left out" not in (tmp_path / "plain" / "README.md").read_text()
-    assert load_recipe(tmp_path / "out" / "evomerge_recipe.yml").ignore == ("v_head.*",)
+    assert "- `b`: `value_proj.bias`, `value_proj.weight`" in card
+    assert "ignore" in yaml.safe_load((tmp_path / "out" / "evomerge_recipe.yml").read_text())
 
 
-def test_what_a_stage_ignores_is_listed_in_the_card_too(models: dict[str, Path], tmp_path: Path) -> None:
-    stage = {**_document("base", "valued", ignore=["v_head.*"]), "name": "stage"}
-    recipe = parse_recipe({**_document("stage", "one"), "stages": [stage]})
-    merge_to_disk(recipe, {m: open_checkpoint(p) for m, p in models.items()}, tmp_path / "out")
-    assert "- `stage`: `v_head.summary.bias of valued`" in (tmp_path / "out" / "README.md").read_text()
-
-
-def test_a_pattern_without_a_match_is_warned_of_and_one_that_matches_all_is_refused(
-    models: dict[str, Path],
+@pytest.mark.parametrize("owners", ["a", "ab"])
+def test_value_heads_are_left_out_of_all_models_and_in_stages(
+    owners: str, make_model: MakeModel, tmp_path: Path
 ) -> None:
-    inputs = Inputs({m: open_checkpoint(p) for m, p in models.items()})
-    plan = inputs.plan(parse_recipe(_document("base", "one", ignore=["value_head.*"])))
-    assert "ignore: 'value_head.*' matches no tensor of any model" in plan.warnings
-    with pytest.raises(RecipeError, match="leaves out all tensors of base"):
-        inputs.plan(parse_recipe(_document("base", "one", ignore=["*"])))
+    for seed, name in enumerate("abc"):
+        make_model(name, seed)
+        if name in owners:
+            with_head(tmp_path / name)
+    plain = {name: load_file(tmp_path / name / "model.safetensors") for name in "abc"}
+    stage = linear("a", "b", name="half")
+    document = {**linear("half", "c", ignore="v_head.*"), "stages": [stage]}
+    ours, result = merged(tmp_path, document, "out")
+    assert set(ours) == set(plain["c"])
+    for name, tensor in ours.items():
+        expected = ((plain["a"][name] + plain["b"][name]) / 2 + plain["c"][name]) / 2
+        assert torch.allclose(tensor, expected, atol=1e-6)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert [model for model in "abc" if f"- `{model}`: `v_head" in card] == list(owners)
+    assert not any("matches no tensor" in text for text in result.warnings)
 
 
-def test_a_missing_layer_is_not_called_something_to_ignore(models: dict[str, Path], tmp_path: Path) -> None:
-    tensors = load_file(models["one"] / "model.safetensors")
-    del tensors["model.layers.1.mlp.up_proj.weight"]
-    checkpoints = {
-        "base": open_checkpoint(models["base"]),
-        "part": open_checkpoint(save_model(tmp_path / "part", tensors)),
-    }
-    with pytest.raises(CheckpointError, match=r"up_proj\.weight in part") as caught:
-        Inputs(checkpoints).plan(parse_recipe(_document("base", "part")))
-    assert "ignore" not in str(caught.value)
+def test_a_pattern_that_matches_nothing_is_warned_of_and_one_that_takes_all_refused(
+    make_model: MakeModel, tmp_path: Path
+) -> None:
+    make_model("a", 1)
+    make_model("b", 2)
+    _, result = merged(tmp_path, linear("a", "b", ignore=["vhead.*"]), "out")
+    assert any("'vhead.*' matches no tensor" in text for text in result.warnings)
+    with pytest.raises(CheckpointError, match="leaves none"):
+        merged(tmp_path, linear("a", "b", ignore=["*"]), "all")
 
 
-def test_a_search_keeps_its_measurements_and_its_baselines_ignore_the_same(models: dict[str, Path]) -> None:
-    inputs = Inputs({m: open_checkpoint(p) for m, p in models.items()})
+def test_weights_that_the_model_needs_cannot_be_left_out(make_model: MakeModel, tmp_path: Path) -> None:
+    make_model("a", 1)
+    make_model("b", 2)
+    with pytest.raises(CheckpointError, match=r"layers\.1\.mlp\.down_proj"):
+        merged(tmp_path, linear("a", "b", ignore=["*.layers.1.mlp.down_proj.*"]), "out")
 
-    def recipe(weight: float) -> Recipe:
-        document = _document("base", "valued", ignore=["v_head.*"], parameters={"normalize": weight > 1})
-        return parse_recipe(document)
 
-    first, second = inputs.plan(recipe(0.5)), inputs.plan(recipe(2.0))
-    assert all(first.checkpoints[m] is second.checkpoints[m] for m in first.checkpoints)
-    for baseline in baselines(SearchSpace(_document("base", "valued", ignore=["v_head.*"]))):
-        assert baseline.recipe.ignore == ("v_head.*",)
-        assert inputs.plan(baseline.recipe).tensors
+def test_suggested_patterns_take_nothing_that_is_kept() -> None:
+    kept = ["model.layers.0.mlp.up.weight", "score.weight"]
+    extra = ["v_head.a.weight", "v_head.b.bias", "score.bias", "model.layers.0.x.w", "model.layers.1.x.w"]
+    assert pattern_for(extra, kept) == ("v_head.*", "score.bias", "model.layers.*.x.w")

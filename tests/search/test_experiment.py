@@ -181,3 +181,35 @@ def test_a_name_that_no_file_system_takes_is_one_message(place: str, text: str, 
 def test_settings_are_finite(place: str, value: float, tmp_path: Path) -> None:
     with pytest.raises(ExperimentError, match=place.split(".")[1]):
         load({**changed("search.sigma", 0.2), "workers": {}}, tmp_path, {place: value})
+
+
+def test_numbers_of_an_experiment_are_read_in_every_spelling(tmp_path: Path) -> None:
+    search = {"trials": "1e2", "population": "8.0", "sigma": "1e-1", "seed": 3.0}
+    read = load(changed("search", search), tmp_path)
+    plain = {"trials": 100, "population": 8, "sigma": 0.1, "seed": 3}
+    assert read.spec == load(changed("search", plain), tmp_path).spec
+    splits = load(changed("fitness.splits", {"search": "0.5", "validation": "1e1", "test": 10}), tmp_path)
+    assert splits.fitness.splits == SplitSpec(search=0.5, validation=10, test=10)
+    with pytest.raises(ExperimentError, match=r"search\.trials"):
+        load(changed("search", {"trials": "1.5"}), tmp_path)
+
+
+def test_what_an_experiment_file_ignores_is_a_warning_and_does_not_change_the_study(tmp_path: Path) -> None:
+    plain = load(EXPERIMENT, tmp_path)
+    path = tmp_path / "mine.yml"
+    path.write_text(
+        "bounds: &bounds [0, 1]\nx-team: ours\ndescription: mine\n"
+        + path.read_text().replace("recipe:\n", "recipe:\n  tuned: &tuned 1\n  x-note: 1\n")
+    )
+    experiment = Experiment.load(path)
+    assert experiment.document({}) == plain.document({})
+    assert [w.split(" has")[0] for w in experiment.warnings] == [
+        "bounds",
+        "x-team",
+        "description",
+        "recipe: tuned",
+        "recipe: x-note",
+    ]
+    path.write_text(path.read_text() + "serch: {trials: 5}\n")
+    with pytest.raises(ExperimentError, match="Did you mean 'search'"):
+        Experiment.load(path)
