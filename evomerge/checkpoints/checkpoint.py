@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -79,7 +79,8 @@ class Checkpoint:
 
     ``read`` maps the file into memory and copies nothing; the tensor must not be written to. ``path`` is the
     folder with the side files, ``tokenizer`` the one with the tokenizer's. ``warnings`` are about the model
-    as such, whatever is merged with it.
+    as such, whatever is merged with it. ``fetch`` has the weight files on this machine, where they are still
+    on the hub.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class Checkpoint:
         self.folders = folders or (path,)
         self.tokenizer = tokenizer if tokenizer is not None else path
         self.warnings: tuple[str, ...] = ()
+        self.fetch: Callable[[], None] = _nothing
 
     def with_tokenizer(self, folder: Path) -> Checkpoint:
         """The same model with the tokenizer in ``folder``."""
@@ -129,6 +131,10 @@ class Checkpoint:
     def bytes(self) -> int:
         """Size of all tensors."""
         return sum(info.bytes for info in self.tensors.values())
+
+
+def _nothing() -> None:
+    """The weights are here."""
 
 
 class _Files:

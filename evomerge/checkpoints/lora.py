@@ -67,6 +67,7 @@ def adapted(base: Checkpoint, folder: Path, architecture: Architecture = UNKNOWN
         config = architecture.configured(settled.rows, settled.untied is not None)
     files, folders = DerivedFiles(base.files, made), (*base.folders, folder)
     checkpoint = Checkpoint(base.path, config, tensors, files, folders=folders, tokenizer=base.tokenizer)
+    checkpoint.fetch = base.fetch
     checkpoint.warnings = (*base.warnings, *_warnings(settled, vocabulary))
     return checkpoint
 

@@ -11,11 +11,20 @@ from evomerge.checkpoints.files import find_file, find_folder, local_path
 from evomerge.checkpoints.formats import file_hint
 from evomerge.errors import CheckpointError, did_you_mean
 
-__all__ = ["Reference", "locate", "parse_reference", "parse_source", "settings_folder"]
+__all__ = [
+    "SMALL_FILES",
+    "Reference",
+    "files_on_hub",
+    "local_folder",
+    "locate",
+    "parse_reference",
+    "parse_source",
+    "settings_folder",
+]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.md", "LICENSE*")
-"""What a merge needs of a hub repository; ``.bin`` weights only where there are no safetensors."""
+SMALL_FILES = ("*.json", "*.model", "*.txt", "*.jinja", "*.md", "LICENSE*")
+"""What a merge needs of a hub repository besides weights."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +120,15 @@ def settings_folder(
     return None if constants.HF_HUB_OFFLINE else _fetched(model, revision, candidates, ["*.json"])
 
 
+def local_folder(model: str, folders: Sequence[Path] = (Path(),)) -> Path | None:
+    """The local folder of ``model``, below one of ``folders``; ``None`` where it can be an id of the hub.
+
+    Raises:
+        CheckpointError: There is no such folder, and no hub id looks like that.
+    """
+    return _local(model, _candidates(model, folders))
+
+
 def _candidates(model: str, folders: Sequence[Path]) -> list[Path]:
     path = local_path(model)
     return [path] if path.is_absolute() else [folder / path for folder in folders]
@@ -153,18 +171,23 @@ def _near(candidates: Sequence[Path]) -> str:
 
 
 def _download(model: str, revision: str | None, candidates: Sequence[Path]) -> Path:
+    patterns = [*SMALL_FILES, "*.safetensors"]
+    if not any(name.endswith(".safetensors") for name in files_on_hub(model, revision) or ()):
+        patterns.append("*.bin")  # offline: whatever the cache holds
+    return _fetched(model, revision, candidates, patterns)
+
+
+def files_on_hub(model: str, revision: str | None = None) -> list[str] | None:
+    """The names of the files of a hub model; ``None`` where the hub does not say, as without a network."""
     from huggingface_hub import HfApi
 
     # Errors of a network are those of the hub's HTTP library, another one in each major release.
-    patterns = [*_FILES]
     try:
         # model_info, as list_repo_files tries for half a minute where there is no network
         found = HfApi().model_info(model, revision=revision, timeout=10).siblings or []
-        if not any(f.rfilename.endswith(".safetensors") for f in found):
-            patterns.append("*.bin")
     except Exception:  # noqa: BLE001
-        patterns.append("*.bin")  # offline: whatever the cache holds
-    return _fetched(model, revision, candidates, patterns)
+        return None
+    return [f.rfilename for f in found]
 
 
 def _fetched(model: str, revision: str | None, candidates: Sequence[Path], patterns: Sequence[str]) -> Path:

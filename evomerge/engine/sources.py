@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from evomerge.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.checkpoints.files import find_file, identity, read_json
+from evomerge.checkpoints.hub import open_model
 from evomerge.checkpoints.quantization import quantization_in_config, unused_quantization_file
 from evomerge.checkpoints.references import Reference, locate, parse_source, settings_folder
 from evomerge.engine.adapters import adapter_alone, with_adapter
@@ -113,6 +114,8 @@ def _raise_all(errors: Sequence[UserError]) -> None:
 
 def identities(checkpoints: Mapping[str, Checkpoint]) -> dict[str, str]:
     """What each model holds, as a digest: the folder may move, the weights may not change."""
+    for checkpoint in checkpoints.values():
+        checkpoint.fetch()
     return {
         name: "+".join(identity(folder) for folder in checkpoint.folders)
         for name, checkpoint in checkpoints.items()
@@ -122,7 +125,7 @@ def identities(checkpoints: Mapping[str, Checkpoint]) -> dict[str, str]:
 def _opened(reference: Reference, folders: Sequence[Path], within: tuple[Path, ...]) -> Checkpoint:
     file = reference.recipe_file(folders)
     if file is None:
-        checkpoint = open_checkpoint(locate(reference.model, reference.revision, folders))
+        checkpoint = open_model(reference.model, reference.revision, folders)
         unused = unused_quantization_file(checkpoint)
         if unused is not None:
             text = f"has {unused}, but its weights are not quantized: they are merged"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -76,4 +78,10 @@ def staged(merge_plan: MergePlan, file: Path | None = None) -> Checkpoint:
         tokenizer=merge_plan.tokenizer.path,
     )
     stage.warnings = tuple(f"{model}: {text}" for model, c in checkpoints.items() for text in c.warnings)
+    stage.fetch = partial(_fetch, checkpoints)
     return stage
+
+
+def _fetch(checkpoints: Mapping[str, Checkpoint]) -> None:
+    for checkpoint in checkpoints.values():
+        checkpoint.fetch()
