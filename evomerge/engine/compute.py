@@ -17,7 +17,7 @@ from torch import Tensor
 from evomerge.engine.fingerprint import check_finite
 from evomerge.engine.plan import TensorPlan
 from evomerge.engine.statistics import Statistics
-from evomerge.errors import RecipeError
+from evomerge.errors import CheckpointError, RecipeError
 from evomerge.methods import (
     ROW_BLOCK,
     Chunk,
@@ -68,12 +68,15 @@ def merge_tensor(
     Raises:
         CandidateError: The result holds NaN or infinity (on a CPU).
         RecipeError: The parameters do not work for these inputs.
+        CheckpointError: Inputs that are no weights, but whole numbers or truth values, differ.
     """
     method = get_method(tensor.method)
     x_MRC = [rows_of(read(i.model, i.tensor).contiguous()) for i in tensor.inputs]
     digest = Digest.on(x_MRC[0].device)
     if not x_MRC[0].numel():
         return digest
+    if not tensor.dtype.is_floating_point:
+        _check_equal(tensor, x_MRC)
     if not tensor.dtype.is_floating_point or _is_shared_limit(tensor, x_MRC):
         same_RC = x_MRC[0].to(tensor.dtype)
         digest.add(same_RC, 0)
@@ -160,6 +163,23 @@ def _chunk_elements(x_RC: Tensor) -> int:
     if x_RC.device.type != "cpu":
         return _CHUNK_ELEMENTS["other"]
     return _CHUNK_ELEMENTS["compiled" if compiled() is not None else "cpu"]
+
+
+def _check_equal(tensor: TensorPlan, x_MRC: Sequence[Tensor]) -> None:
+    """Whole numbers and truth values are tables, masks or counts, of which there is no mean."""
+    common_MRC = [x_RC.to(tensor.dtype) for x_RC in x_MRC]
+    other = [
+        f"{i.model} ({i.tensor})"
+        for i, x_RC in zip(tensor.inputs, common_MRC, strict=True)
+        if not torch.equal(x_RC, common_MRC[0])
+    ]
+    if other:
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        raise CheckpointError(
+            tensor.inputs[0].model,
+            f"{tensor.name} holds {dtype}, not weights, and differs in {', '.join(other)}",
+            "Such a tensor is copied where all models agree; store the same one in all of them.",
+        )
 
 
 def _is_shared_limit(tensor: TensorPlan, x_MRC: Sequence[Tensor]) -> bool:

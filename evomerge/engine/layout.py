@@ -129,10 +129,18 @@ class Layout:
 
     def merged_models(self, part: Part) -> tuple[str, ...]:
         """The models whose weights take part; for some methods the base only gives its configuration."""
-        listed = [s.model for s in part.models or ()]
+        listed = [s.model for s in self._sources(part)]
         if self._method.base is Base.NONE or self._recipe.base_model is None:
             return tuple(dict.fromkeys(listed))
         return tuple(dict.fromkeys([self._recipe.base_model, *listed]))
+
+    def _sources(self, part: Part) -> tuple[Source, ...]:
+        """The models of ``part``; a method without a base takes an unlisted base model as its last input."""
+        listed, base = part.models or (), self._recipe.base_model
+        takes_it = self._method.base is Base.NONE and self._method.models[1] is None
+        if not listed or not takes_it or base is None or any(s.model == base for s in listed):
+            return listed
+        return (*listed, Source(model=base))
 
     def _whole(self, part: Part) -> Segment:
         depths = {m: self.depth(part, m) for m in self.merged_models(part)}
@@ -141,7 +149,7 @@ class Layout:
             raise CheckpointError("models", f"the models differ in their number of layers: {each}")
         scopes = (*part.scopes, self._recipe.parameters)
         depth = next(iter(depths.values()))
-        return Segment(part, part.models or (), self._recipe.base_model, scopes, 0, depth)
+        return Segment(part, self._sources(part), self._recipe.base_model, scopes, 0, depth)
 
     def _slices(self, part: Part) -> tuple[Segment, ...]:
         segments: list[Segment] = []
