@@ -2,11 +2,11 @@
 
     python scripts/compare_mergekit.py --peer MERGEKIT/bin/python [--recipes 300] [--seed 1] [--folder DIR]
 
-``--peer`` is a Python that has MergeKit 0.1.5; one process of it merges all recipes through ``run_merge``. The
-models are tiny and made here: Llama and Qwen2 (biases, tied head), float32 and bfloat16, with words of their
-own. Methods that drop at random have density 1. Two tensors are equal where their difference is at most 1e-5 of
-the largest change that the merge makes to its inputs, plus two roundings of the dtype. Prints each recipe that
-is not equal, and the counts; exit code 1 where some differ in another way than docs/recipes.md says.
+``--peer`` is a Python that has MergeKit 0.1.5; one process of it merges all recipes through ``run_merge``.
+The models are tiny and made here: Llama and Qwen2 (biases, tied head), float32 and bfloat16, with words of
+their own. Methods that drop at random have density 1. Two tensors are equal where their difference is at most
+1e-5 of the largest change that the merge makes to its inputs, plus two roundings of the dtype. Prints each
+recipe that is not equal, and the counts; exit code 1 where some differ in a way that docs/recipes.md lacks.
 """
 
 from __future__ import annotations
@@ -274,10 +274,12 @@ def differences(
             for m in inputs
             if name in m and m[name].shape == other.shape
         ]
+        # A layer of a stack, or another vocabulary, has no tensor to compare with: an estimate.
+        change = max(changes, default=0.1 * other.double().abs().max().item())
         rounding = 2 * torch.finfo(one.dtype).eps * max(1e-3, other.double().abs().max().item())
         error = (one.double() - other.double()).abs().max().item()
-        if not error <= 1e-5 * max(changes, default=0.0) + rounding:
-            found.append(f"{name}: {error:.1e} of a change of {max(changes, default=0.0):.1e}")
+        if not error <= 1e-5 * change + rounding:
+            found.append(f"{name}: {error:.1e} of a change of {change:.1e}")
     return found
 
 
@@ -308,7 +310,9 @@ def _is_documented(document: dict[str, Any], found: list[str]) -> bool:
     rounds = dtype == "bfloat16" or (dtype is None and "_bfloat16" in text)
     # Of equal magnitudes, of which bfloat16 has many, it keeps others; a mask has few elements that differ.
     has_ties = "_bfloat16" in text and method in _TRIMMING and len(found) < _FEW
-    return rounds or has_ties
+    # The mean is reached step by step, to 1e-5, in float32 there and in float64 here.
+    iterates = method == "karcher" and all(" of a change of " in line for line in found) and len(found) < _FEW
+    return rounds or has_ties or iterates
 
 
 _TRIMMING = ("ties", "breadcrumbs", "breadcrumbs_ties", "sce", "arcee_fusion")
