@@ -139,7 +139,11 @@ def _own(text: str, place: _Place | None) -> tuple[str, str]:
             did_you_mean(Path(text).name, known) or "Start one with: evomerge search EXPERIMENT.yml",
         )
     if place.storage is None:
-        raise StudyError(text, f"its study {place.name!r} is not in this folder", "Give --storage URL.")
+        raise StudyError(
+            text,
+            f"its study {place.name!r} is not in this folder",
+            "Name its storage with --storage, as in storage: of the experiment file.",
+        )
     return place.storage, place.name
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from evomerge.cli._console import console, plain_table, print_json, warn
-from evomerge.cli._preflight import Preflight, announce, preflight, without_effect
+from evomerge.cli._preflight import Preflight, announce, preflight
 
 if TYPE_CHECKING:
     from evomerge.engine.memory import MemoryPlan
@@ -29,13 +29,11 @@ def command(
 
     loaded = Experiment.load(experiment)
     announce(loaded.fitness)
-    checked = preflight(loaded)
+    checked = preflight(loaded, dry=True)
     workers = loaded.spec.workers
     size = {dtype_name(d): d.itemsize for d in DTYPES.values()}.get(workers.dtype or "")
     memory = memory_plan(checked.checkpoints, checked.plan, resolve_device(workers.device), size)
-    warnings = list(dict.fromkeys(checked.plan.warnings))
-    warnings += [f"models.{name} is not used by the recipe" for name in loaded.unused]
-    warnings += without_effect(loaded)
+    warnings = list(checked.warnings)
     if json_:
         print_json(_document(loaded, checked, memory, warnings))
         return

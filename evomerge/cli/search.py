@@ -21,7 +21,7 @@ from evomerge.cli._console import (
     tell,
     warn,
 )
-from evomerge.cli._preflight import announce, preflight, without_effect
+from evomerge.cli._preflight import announce, preflight
 from evomerge.cli._progress import LiveProgress
 from evomerge.cli._signals import STOPPED, handling, name_of
 from evomerge.cli._studies import write_run_file
@@ -103,8 +103,6 @@ class _Run:
             top_k=experiment.spec.search.top_k,
             lag=experiment.spec.search.lag,
         )
-        for warning in without_effect(experiment):
-            warn(warning)
         with self._interruptible(), self._study() as study, self._executor() as executor:
             self._announce(study)
             self.searching = True
@@ -135,13 +133,14 @@ class _Run:
 
     @contextlib.contextmanager
     def _study(self) -> Iterator[Study]:
-        from evomerge.engine.sources import identities
         from evomerge.errors import OutputError
         from evomerge.search.experiment import FREE_FIELDS
         from evomerge.search.study import Study
 
         experiment = self.experiment
-        sources = identities(preflight(experiment).checkpoints)
+        checked = preflight(experiment)
+        for warning in checked.warnings:
+            warn(warning)
         try:
             experiment.folder.mkdir(parents=True, exist_ok=True)
         except OSError as exception:
@@ -151,7 +150,7 @@ class _Run:
         with Study.open(
             experiment.storage,
             experiment.name,
-            document=experiment.document(sources),
+            document=experiment.document(checked.sources),
             dimensions=experiment.space.dimensions,
             free=FREE_FIELDS,
         ) as study:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +40,26 @@ class Evaluator:
             FitnessError: a task, metric, filter, folder, dataset or split is wrong.
         """
         return tuple(task.info for task in self._tasks)
+
+    def check_requests(self, tokenizer: Any, config: Any, splits: Iterable[Split] = ()) -> tuple[str, ...]:
+        """Makes one request of each task; what is worth a warning about the prompts of ``splits``.
+
+        ``config`` is transformers' configuration of the model to be scored.
+
+        Raises:
+            FitnessError: as ``describe``; also a tokenizer or a context that a task cannot work with.
+        """
+        from evomerge.fitness.lm_eval_model import context_length
+
+        tokenizer = self._with_padding(tokenizer)
+        context, splits = context_length(config, tokenizer), tuple(splits)
+        cut = {task.info.task: task.check_requests(tokenizer, context, splits) for task in self._tasks}
+        return tuple(
+            f"task {task!r}: {count} prompts are longer than the model's context of {context} tokens, so "
+            "their beginning is dropped"
+            for task, count in cut.items()
+            if count
+        )
 
     def score(
         self, model: nn.Module, tokenizer: Any, split: Split, deadline: Deadline | None = None

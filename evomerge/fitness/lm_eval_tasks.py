@@ -105,7 +105,7 @@ class EvalTask:
         instances = [instance for item in items for instance in item.instances]
         for instance in instances:
             instance.resps, instance.filtered_resps = [], {}  # of the candidate before
-        self._check_room(model, instances)
+        self._check_room(model.max_length, instances)
         self._answer(model, items, instances)
         self._check_finite(items)
         try:
@@ -188,12 +188,38 @@ class EvalTask:
                     if isinstance(value, float) and not math.isfinite(value):
                         raise self._not_finite(f"the log-likelihood of item {item.name} is {value}")
 
-    def _check_room(self, model: LiveModel, instances: Sequence[Instance]) -> None:
+    def check_requests(self, tokenizer: Any, context: int, splits: Iterable[Split]) -> int:
+        """Makes the first request of the task, and counts the items of ``splits`` that a model cuts off.
+
+        ``context`` is the length of the model's context in tokens: of a longer prompt lm-eval drops the
+        beginning.
+
+        Raises:
+            FitnessError: no request can be made, or no answer fits into the context.
+        """
+        first = self._requests(self._splits[Split.SEARCH][0])
+        self._check_room(context, first)
+        for instance in first:
+            if not _token_count(tokenizer, instance) and instance.request_type != "loglikelihood_rolling":
+                raise FitnessError(
+                    "tokenizer",
+                    f"it makes no tokens of the first request of task {self.info.task!r}",
+                    "Does it belong to the model? The recipe's tokenizer section can name another.",
+                )
+        return sum(self._is_cut(item, tokenizer, context) for split in splits for item in self._items(split))
+
+    def _is_cut(self, item: _Item, tokenizer: Any, context: int) -> bool:
+        # Windows of a rolling log-likelihood lose nothing.
+        asked = [i for i in item.instances if i.request_type != "loglikelihood_rolling"]
+        long = [i for i in asked if sum(len(part.encode()) for part in _texts(i)) + _spared(i) > context]
+        return any(_token_count(tokenizer, i) + _spared(i) > context for i in long)
+
+    def _check_room(self, context: int, instances: Sequence[Instance]) -> None:
         lengths = [_answer_length(i) for i in instances if i.request_type == "generate_until"]
-        if lengths and max(lengths) >= model.max_length:
+        if lengths and max(lengths) >= context:
             raise FitnessError(
                 self._where,
-                f"answers of {max(lengths)} tokens do not fit into the model's context of {model.max_length}",
+                f"answers of {max(lengths)} tokens do not fit into the model's context of {context}",
                 "Set fitness.max_gen_toks, or max_gen_toks in the generation_kwargs of the task.",
             )
 
@@ -329,6 +355,20 @@ def _aggregation(task: Task, metric: str) -> tuple[Callable[[list[Any]], Any], s
 
 def _answer_length(instance: Instance) -> int:
     return int(normalize_gen_kwargs(instance.args[1])["max_gen_toks"])
+
+
+def _spared(instance: Instance) -> int:
+    """Tokens of the context that the prompt may not take, as the answer needs them."""
+    return _answer_length(instance) if instance.request_type == "generate_until" else 0
+
+
+def _texts(instance: Instance) -> list[str]:
+    """What the model reads: the prompt, and the answer where it is given."""
+    return [part for part in instance.args[:2] if isinstance(part, str)]
+
+
+def _token_count(tokenizer: Any, instance: Instance) -> int:
+    return len(tokenizer.encode("".join(_texts(instance)), add_special_tokens=False))
 
 
 def _shortened(instance: Instance, cap: int) -> Instance:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -270,19 +271,31 @@ def write_whole(path: Path, text: str) -> None:
     Raises:
         OutputError: It cannot be written; then what was there before is unchanged.
     """
-    partial = path.with_name(path.name + ".partial")
+    partial: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with partial.open("w", encoding="utf-8") as file:
+            # A name of its own: NAME.partial could be a file of the user's.
+            with tempfile.NamedTemporaryFile(
+                "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
+            ) as file:
+                partial = Path(file.name)
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
+            partial.chmod(0o666 & ~_umask())  # temporary files are for their owner alone
             partial.replace(path)
         finally:
-            partial.unlink(missing_ok=True)
+            if partial is not None:
+                partial.unlink(missing_ok=True)
     except OSError as exception:
         raise OutputError(str(path), f"cannot be written ({exception.strerror})") from None
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def _innermost(problems: list[Any]) -> list[Any]:

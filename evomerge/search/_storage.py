@@ -17,10 +17,12 @@ from evomerge.errors import StudyError
 from evomerge.search._retry import lasting, root
 
 if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
+
     from evomerge.search._backends import Backend
     from evomerge.search._rows import Row
 
-__all__ = ["Storage", "open_storage", "shown"]
+__all__ = ["Storage", "open_storage", "shown", "storage_file"]
 
 EXAMPLES = "Expected sqlite:///study.db, postgresql+psycopg://user@host/database or journal:///study.log."
 CONNECT_SECONDS = 10
@@ -126,6 +128,19 @@ def open_storage(url: str, *, create: bool) -> Storage:
     return _open_database(url, create=create)
 
 
+def storage_file(url: str) -> Path | None:
+    """The file that a storage lies in; ``None`` for a server.
+
+    Raises:
+        StudyError: ``url`` is malformed, or of a kind that cannot be opened.
+    """
+    journal = _journal_path(url)
+    if journal is not None:
+        return journal
+    parsed = _parsed(url)
+    return Path(parsed.database) if parsed.drivername == "sqlite" and parsed.database else None
+
+
 def shown(url: str) -> str:
     """``url`` without a password, fit for messages."""
     hidden = re.sub(r"(?i)([?&][^=&]*password[^=&]*=)[^&]*", r"\1***", url)
@@ -149,25 +164,32 @@ def _open_journal(url: str, path: Path, *, create: bool) -> Storage:
         return Storage(JournalBackend(path if create else _writable(path)), url)
 
 
-def _open_database(url: str, *, create: bool) -> Storage:
+def _parsed(url: str) -> URL:
+    """The URL of a database that can be opened here.
+
+    Raises:
+        StudyError: It is malformed, or of another kind.
+    """
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
     try:
         parsed = make_url(url)
-    except (ArgumentError, ValueError):  # a port that is no number is a ValueError
+    except (ArgumentError, ValueError):  # a port that is not a number is a ValueError
         # Its text holds the URL, and what is malformed cannot be cleaned of a password.
-        raise StudyError("storage", "this is no storage URL", EXAMPLES) from None
+        raise StudyError("storage", "this is not a storage URL", EXAMPLES) from None
     if url.count("@") > 1:
         raise StudyError("storage", "more than one @ in the URL", "Write an @ of a password as %40.")
     if parsed.drivername in ("postgres", "postgresql"):
         parsed = parsed.set(drivername="postgresql+psycopg")
-    if parsed.drivername == "sqlite":
-        options = _sqlite_options()
-    elif parsed.drivername == "postgresql+psycopg":
-        options = _postgres_options()
-    else:
+    if parsed.drivername not in ("sqlite", "postgresql+psycopg"):
         raise StudyError("storage", f"there is no storage of the kind {parsed.drivername!r}", EXAMPLES)
+    return parsed
+
+
+def _open_database(url: str, *, create: bool) -> Storage:
+    parsed = _parsed(url)
+    options = _sqlite_options() if parsed.drivername == "sqlite" else _postgres_options()
     secrets = [str(parsed.password)] if parsed.password else []
     secrets += [str(v) for k, v in parsed.query.items() if "password" in k.lower()]
     with _guarded(shown(url), secrets):

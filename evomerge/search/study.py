@@ -32,7 +32,7 @@ from evomerge.search._records import (
     trial_snapshot,
 )
 from evomerge.search._rows import MAIN, SENSELESS, LeaseLost
-from evomerge.search._storage import Storage, open_storage, shown
+from evomerge.search._storage import Storage, open_storage, shown, storage_file
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -45,6 +45,7 @@ __all__ = [
     "Study",
     "Trial",
     "shown",
+    "storage_file",
     "study_names",
     "versions",
     "versions_text",
@@ -103,8 +104,7 @@ class Study:
         try:
             study._load(document)
             if document is not None:
-                if study._trials:  # without one no run got anywhere, and the experiment may have been mended
-                    study._refuse_others(document, free)
+                study.check_experiment(document, free)
                 study._remember(document)
         except BaseException:
             study.close()
@@ -147,6 +147,23 @@ class Study:
     ) -> tuple[Difference, ...]:
         """Where ``document`` differs from the study's own, apart from the ``free`` fields, in its order."""
         return self._head.differences(document, free)
+
+    def check_experiment(self, document: Mapping[str, Any], free: Collection[str] = ()) -> None:
+        """Check that the study belongs to the experiment ``document``, apart from the ``free`` fields.
+
+        Raises:
+            StudyError: It does not; the fields that differ are listed.
+        """
+        if not self._trials:  # no run got anywhere, and the experiment may have been mended since
+            return
+        differences = self.differing_fields(document, free)
+        if differences:
+            listed = "".join(f"\n  - {d}" for d in differences)
+            raise StudyError(
+                self._where(),
+                "exists with another experiment. Give the new one another name, or restore these fields "
+                f"(study -> now):{listed}",
+            )
 
     def record(self, trial: Trial) -> Trial:
         """Writes a finished trial in one transaction; returns it with its number.
@@ -337,16 +354,6 @@ class Study:
             yield
         except SENSELESS:
             raise StudyError(self._where(), f"the study is damaged: {what} cannot be read") from None
-
-    def _refuse_others(self, document: Mapping[str, Any], free: Collection[str]) -> None:
-        differences = self.differing_fields(document, free)
-        if differences:
-            listed = "".join(f"\n  - {d}" for d in differences)
-            raise StudyError(
-                self._where(),
-                "exists with another experiment. Give the new one another name, or restore these fields "
-                f"(study -> now):{listed}",
-            )
 
     def _remember(self, document: Mapping[str, Any]) -> None:
         """Those who read the study later see the budget and the places of the models as they are now."""

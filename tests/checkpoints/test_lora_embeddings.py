@@ -250,12 +250,12 @@ def test_memory_and_disk_agree(name: str, tmp_path: Path) -> None:
 def test_a_head_of_its_own_is_worth_a_warning(tmp_path: Path) -> None:
     base = make_base(tmp_path / "base")
     make_adapter(base, tmp_path / "lora", CASES["lora of the head"])
-    _, warning = merge(f"{base}+{tmp_path / 'lora'}", tmp_path / "out").warnings  # the other: no tokenizer
+    warning, _ = merge(f"{base}+{tmp_path / 'lora'}", tmp_path / "out").warnings  # the other: no tokenizer
     assert "lm_head.weight" in warning
     assert "tie_word_embeddings becomes false" in warning
     tuned = f"{base}+{tmp_path / 'lora'}"
     stage = {"name": "half", "merge_method": "passthrough", "models": [{"model": tuned}]}
-    (_, of_stage) = merge("half", tmp_path / "out", stages=[stage]).warnings
+    (of_stage, _) = merge("half", tmp_path / "out", stages=[stage]).warnings
     assert of_stage == f"half: {warning}"
     make_adapter(base, tmp_path / "tokens", CASES["tokens"])
     assert len(merge(f"{base}+{tmp_path / 'tokens'}", tmp_path / "out").warnings) == 1
