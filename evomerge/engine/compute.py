@@ -68,6 +68,7 @@ def merge_tensor(
     Raises:
         CandidateError: The result holds NaN or infinity (on a CPU).
         RecipeError: The parameters do not work for these inputs.
+        CheckpointError: Inputs that are no weights, but whole numbers or truth values, differ.
     """
     method = get_method(tensor.method)
     x_MRC = [rows_of(read(i.model, i.tensor).contiguous()) for i in tensor.inputs]
@@ -158,26 +159,27 @@ def _prepare(tensor: TensorPlan, method: MergeMethod, statistic: Any) -> Any:
         raise RecipeError("parameters", f"{method.name}: {exception} (tensor {tensor.name})") from None
 
 
-def _check_equal(tensor: TensorPlan, x_MRC: Sequence[Tensor]) -> None:
-    """Check that a buffer of whole numbers is one in all models: an average of them would mean nothing.
-
-    Raises:
-        CheckpointError: It is not.
-    """
-    other = next((i for i, x in zip(tensor.inputs, x_MRC, strict=True) if not torch.equal(x, x_MRC[0])), None)
-    if other is not None:
-        raise CheckpointError(
-            "models",
-            f"{tensor.name} holds {str(tensor.dtype).removeprefix('torch.')}, not weights, and differs "
-            f"between {tensor.inputs[0].model} and {other.model}",
-            "Such a tensor is copied, so it must be equal in all models.",
-        )
-
-
 def _chunk_elements(x_RC: Tensor) -> int:
     if x_RC.device.type != "cpu":
         return _CHUNK_ELEMENTS["other"]
     return _CHUNK_ELEMENTS["compiled" if compiled() is not None else "cpu"]
+
+
+def _check_equal(tensor: TensorPlan, x_MRC: Sequence[Tensor]) -> None:
+    """Whole numbers and truth values are tables, masks or counts, of which there is no mean."""
+    common_MRC = [x_RC.to(tensor.dtype) for x_RC in x_MRC]
+    other = [
+        f"{i.model} ({i.tensor})"
+        for i, x_RC in zip(tensor.inputs, common_MRC, strict=True)
+        if not torch.equal(x_RC, common_MRC[0])
+    ]
+    if other:
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        raise CheckpointError(
+            tensor.inputs[0].model,
+            f"{tensor.name} holds {dtype}, not weights, and differs in {', '.join(other)}",
+            "Such a tensor is copied where all models agree; store the same one in all of them.",
+        )
 
 
 def _is_shared_limit(tensor: TensorPlan, x_MRC: Sequence[Tensor]) -> bool:

@@ -134,6 +134,14 @@ class Layout:
             return tuple(dict.fromkeys(listed))
         return tuple(dict.fromkeys([self._recipe.base_model, *listed]))
 
+    def _sources(self, part: Part) -> tuple[Source, ...]:
+        """The models of ``part``; a method without a base takes an unlisted base model as its last input."""
+        listed, base = part.models or (), self._recipe.base_model
+        takes_it = self._method.base is Base.NONE and self._method.models[1] is None
+        if not listed or not takes_it or base is None or any(s.model == base for s in listed):
+            return listed
+        return (*listed, Source(model=base))
+
     def _whole(self, part: Part) -> Segment:
         depths = {m: self.depth(part, m) for m in self.merged_models(part)}
         if len(set(depths.values())) > 1:
@@ -142,17 +150,6 @@ class Layout:
         scopes = (*part.scopes, self._recipe.parameters)
         depth = next(iter(depths.values()))
         return Segment(part, self._sources(part), self._recipe.base_model, scopes, 0, depth)
-
-    def _sources(self, part: Part) -> tuple[Source, ...]:
-        """What a part without slices is merged from: its models, and a base model that is not listed.
-
-        A method that knows no base merges it as one more model, as MergeKit does, if it takes that many.
-        """
-        listed, base = part.models or (), self._recipe.base_model
-        most = self._method.models[1]
-        if self._method.base is not Base.NONE or base is None or base in {s.model for s in listed}:
-            return listed
-        return listed if most is not None and len(listed) >= most else (*listed, Source(model=base))
 
     def _slices(self, part: Part) -> tuple[Segment, ...]:
         segments: list[Segment] = []

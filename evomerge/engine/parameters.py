@@ -16,25 +16,23 @@ __all__ = ["bound", "check_filters", "check_names"]
 def bound(method: MergeMethod, slot: Slot, operands: Operands) -> dict[str, Any]:
     """Each parameter of ``method`` for one tensor: a value, or a tuple with one for each source.
 
-    Filters see the tensor's name in the source where a value belongs to a source, else in the output: they
-    differ where slices move layers.
+    What counts for all models is looked up by the name of the output, what counts for one model by the name
+    that the tensor has there: in a slice the numbers of the layers differ.
 
     Raises:
         RecipeError: A value is missing or out of bounds, or values do not go together.
     """
     values: dict[str, Any] = {}
     scopes = slot.segment.scopes
+    inputs = operands.inputs[1:] if operands.has_base else operands.inputs
     for parameter in method.parameters.values():
         if parameter.per_model:
-            own = zip(operands.sources, operands.inputs[int(operands.has_base) :], strict=True)
             values[parameter.name] = tuple(
-                _value(
-                    method, parameter, (input_.tensor, slot.position), (source.parameters, *scopes), source
-                )
-                for source, input_ in own
+                _value(method, parameter, slot, input_.tensor, (source.parameters, *scopes), source.model)
+                for source, input_ in zip(operands.sources, inputs, strict=True)
             )
         else:
-            values[parameter.name] = _value(method, parameter, (slot.name, slot.position), scopes)
+            values[parameter.name] = _value(method, parameter, slot, slot.name, scopes, None)
     try:
         method.check(values)
     except ValueError as exception:
@@ -80,17 +78,23 @@ def check_filters(recipe: Recipe, tensors: Collection[str]) -> list[str]:
 def _value(
     method: MergeMethod,
     parameter: Parameter,
-    place: tuple[str, float],
+    slot: Slot,
+    tensor: str,
     scopes: Sequence[Parameters],
-    source: Source | None = None,
+    model: str | None,
 ) -> Any:
-    whose = "" if source is None else f" of {source.model!r}"
-    value = lookup(parameter.name, *place, scopes)
+    value = lookup(parameter.name, tensor, slot.position, scopes)
+    whose = f" of {model!r}" if model is not None else ""
     if value is None:
         if parameter.required:
+            is_base = model is not None and model == slot.segment.base
             raise RecipeError(
                 f"parameters.{parameter.name}",
-                f"{method.name} needs a {parameter.name!r}{whose} for tensor {place[0]}",
+                f"{method.name} needs a {parameter.name!r}{whose} for tensor {slot.name}",
+                f"{method.name} merges the base_model like the other models: list it with its own"
+                f" {parameter.name!r}, or leave 'base_model' out."
+                if is_base
+                else "",
             )
         return parameter.default[0] if parameter.per_model else parameter.default
     try:

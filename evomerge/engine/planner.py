@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import copy
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
-from evomerge.checkpoints.checkpoint import Checkpoint, TensorInfo, dtype_name, main_dtype
+from evomerge.checkpoints.checkpoint import Checkpoint, TensorInfo, dtype_name
 from evomerge.engine.compatibility import check_extra, check_inputs, check_modules
 from evomerge.engine.configuration import Origin, layer_count, resize, resize_module
+from evomerge.engine.dtypes import common_dtype, dtype_of, promoted
 from evomerge.engine.layer_kinds import check_layer_kinds, with_lists
 from evomerge.engine.layout import Layout, Operands, Segment, Slot, first_layer
 from evomerge.engine.parameters import bound, check_filters, check_names
 from evomerge.engine.plan import Input, MergePlan, TensorPlan
 from evomerge.engine.vocabulary import Alignment
-from evomerge.errors import RecipeError, did_you_mean
+from evomerge.errors import RecipeError
 from evomerge.methods import MergeMethod, get_method
 from evomerge.recipe import Recipe
 
 __all__ = ["planned"]
-
-_DTYPES = {
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "float32": torch.float32,
-    "float64": torch.float64,
-}
 
 
 def planned(recipe: Recipe, alignment: Alignment) -> MergePlan:
@@ -38,7 +31,7 @@ def planned(recipe: Recipe, alignment: Alignment) -> MergePlan:
         RecipeError: An unknown method or parameter, a value out of bounds, layers that do not exist.
         CheckpointError: Models that do not fit together; every offending tensor is listed.
     """
-    method, dtype = get_method(recipe.merge_method), _dtype(recipe)
+    method, dtype = get_method(recipe.merge_method), dtype_of(recipe)
     layout = Layout(recipe, alignment.checkpoints, method)
     warnings = [*recipe.warnings, *alignment.warnings, *check_names(recipe, method)]
     check_modules(layout)
@@ -47,30 +40,21 @@ def planned(recipe: Recipe, alignment: Alignment) -> MergePlan:
     operands = [slot.operands(method) for slot in slots]
     check_inputs(zip(names, (o.inputs for o in operands), strict=True), layout.checkpoints)
     check_extra(layout, names)
-    warnings += check_filters(recipe, {*names, *(i.tensor for o in operands for i in o.inputs)})
+    of_sources = dict.fromkeys(i.tensor for o in operands for i in o.inputs)
+    warnings += check_filters(recipe, tuple(dict.fromkeys([*names, *of_sources])))
     tensors = tuple(
         _tensor(slot, of_slot, method, dtype, layout.checkpoints)
         for slot, of_slot in zip(slots, operands, strict=True)
     )
     return MergePlan(
         tensors,
-        _config(layout, dtype if dtype is not None else _changed_dtype(tensors, layout)),
+        _config(layout, dtype if dtype is not None else promoted(tensors, layout.checkpoints[layout.donor])),
         layout.donor,
         alignment.checkpoints,
         alignment.tokenizer,
         alignment.renumber,
         tuple(warnings),
     )
-
-
-def _dtype(recipe: Recipe) -> torch.dtype | None:
-    field_ = "out_dtype" if recipe.out_dtype is not None else "dtype"
-    name = recipe.out_dtype if recipe.out_dtype is not None else recipe.dtype
-    if name is None:
-        return None
-    if name not in _DTYPES:
-        raise RecipeError(field_, f"{name!r} is no dtype of weights", did_you_mean(name, _DTYPES))
-    return _DTYPES[name]
 
 
 def _tensor(
@@ -80,18 +64,16 @@ def _tensor(
     dtype: torch.dtype | None,
     checkpoints: Mapping[str, Checkpoint],
 ) -> TensorPlan:
-    """One tensor of the plan, in ``dtype`` or else in one that holds the dtypes of all inputs.
-
-    float16 with bfloat16 gives float32, as torch promotes them and as in MergeKit.
-    """
+    """One tensor of the plan, in ``dtype`` or, where that is not given, in the one its inputs promote to."""
     infos = [checkpoints[i.model].tensors[i.tensor] for i in operands.inputs]
     info = infos[0]
-    if not all(i.dtype.is_floating_point for i in infos):  # buffers: copied, and equal in all models
-        return _copy(slot.name, info, operands.inputs, info.dtype)
-    promoted = functools.reduce(_promoted, dict.fromkeys(i.dtype for i in infos))
+    common = common_dtype(slot.name, operands.inputs, infos)
+    if not common.is_floating_point:  # copied if they are equal, which is seen when they are read
+        return TensorPlan(slot.name, info.shape, common, "passthrough", operands.inputs, has_base=False)
+    output = dtype if dtype is not None else common
     (low, high), given = method.models, len(operands.sources)
     if operands.has_base and given == 0 and (low, high) == (1, None):  # there are no task vectors to add
-        return _copy(slot.name, info, operands.inputs, dtype if dtype is not None else info.dtype)
+        return _copy(slot.name, info, operands.inputs[0], output)
     if given < low or (high is not None and given > high):
         besides = " besides the base" if operands.has_base else ""
         count = f"exactly {low}" if low == high else f"at least {low}"
@@ -99,7 +81,7 @@ def _tensor(
     return TensorPlan(
         slot.name,
         info.shape,
-        dtype if dtype is not None else promoted,
+        output,
         method.name,
         operands.inputs,
         operands.has_base,
@@ -107,24 +89,11 @@ def _tensor(
     )
 
 
-def _promoted(a: torch.dtype, b: torch.dtype) -> torch.dtype:
-    try:
-        return torch.promote_types(a, b)
-    except RuntimeError:  # torch promotes no dtype of 8 bits
-        return torch.float32
-
-
-def _copy(name: str, info: TensorInfo, inputs: tuple[Input, ...], dtype: torch.dtype) -> TensorPlan:
-    """The tensor of the first of the models as it is; where it is a buffer, that of all of them."""
+def _copy(name: str, info: TensorInfo, source: Input, dtype: torch.dtype) -> TensorPlan:
+    """The tensor of one model as it is."""
     return TensorPlan(
-        name, info.shape, dtype, "passthrough", inputs, has_base=False, parameters={"scale": (1.0,)}
+        name, info.shape, dtype, "passthrough", (source,), has_base=False, parameters={"scale": (1.0,)}
     )
-
-
-def _changed_dtype(tensors: Sequence[TensorPlan], layout: Layout) -> torch.dtype | None:
-    """The dtype that most of the output has, if the model that gives the configuration has another."""
-    made = main_dtype(t.info for t in tensors)
-    return made if made != main_dtype(layout.checkpoints[layout.donor].tensors.values()) else None
 
 
 def _config(layout: Layout, dtype: torch.dtype | None) -> dict[str, Any]:
