@@ -32,7 +32,7 @@ from evomerge.search._records import (
     trial_snapshot,
 )
 from evomerge.search._rows import MAIN, SENSELESS, LeaseLost
-from evomerge.search._storage import Storage, open_storage, shown, storage_file
+from evomerge.search._storage import Storage, open_storage, refuse_foreign, shown, storage_file
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -44,6 +44,7 @@ __all__ = [
     "SplitResult",
     "Study",
     "Trial",
+    "refuse_foreign",
     "shown",
     "storage_file",
     "study_names",
