@@ -204,11 +204,8 @@ def _check_run_folder(folder: Path, experiment: Path, storage: Path | None) -> N
     kind = run_file_kind(folder)
     if kind is RunFile.OTHER:
         raise OutputError(str(folder), f"is not a run's folder: no search wrote its {RUN_FILE}", hint)
-    own = {
-        RUN_FILE,
-        f".{RUN_FILE}",
-        "study.db",
-    }  # a search that is killed early leaves a study and no run.json
+    # A search that is killed early leaves a study and no run.json.
+    own = {RUN_FILE, f".{RUN_FILE}", "study.db"}
     own |= {f.name for f in (storage, experiment) if f is not None and _lies_in(f, folder)}
     beside = tuple(f"{name}{mark}" for name in own for mark in "-.")  # study.db-wal, study.log.lock
     foreign = [name for name in names if name not in own | _OF_NO_ONE and not name.startswith(beside)]
