@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evomerge.cli._console import warn
+from evomerge.cli._studies import RUN_FILE, RunFile, run_file_kind
 from evomerge.errors import CheckpointError, ExperimentError, OutputError, UserError
 
 if TYPE_CHECKING:
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from evomerge.search.study import Known
 
 __all__ = ["Preflight", "announce", "preflight", "without_effect"]
+
+_SHOWN = 5
+_OF_NO_ONE = {".DS_Store", ".gitignore", ".gitkeep", "lost+found"}
+"""Names that do not make a folder somebody's."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +72,12 @@ def preflight(experiment: Experiment, *, dry: bool = False) -> Preflight:
     from evomerge.fitness import Evaluator
     from evomerge.fitness.scores import Split
     from evomerge.search.samplers import make_sampler
-    from evomerge.search.study import known, storage_file
+    from evomerge.search.study import known, refuse_foreign, storage_file
 
+    file = storage_file(experiment.storage)
+    is_new = file is not None and not file.exists()
+    if file is not None and not is_new:
+        refuse_foreign(experiment.storage)
     study = known(experiment.storage, experiment.name, wait=not dry)
     try:
         _check_workers(experiment.spec.workers)
@@ -89,8 +98,7 @@ def preflight(experiment: Experiment, *, dry: bool = False) -> Preflight:
     except UserError as exception:
         raise exception.within(str(experiment.path)) from None
     _check_folder(experiment.folder)
-    file = storage_file(experiment.storage)
-    is_new = file is not None and not file.exists()
+    _check_run_folder(experiment.folder, experiment.path, file)
     if file is not None and is_new:
         _check_folder(file.absolute().parent, file)
     if dry and not is_new:
@@ -201,6 +209,35 @@ def _check_folder(folder: Path, file: Path | None = None) -> None:
         is_mounted_so = os.statvfs(there).f_flag & os.ST_RDONLY
         why = "Read-only file system" if is_mounted_so else f"no permission for {there}"
         raise OutputError(str(is_for), f"{what} cannot be written ({why})")
+
+
+def _check_run_folder(folder: Path, experiment: Path, storage: Path | None) -> None:
+    """Check that the folder is new, empty or a run's: ``run.json`` would lie among (or over) a user's files.
+
+    Raises:
+        OutputError: It holds other files, or a ``run.json`` that no search wrote.
+    """
+    hint = "Name a new or empty folder with --out or output.dir; the run's files would lie among these."
+    try:
+        names = sorted(entry.name for entry in folder.iterdir()) if folder.exists() else []
+    except OSError as exception:
+        raise OutputError(str(folder), f"this folder cannot be read ({exception.strerror})") from None
+    kind = run_file_kind(folder)
+    if kind is RunFile.OTHER:
+        raise OutputError(str(folder), f"is not a run's folder: no search wrote its {RUN_FILE}", hint)
+    # A search that is killed early leaves a study and no run.json.
+    own = {RUN_FILE, f".{RUN_FILE}", "study.db"}
+    own |= {f.name for f in (storage, experiment) if f is not None and _lies_in(f, folder)}
+    beside = tuple(f"{name}{mark}" for name in own for mark in "-.")  # study.db-wal, study.log.lock
+    foreign = [name for name in names if name not in own | _OF_NO_ONE and not name.startswith(beside)]
+    if kind is not RunFile.OURS and foreign:
+        more = f" and {len(foreign) - _SHOWN} more" if len(foreign) > _SHOWN else ""
+        told = ", ".join(foreign[:_SHOWN]) + more
+        raise OutputError(str(folder), f"is neither empty nor a run's folder: it holds {told}", hint)
+
+
+def _lies_in(file: Path, folder: Path) -> bool:
+    return file.absolute().parent.resolve() == folder.resolve()
 
 
 def _check_study(experiment: Experiment, sources: dict[str, str], scored: ScoredDigest) -> None:

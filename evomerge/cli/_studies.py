@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,25 @@ if TYPE_CHECKING:
     from evomerge.search.experiment import Experiment, SearchSpec
     from evomerge.search.study import Study, Trial
 
-__all__ = ["OpenedStudy", "check_recipe_target", "open_study", "write_run_file"]
+__all__ = [
+    "RUN_FILE",
+    "OpenedStudy",
+    "RunFile",
+    "check_recipe_target",
+    "open_study",
+    "run_file_kind",
+    "write_run_file",
+]
 
 RUN_FILE = "run.json"
+
+
+class RunFile(Enum):
+    """Whose the ``run.json`` of a folder is."""
+
+    ABSENT = "absent"
+    OURS = "ours"
+    OTHER = "other"
 
 
 @dataclass(frozen=True)
@@ -74,6 +91,24 @@ def write_run_file(folder: Path, experiment: Experiment) -> None:
         "experiment": str(experiment.path.resolve()),
     }
     write_whole(folder / RUN_FILE, json.dumps(document, indent=2) + "\n")
+
+
+def run_file_kind(folder: Path) -> RunFile:
+    """Whether a search wrote the ``run.json`` of ``folder``; an empty or damaged one may be written again
+    if there is a study beside it.
+    """
+    file = folder / RUN_FILE
+    if not (file.exists() or file.is_symlink()):
+        return RunFile.ABSENT
+    if file.is_symlink() or not file.is_file():
+        return RunFile.OTHER
+    try:
+        run = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        is_ours = file.stat().st_size == 0 or (folder / "study.db").is_file()
+    else:
+        is_ours = isinstance(run, dict) and {"study", "experiment"} <= run.keys()
+    return RunFile.OURS if is_ours else RunFile.OTHER
 
 
 def open_study(text: str, storage: str | None) -> OpenedStudy:

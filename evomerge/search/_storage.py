@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, unquote
 
 from evomerge.errors import StudyError
+from evomerge.search._foreign import refuse_foreign_database, refuse_foreign_journal
 from evomerge.search._retry import lasting, root
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from evomerge.search._backends import Backend
     from evomerge.search._rows import Row
 
-__all__ = ["Storage", "open_storage", "shown", "storage_file"]
+__all__ = ["Storage", "open_storage", "refuse_foreign", "shown", "storage_file"]
 
 EXAMPLES = "Expected sqlite:///study.db, postgresql+psycopg://user@host/database or journal:///study.log."
 CONNECT_SECONDS = 10
@@ -30,8 +31,6 @@ SILENCE_SECONDS = 30
 """How long a database server may say nothing before its connection counts as lost."""
 LOCK_SECONDS = 60
 """How long a writer waits for another process that writes to the same SQLite file."""
-
-_JOURNAL_HEAD = b'{"op_code":'
 
 T = TypeVar("T")
 
@@ -141,6 +140,19 @@ def storage_file(url: str) -> Path | None:
     return Path(parsed.database) if parsed.drivername == "sqlite" and parsed.database else None
 
 
+def refuse_foreign(url: str) -> None:
+    """Check that the file of a storage, if there is one, holds studies or nothing; it stays as it is.
+
+    Raises:
+        StudyError: It holds something else, or cannot be read.
+    """
+    path = storage_file(url)
+    if path is None:
+        return
+    with _guarded(shown(url), ()):
+        (refuse_foreign_database if _journal_path(url) is None else refuse_foreign_journal)(path)
+
+
 def shown(url: str) -> str:
     """``url`` without a password, fit for messages."""
     hidden = re.sub(r"(?i)([?&][^=&]*password[^=&]*=)[^&]*", r"\1***", url)
@@ -157,7 +169,7 @@ def _journal_path(url: str) -> Path | None:
 def _open_journal(url: str, path: Path, *, create: bool) -> Storage:
     with _guarded(shown(url), ()):
         _prepare_file(path, create=create)
-        _refuse_foreign_journal(path)
+        refuse_foreign_journal(path)
         _quiet()
         from evomerge.search._backends import JournalBackend
 
@@ -195,6 +207,7 @@ def _open_database(url: str, *, create: bool) -> Storage:
     with _guarded(shown(url), secrets):
         if parsed.drivername == "sqlite" and parsed.database:
             _prepare_file(Path(parsed.database), create=create)
+            refuse_foreign_database(Path(parsed.database))
             if not create:
                 parsed = parsed.set(database=str(_writable(Path(parsed.database))))
         _quiet()
@@ -227,16 +240,6 @@ def _prepare_file(path: Path, *, create: bool) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     elif not path.is_file():
         raise StudyError(str(path), "there is no study: no such file")
-
-
-def _refuse_foreign_journal(path: Path) -> None:
-    """Check that the file, if there is one, begins as a journal: a last line without an end is cut off."""
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        head = file.read(len(_JOURNAL_HEAD))
-    if not _JOURNAL_HEAD.startswith(head):
-        raise StudyError(str(path), "is not a journal of studies", "Name another file.")
 
 
 def _writable(path: Path) -> Path:

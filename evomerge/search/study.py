@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from evomerge.errors import StudyError
 from evomerge.fitness.scored import ScoredDigest
@@ -34,10 +34,7 @@ from evomerge.search._records import (
 )
 from evomerge.search._rows import MAIN, SENSELESS, LeaseLost, distributions
 from evomerge.search._scored import SCORED, Known, known, refuse_other_tasks, scored_of, study_names
-from evomerge.search._storage import Storage, open_storage, shown, storage_file
-
-if TYPE_CHECKING:
-    pass
+from evomerge.search._storage import Storage, open_storage, refuse_foreign, shown, storage_file
 
 __all__ = [
     "AcceptedDrift",
@@ -48,6 +45,7 @@ __all__ = [
     "Study",
     "Trial",
     "known",
+    "refuse_foreign",
     "shown",
     "storage_file",
     "study_names",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +112,61 @@ def test_prompts_beyond_the_context_are_counted(here: Path, write: Write, cli: C
     done = cli("check", write(changed("fitness.include_path", str(tasks))))
     assert done.returncode == 0, done.stderr
     assert "60 prompts are longer than the model's context" in " ".join((done.stdout + done.stderr).split())
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"thesis.tex": "years"}, "it holds thesis.tex"),
+        ({"config.json": "{}", "model.safetensors": "weights"}, "it holds config.json, model.safetensors"),
+        ({"run.json": '{"lr": 0.1}'}, "no search wrote its run.json"),
+        ({"run.json": "not JSON"}, "no search wrote its run.json"),
+        ({"study.db": "", "data.csv": "1"}, "it holds data.csv"),
+    ],
+)
+def test_a_run_goes_into_no_folder_with_files_of_the_users(
+    here: Path, write: Write, files: dict[str, str], expected: str
+) -> None:
+    (here / "mine").mkdir()
+    for name, text in files.items():
+        (here / "mine" / name).write_text(text)
+    file = write(changed("output", {"dir": "mine"}))
+    before = contents(here)
+    told = {command: refusal(command, file) for command in ("check", "search")}
+    assert all(expected in text for text in told.values()), told
+    assert contents(here) == before
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {},
+        {".gitkeep": ""},
+        {"study.db": "", "study.db-wal": ""},  # killed before run.json
+        {"run.json": ""},
+        {"run.json": '{"study": "small", "storage": null, "experiment": "e.yml"}', "best.yml": "# mine"},
+    ],
+)
+def test_a_run_goes_into_an_empty_folder_and_its_own(here: Path, write: Write, files: dict[str, str]) -> None:
+    (here / "mine").mkdir()
+    for name, text in files.items():
+        (here / "mine" / name).write_text(text)
+    result = CliRunner().invoke(app, ["check", str(write(changed("output", {"dir": "mine"})))])
+    assert result.exit_code == 0, result.output
+
+
+def test_a_storage_of_something_else_is_refused_before_a_run_folder_is_made(here: Path, write: Write) -> None:
+    with closing(sqlite3.connect(here / "mine.db")) as connection:
+        connection.execute("CREATE TABLE patients (id INTEGER)")
+    (here / "thesis.txt").write_text("years of work")
+    for name, why in (("mine.db", "it holds patients"), ("thesis.txt", "not an SQLite database")):
+        file = write(changed("storage", f"sqlite:///{name}"))
+        before = contents(here)
+        told = {command: refusal(command, file) for command in ("check", "search")}
+        assert all(why in text for text in told.values()), told
+        assert contents(here) == before
+    assert not (here / "runs").exists()

@@ -438,7 +438,7 @@ def test_a_missing_file_is_named_and_not_made(tmp_path: Path) -> None:
 def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     path = tmp_path / "study.db"
     path.write_text("no database, surely\n" * 100)
-    with pytest.raises(StudyError, match=r"study\.db: the storage failed: file is not a database"):
+    with pytest.raises(StudyError, match=r"study\.db: is not an SQLite database"):
         opened(f"sqlite:///{path}")
     folder = tmp_path / "study.log"
     folder.mkdir()
