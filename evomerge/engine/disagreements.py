@@ -54,8 +54,8 @@ def config_warnings(checkpoints: Mapping[str, Checkpoint], donor: str) -> list[s
 def _differences(own: str, other: str) -> dict[str, tuple[Any, Any]]:
     mine, theirs = _settings(own), _settings(other)
     both = [key for key in mine if key in theirs]
-    if mine.get("model_type") != theirs.get("model_type"):  # settings that one of them has no word for
-        both += [key for key in (*mine, *theirs) if (key in mine) != (key in theirs)]
+    if mine.get("model_type") != theirs.get("model_type"):  # settings that one of them does not know
+        both += [key for key in (*mine, *theirs) if (key in mine) != (key in theirs) and "." not in key]
     return {
         key: (mine.get(key), theirs.get(key))
         for key in dict.fromkeys(both)
@@ -65,15 +65,29 @@ def _differences(own: str, other: str) -> dict[str, tuple[Any, Any]]:
 
 @functools.lru_cache(maxsize=64)
 def _settings(text: str) -> dict[str, Any]:
-    """What matters of a configuration, by dotted name."""
+    """What matters of a configuration, by dotted name; of a model of several towers its text decoder first.
+
+    So a language model alone is compared with the decoder of a vision-language model.
+    """
     config = json.loads(text)
     try:
-        loaded = parse_config(config)[0].to_dict()
+        parsed = parse_config(config)[0]
     except CheckpointError:
-        loaded = config
+        return _that_matter(config)
+    whole, decoder = parsed.to_dict(), parsed.get_text_config(decoder=True).to_dict()
+    towers = {
+        key: value for key, value in whole.items() if isinstance(value, Mapping) and key in parsed.sub_configs
+    }
+    beside = {
+        key: value for key, value in towers.items() if value.get("model_type") != decoder.get("model_type")
+    }
+    return _that_matter({**decoder, **beside})
+
+
+def _that_matter(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: value
-        for name, value in _leaves(loaded)
+        for name, value in _leaves(config)
         if _MATTERS.search(name) and not _IS_SILENT.search(name)
     }
 

@@ -295,7 +295,7 @@ _OF_POSITION = re.compile(r"(^|_)(idx|index|id|number|name|prefix|path|seed)$|dr
 def _traits(layer: torch.nn.Module) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, module in layer.named_modules():
-        found[f"{name} class"] = type(module).__name__
+        found[f"{name} class".strip()] = type(module).__name__
         for key, value in vars(module).items():
             if isinstance(value, bool | int | float | str | None) and not _OF_POSITION.search(key):
                 found[f"{name}.{key}".lstrip(".")] = value

@@ -176,3 +176,19 @@ def test_settings_that_say_the_same_in_other_words_are_not_told(tmp_path: Path) 
         ),
     }
     assert config_warnings(models, "base") == []
+
+
+def test_a_language_model_alone_is_compared_with_the_decoder_of_a_model_of_several_towers(
+    tmp_path: Path,
+) -> None:
+    text = transformers.MistralConfig(**SMALL, head_dim=8)
+    whole = transformers.Mistral3Config(text_config=text.to_dict())
+    classes = ["Mistral3ForConditionalGeneration"]
+    models = {
+        "whole": checkpoint(tmp_path, whole, architectures=classes),
+        "text": checkpoint(tmp_path, text),
+    }
+    assert config_warnings(models, "whole") == []
+    models["text"] = checkpoint(tmp_path, text, rms_norm_eps=1e-3)
+    (told,) = config_warnings(models, "whole")
+    assert "rms_norm_eps" in told
