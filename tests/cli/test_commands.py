@@ -100,7 +100,7 @@ def test_a_storage_of_its_own_is_found_by_folder_and_by_name_and_a_half_validate
     done = cli("search", path, "--storage", url, "--study", "mine", "--out", "here")
     assert done.returncode == 0, done.stderr
     assert f"evomerge export here --storage {url} -o here/best.yml" in done.stdout
-    assert "--storage URL" in cli("status", "here").stderr
+    assert "Name its storage with --storage" in cli("status", "here").stderr
     assert "elsewhere" not in (tmp_path / "here" / "run.json").read_text()
     for study in ("here", "mine"):
         assert json.loads(cli("status", study, "--storage", url, "--json").stdout)["study"] == "mine"
