@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -39,19 +40,18 @@ def dtype_of(recipe: Recipe) -> torch.dtype | None:
 def common_dtype(name: str, inputs: Sequence[Input], infos: Sequence[TensorInfo]) -> torch.dtype:
     """The dtype that holds the numbers of all ``inputs``, as torch promotes them: none of them is rounded.
 
+    Floating-point numbers of 8 bits with any others give float32.
+
     Raises:
         CheckpointError: Some hold weights and others whole numbers, or torch has no dtype for both.
     """
     dtypes = [info.dtype for info in infos]
     if len({dtype.is_floating_point for dtype in dtypes}) == 1:
         try:
-            common = dtypes[0]
-            for dtype in dtypes[1:]:
-                common = torch.promote_types(common, dtype)
-        except RuntimeError:  # dtypes of 8 bits do not go together
-            pass
-        else:
-            return common
+            return functools.reduce(torch.promote_types, dtypes)
+        except RuntimeError:  # torch promotes no numbers of 8 bits, nor all whole numbers without a sign
+            if dtypes[0].is_floating_point:
+                return torch.float32
     each = ", ".join(f"{i.model} in {d}".replace("torch.", "") for i, d in zip(inputs, dtypes, strict=True))
     raise CheckpointError("models", f"{name} is stored in dtypes that do not go together: {each}")
 

@@ -125,6 +125,7 @@ def small_models(tmp_path: Path, *dtypes: torch.dtype, **extra: Tensor) -> dict[
         ((torch.bfloat16, torch.float16), torch.float32),
         ((torch.bfloat16, torch.bfloat16), torch.bfloat16),
         ((torch.float16, torch.float16), torch.float16),
+        ((torch.bfloat16, torch.float8_e4m3fn), torch.float32),
     ],
 )
 def test_without_a_dtype_each_tensor_has_the_one_its_inputs_promote_to(
