@@ -130,8 +130,9 @@ def leaderboard_table(rows: Sequence[Row], title: str) -> Table:
             end_section=i + 1 < len(rows) and row.trial.kind != rows[i + 1].trial.kind,
         )
     table.caption = (
-        "Scores: weighted mean of the tasks, higher is better. * = the winner, chosen on validation items.\n"
-        "Tasks: on test items where a model was scored on them, otherwise on search items."
+        "Scores: weighted mean of the tasks, higher is better.\n"
+        "* = the winner, chosen on validation items.\n"
+        "Tasks: on test items where a model was scored on them, else on search items."
     )
     table.caption_justify = "left"
     return table

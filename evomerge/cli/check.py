@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from evomerge.cli._console import console, plain_table, print_json, warn
+from evomerge.cli._console import console, plain_table, print_json, say, warn
 from evomerge.cli._preflight import Preflight, announce, preflight
 
 if TYPE_CHECKING:
@@ -72,12 +72,12 @@ def _print(experiment: Experiment, checked: Preflight, memory: MemoryPlan) -> No
     for t in checked.tasks:
         if t.num_fewshot:
             some = f"{t.num_fewshot} example{'s' if t.num_fewshot > 1 else ''}"
-            console.print(f"{t.task}: {some} in each prompt, from {t.examples}")
+            say(f"{t.task}: {some} in each prompt, from {t.examples}")
     workers = experiment.spec.workers
-    console.print(f"Baselines: {', '.join(b.name for b in experiment.baselines())}")
-    console.print(search_text(experiment.spec.search, space.dimensions))
-    console.print(f"Merge: {len(checked.plan.tensors)} tensors, {_mib(checked.plan.bytes)}")
-    console.print(
+    say(f"Baselines: {', '.join(b.name for b in experiment.baselines())}")
+    say(search_text(experiment.spec.search, space.dimensions))
+    say(f"Merge: {len(checked.plan.tensors)} tensors, {_mib(checked.plan.bytes)}")
+    say(
         f"Memory of a worker on {memory.device}: live model {_mib(memory.live_model)}, "
         f"sources {_mib(memory.sources)} in {memory.sources_in}; {workers.count} worker(s), {workers.backend}"
     )

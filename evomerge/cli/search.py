@@ -17,6 +17,7 @@ from evomerge.cli._console import (
     leaderboard_table,
     print_json,
     program,
+    say,
     short,
     tell,
     warn,
@@ -234,7 +235,8 @@ class _Run:
             how = f"New study {study.name!r}: {experiment.spec.search.trials} candidates"
         self._say(f"{how}, {len(experiment.space.dimensions)} dimensions.")
         self._say(search_text(experiment.spec.search, experiment.space.dimensions))
-        self._say(f"Storage: {study.url}")
+        if not self.quiet:
+            console.print(f"Storage: {study.url}")
 
     def _next_steps(self) -> None:
         from evomerge.search.study import shown
@@ -249,7 +251,7 @@ class _Run:
 
     def _say(self, text: str) -> None:
         if not self.quiet:
-            console.print(text)
+            say(text)
 
     def _say_how_to_go_on(self, text: str) -> None:
         """Also where standard output is a document."""
