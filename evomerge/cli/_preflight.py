@@ -78,6 +78,8 @@ def preflight(experiment: Experiment, *, dry: bool = False) -> Preflight:
     is_new = file is not None and not file.exists()
     if file is not None and not is_new:
         refuse_foreign(experiment.storage)
+    _check_folder(experiment.folder)
+    _check_run_folder(experiment.folder, experiment.path, file)
     study = known(experiment.storage, experiment.name, wait=not dry)
     try:
         _check_workers(experiment.spec.workers)
@@ -97,8 +99,6 @@ def preflight(experiment: Experiment, *, dry: bool = False) -> Preflight:
         sources, scored = identities(checkpoints), evaluator.digest()
     except UserError as exception:
         raise exception.within(str(experiment.path)) from None
-    _check_folder(experiment.folder)
-    _check_run_folder(experiment.folder, experiment.path, file)
     if file is not None and is_new:
         _check_folder(file.absolute().parent, file)
     if dry and not is_new:

@@ -36,7 +36,7 @@ def known(storage: str, name: str, *, wait: bool = False) -> Known:
         StudyError: The storage is malformed or cannot be read.
     """
     path = storage_file(storage)
-    if path is not None and not path.is_file():
+    if path is not None and (not path.is_file() or path.stat().st_size == 0):
         return Known(has_trials=False, scored=None)
     opened = open_storage(storage, create=wait)  # the file is there
     try:
