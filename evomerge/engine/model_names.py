@@ -46,7 +46,7 @@ def parse_config(config: Mapping[str, Any]) -> tuple[Any, Any]:
     import transformers
 
     try:
-        with quiet(), tempfile.TemporaryDirectory() as folder:
+        with quiet(), tempfile.TemporaryDirectory(prefix="evomerge-config-") as folder:
             (Path(folder) / "config.json").write_text(json.dumps(config), encoding="utf-8")
             parsed = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
         name = next(iter(parsed.architectures or []), None)
