@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from evomerge.engine.layers import BESIDE
 from evomerge.errors import CheckpointError
 from evomerge.tokenizers.vocabulary import quiet
 
@@ -183,7 +184,7 @@ class ModelNames:
         """
         lists = {n: m for n, m in self._module.named_modules() if isinstance(m, torch.nn.ModuleList)}
         outer = {n: m for n, m in lists.items() if not any(n.startswith(f"{o}.") for o in lists)}
-        main = {n: m for n, m in outer.items() if not _BESIDE.search(n)} or outer
+        main = {n: m for n, m in outer.items() if not BESIDE.search(n)} or outer
         count = getattr(self._module.config.get_text_config(decoder=True), "num_hidden_layers", None)
         fitting = [m for m in main.values() if len(m) == count] or sorted(main.values(), key=len)[-1:]
         layers = fitting[0] if fitting else ()
@@ -287,7 +288,6 @@ class ModelNames:
         return renamings, [t for t in transforms if isinstance(t, WeightConverter)]
 
 
-_BESIDE = re.compile(r"vision|visual|image|audio|speech|encoder|qformer|resampler|perceiver|codec|mtp|depth")
 _OF_POSITION = re.compile(r"(^|_)(idx|index|id|number|name|prefix|path|seed)$|drop|training")
 """Settings of a module that say where it stands, or matter in training only."""
 
