@@ -16,7 +16,7 @@ Anything else that is raised is a bug and keeps its traceback.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "StudyError",
     "UserError",
     "did_you_mean",
+    "together",
 ]
 
 
@@ -108,6 +109,20 @@ class CandidateError(EvomergeError):
 
     def __str__(self) -> str:
         return f"{self.kind.value}: {self.reason}"
+
+
+def together(errors: Sequence[UserError], what: str) -> UserError:
+    """One error for ``errors`` (at least one), so that a person hears of all of them at once.
+
+    ``what`` says what they keep from happening: ``models cannot be read``.
+    """
+    texts = dict.fromkeys(str(error).replace("\n", "\n    ") for error in errors)
+    if len(texts) == 1:
+        return errors[0]
+    listing = "".join(f"\n  - {text}" for text in texts)
+    kinds = {type(error) for error in errors}
+    kind = kinds.pop() if len(kinds) == 1 else CheckpointError
+    return kind("", f"{len(texts)} {what}:{listing}")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

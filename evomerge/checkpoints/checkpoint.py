@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+import os
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,11 +13,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from evomerge.checkpoints.files import read_json, weight_files
+from evomerge.checkpoints.files import read_json, unread_weights, weight_files
+from evomerge.checkpoints.formats import folder_hint
 from evomerge.checkpoints.paging import let_go
 from evomerge.errors import CheckpointError
 
-__all__ = ["DTYPES", "Checkpoint", "TensorFiles", "TensorInfo", "dtype_name", "open_checkpoint"]
+__all__ = ["DTYPES", "Checkpoint", "TensorFiles", "TensorInfo", "dtype_name", "main_dtype", "open_checkpoint"]
 
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
@@ -27,11 +30,16 @@ DTYPES: dict[str, torch.dtype] = {
     "I16": torch.int16,
     "I8": torch.int8,
     "U8": torch.uint8,
+    "U16": torch.uint16,
+    "U32": torch.uint32,
+    "U64": torch.uint64,
     "BOOL": torch.bool,
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
 }
 """torch's dtype for each name of the safetensors format."""
+if hasattr(torch, "float8_e8m0fnu"):  # since torch 2.7
+    DTYPES["F8_E8M0"] = torch.float8_e8m0fnu
 
 
 @dataclass(frozen=True)
@@ -70,7 +78,9 @@ class Checkpoint:
     """One model: ``tensors`` from the headers, ``config`` from config.json, weights on demand.
 
     ``read`` maps the file into memory and copies nothing; the tensor must not be written to. ``path`` is the
-    folder with the side files, ``tokenizer`` the one with the tokenizer's.
+    folder with the side files, ``tokenizer`` the one with the tokenizer's. ``warnings`` are about the model
+    as such, whatever is merged with it. ``fetch`` has the weight files on this machine, where they are still
+    on the hub.
     """
 
     def __init__(
@@ -89,6 +99,14 @@ class Checkpoint:
         self.files = files
         self.folders = folders or (path,)
         self.tokenizer = tokenizer if tokenizer is not None else path
+        self.warnings: tuple[str, ...] = ()
+        self.fetch: Callable[[], None] = _nothing
+
+    def with_tokenizer(self, folder: Path) -> Checkpoint:
+        """The same model with the tokenizer in ``folder``."""
+        other = copy.copy(self)
+        other.tokenizer = folder
+        return other
 
     def read(self, name: str) -> Tensor:
         """The tensor ``name``, as a view of the mapped file.
@@ -115,6 +133,10 @@ class Checkpoint:
         return sum(info.bytes for info in self.tensors.values())
 
 
+def _nothing() -> None:
+    """The weights are here."""
+
+
 class _Files:
     """The weight files of a folder, opened once."""
 
@@ -131,12 +153,19 @@ class _Files:
                 part = handle.get_slice(name)
                 dtype = DTYPES.get(part.get_dtype())
                 if dtype is None:
+                    is_quantized = part.get_dtype().startswith(("F4", "F6"))
                     raise CheckpointError(
-                        str(path), f"tensor {name!r} has the unsupported dtype {part.get_dtype()}"
+                        str(path),
+                        f"tensor {name!r} has the unsupported dtype {part.get_dtype()}",
+                        "It is quantized: merge the model as it was before." if is_quantized else "",
                     )
                 infos[name] = TensorInfo(tuple(part.get_shape()), dtype)
                 self._handles[name], self._file_of[name] = handle, path
         except (SafetensorError, OSError, ValueError) as exception:
+            if _is_pointer(path):
+                raise CheckpointError(
+                    str(path), "is a pointer of Git LFS, not the weights", "Run 'git lfs pull' in its folder."
+                ) from None
             raise CheckpointError(
                 str(path), f"is no readable safetensors file ({exception})", "Copy or download it again."
             ) from None
@@ -181,14 +210,33 @@ class _Files:
         return tensor
 
 
+def _is_pointer(path: Path) -> bool:
+    """Whether Git has left a few lines of text in place of the file."""
+    try:
+        with path.open("rb") as file:
+            return file.read(_POINTER_BYTES).startswith(b"version https://git-lfs")
+    except OSError:
+        return False
+
+
+_POINTER_BYTES = 64
+
+
 def open_checkpoint(path: Path) -> Checkpoint:
     """The model in the folder ``path``; reads headers only.
 
     Raises:
         CheckpointError: A file is missing or damaged; it is named.
     """
-    config = read_json(path / "config.json", "Is this a model folder?")
-    files, tensors = _Files(), {}
+    if not os.path.lexists(path / "config.json"):
+        kind, hint = folder_hint(path)
+        reason = f"the folder holds no model, but {kind}" if kind else "there is no such file"
+        where = path if kind else path / "config.json"
+        raise CheckpointError(str(where), reason, hint or "Is this a model folder?")
+    config = read_json(path / "config.json")
+    config.pop("transformers_weights", None)  # the name of the file that is read here
+    files = _Files()
+    tensors: dict[str, TensorInfo] = {}
     for file in weight_files(path):
         add = files.add_safetensors if file.suffix == ".safetensors" else files.add_bin
         for name, info in add(file).items():
@@ -197,7 +245,21 @@ def open_checkpoint(path: Path) -> Checkpoint:
             tensors[name] = info
     if not tensors:
         raise CheckpointError(str(path), "its weight files hold no tensors")
-    return Checkpoint(path, config, tensors, files)
+    checkpoint = Checkpoint(path, config, tensors, files)
+    unread = unread_weights(path)
+    if unread is not None:
+        first = weight_files(path)[0].name
+        checkpoint.warnings = (f"has two sets of weights: {first} is read, as by transformers, not {unread}",)
+    return checkpoint
+
+
+def main_dtype(infos: Iterable[TensorInfo]) -> torch.dtype | None:
+    """The floating-point dtype that most bytes have; ``None`` where there is none."""
+    sizes: dict[torch.dtype, int] = {}
+    for info in infos:
+        if info.dtype.is_floating_point:
+            sizes[info.dtype] = sizes.get(info.dtype, 0) + info.bytes
+    return max(sizes, key=lambda dtype: sizes[dtype], default=None)
 
 
 def dtype_name(dtype: torch.dtype) -> str:

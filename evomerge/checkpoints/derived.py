@@ -12,22 +12,23 @@ __all__ = ["DerivedFiles"]
 
 
 class DerivedFiles:
-    """Reads of ``base``, but for the tensors in ``made``, each of which a function makes."""
+    """Reads of ``base``, if there is one, but for the tensors in ``made``, each of which a function makes."""
 
-    def __init__(self, base: TensorFiles, made: Mapping[str, Callable[[], Tensor]]) -> None:
+    def __init__(self, base: TensorFiles | None, made: Mapping[str, Callable[[], Tensor]]) -> None:
         self._base = base
         self._made = dict(made)
 
     def read(self, name: str) -> Tensor:
         """The tensor, made or read."""
-        make = self._made.get(name)
-        return self._base.read(name) if make is None else make()
+        if name not in self._made and self._base is not None:
+            return self._base.read(name)
+        return self._made[name]()
 
     def mapped(self, name: str) -> bool:
         """Whether reading it costs nothing: what is made does cost."""
-        return name not in self._made and self._base.mapped(name)
+        return name not in self._made and self._base is not None and self._base.mapped(name)
 
     def let_go(self, name: str, first: int = 0, end: int | None = None) -> None:
         """Those rows are not needed for now."""
-        if name not in self._made:
+        if name not in self._made and self._base is not None:
             self._base.let_go(name, first, end)

@@ -8,9 +8,19 @@ from typing import Any
 
 import xxhash
 
+from evomerge.checkpoints.formats import folder_hint
 from evomerge.errors import CheckpointError
 
-__all__ = ["find_file", "find_folder", "identity", "local_path", "read_json", "weight_files"]
+__all__ = [
+    "find_file",
+    "find_folder",
+    "identity",
+    "local_path",
+    "read_json",
+    "recoded",
+    "unread_weights",
+    "weight_files",
+]
 
 MAX_JSON_BYTES = 2**28
 MAX_JSON_DEPTH = 100
@@ -46,41 +56,93 @@ def find_file(path: Path) -> bool:
 
 
 def weight_files(path: Path) -> list[Path]:
-    """The weight files in use: those of the index if there is one; safetensors before ``.bin``."""
-    for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin")):
-        index = path / f"{stem}.{suffix}.index.json"
-        if index.is_file():
-            return _indexed_files(index)
-        if (path / f"{stem}.{suffix}").is_file():
-            return [path / f"{stem}.{suffix}"]
+    """The weight files in use: those that transformers reads of a folder with several sets of weights.
+
+    One file comes before an index, safetensors before ``.bin``; a file that config.json names before both.
+    A folder with neither is read for what other safetensors it has.
+
+    Raises:
+        CheckpointError: There are none, or an index names files that are missing.
+    """
+    named = _named_file(path)
+    sets = _weight_sets(path)
+    if named is not None or sets:
+        first = named if named is not None else sets[0]
+        return _indexed_files(first) if first.name.endswith(".index.json") else [first]
     loose = sorted(p for p in path.glob("*.safetensors") if p.is_file() and not p.name.startswith("adapter_"))
+    loose = [p for p in loose if not p.name.startswith("consolidated")] or loose  # the same, in other names
     if not loose:
-        hint = (
-            "It holds a LoRA adapter: name it as base_model+adapter."
-            if (path / "adapter_config.json").is_file()
-            else ""
-        )
+        kind, hint = folder_hint(path)
+        instead = f", but {kind}" if kind else ""
         raise CheckpointError(
-            str(path), "the folder holds no weights (*.safetensors or pytorch_model.bin)", hint
+            str(path), f"the folder holds no weights (*.safetensors or pytorch_model.bin){instead}", hint
         )
     return loose
+
+
+def unread_weights(path: Path) -> str | None:
+    """A second set of weights in a folder, which is not read; ``None`` if there is none that could be."""
+    read = set(weight_files(path))
+    for other in _weight_sets(path):
+        try:
+            files = _indexed_files(other) if other.name.endswith(".index.json") else [other]
+        except CheckpointError:  # left over from weights that are gone
+            continue
+        if not read & set(files) and {f.suffix for f in files} == {f.suffix for f in read}:
+            return other.name
+    return None
+
+
+_WEIGHTS_FIELD = "transformers_weights"
+"""Of configurations: the file with the weights, where it has another name."""
+
+
+def _named_file(path: Path) -> Path | None:
+    """The file of weights that config.json names.
+
+    Raises:
+        CheckpointError: It is missing, or lies outside the folder.
+    """
+    config = path / "config.json"
+    name = read_json(config).get(_WEIGHTS_FIELD) if find_file(config) else None
+    if name is None:
+        return None
+    if not isinstance(name, str) or Path(name).name != name or not find_file(path / name):
+        raise CheckpointError(str(config), f"{_WEIGHTS_FIELD} names {name!r}, which is no file of the folder")
+    return path / name
+
+
+def _weight_sets(path: Path) -> list[Path]:
+    """Files and indices of weights under their usual names; transformers reads the first."""
+    names = [
+        name
+        for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin"))
+        for name in (f"{stem}.{suffix}", f"{stem}.{suffix}.index.json")
+    ]
+    return [path / name for name in names if find_file(path / name)]
 
 
 def _indexed_files(index: Path) -> list[Path]:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(f, str) for f in weight_map.values()):
         raise CheckpointError(str(index), "has no 'weight_map' of tensor names to file names")
-    files = []
-    for name in sorted(set(weight_map.values())):
-        file = index.parent / name
-        if Path(name).name != name or name == "..":
-            raise CheckpointError(str(index), f"names the file {name!r}, which lies outside the model folder")
-        if not find_file(file):
-            raise CheckpointError(
-                str(index), f"names the file {name!r}, which is missing", "Download it again."
-            )
-        files.append(file)
-    return files
+    names = sorted(set(weight_map.values()))
+    outside = next((name for name in names if Path(name).name != name or name == ".."), None)
+    if outside is not None:
+        raise CheckpointError(str(index), f"names the file {outside!r}, which lies outside the model folder")
+    missing = [name for name in names if not find_file(index.parent / name)]
+    if len(missing) == 1:
+        raise CheckpointError(
+            str(index), f"names the file {missing[0]!r}, which is missing", "Download it again."
+        )
+    if missing:
+        shown = ", ".join(missing[:_LISTED]) + (", ..." if len(missing) > _LISTED else "")
+        reason = f"names {len(missing)} files that are missing ({shown})"
+        raise CheckpointError(str(index), reason, "Download them again.")
+    return [index.parent / name for name in names]
+
+
+_LISTED = 4
 
 
 def read_json(path: Path, hint: str = "") -> dict[str, Any]:
@@ -92,7 +154,7 @@ def read_json(path: Path, hint: str = "") -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_JSON_BYTES or not path.is_file():  # a pipe would be waited for
             raise CheckpointError(str(path), "is no file, or too large for one of JSON")
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_bytes())  # in UTF-8 or UTF-16, with or without a byte-order mark
     except FileNotFoundError:
         raise CheckpointError(str(path), "there is no such file", hint) from None
     except (OSError, ValueError, RecursionError) as exception:
@@ -102,6 +164,21 @@ def read_json(path: Path, hint: str = "") -> dict[str, Any]:
     if _is_deep(document):
         raise CheckpointError(str(path), f"is nested more than {MAX_JSON_DEPTH} levels deep")
     return document
+
+
+def recoded(path: Path) -> str | None:
+    """The text of a JSON file that other programs cannot read: in UTF-16, or with a byte-order mark.
+
+    ``None`` for every other file.
+    """
+    with path.open("rb") as file:
+        encoding = json.detect_encoding(file.read(4))
+    if path.suffix != ".json" or encoding == "utf-8":
+        return None
+    try:
+        return path.read_text(encoding=encoding)
+    except ValueError:  # it is none of these after all
+        return None
 
 
 def _is_deep(document: Any) -> bool:
@@ -121,6 +198,11 @@ def identity(path: Path) -> str:
         return xxhash.xxh3_128(path.read_bytes()).hexdigest()
     adapter = path / "adapter_config.json"
     is_adapter = adapter.is_file() and not (path / "config.json").is_file()
+    if adapter.is_file() and not is_adapter:  # trainers leave the base's configuration beside adapters
+        try:
+            weight_files(path)
+        except CheckpointError:
+            is_adapter = True
     state = xxhash.xxh3_128((adapter if is_adapter else path / "config.json").read_bytes())
     for file in sorted(path.glob("adapter_model.*")) if is_adapter else weight_files(path):
         size = file.stat().st_size

@@ -8,18 +8,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evomerge.checkpoints.files import find_file, find_folder, local_path
+from evomerge.checkpoints.formats import file_hint
 from evomerge.errors import CheckpointError, did_you_mean
 
-__all__ = ["Reference", "locate", "parse_reference"]
+__all__ = [
+    "SMALL_FILES",
+    "Reference",
+    "files_on_hub",
+    "local_folder",
+    "locate",
+    "parse_reference",
+    "parse_source",
+    "settings_folder",
+]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.md", "LICENSE*")
-"""What a merge needs of a hub repository; ``.bin`` weights only where there are no safetensors."""
+SMALL_FILES = ("*.json", "*.model", "*.txt", "*.jinja", "*.md", "LICENSE*")
+"""What a merge needs of a hub repository besides weights."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A parsed model reference; equal by value."""
+    """A parsed model reference; equal by value. That of an adapter over a stage has no ``model``."""
 
     model: str
     revision: str | None = None
@@ -64,6 +74,20 @@ def parse_reference(text: str) -> Reference:
     return Reference(model, revision, lora, lora_revision)
 
 
+def parse_source(text: str) -> Reference:
+    """The parts of what a merge reads: a model reference, or ``+adapter``, which goes over a stage.
+
+    Raises:
+        CheckpointError: As ``parse_reference``.
+    """
+    if not text.startswith("+") or find_folder(local_path(text)):
+        return parse_reference(text)
+    lora, revision = _revision(text[1:])
+    if not lora or "+" in lora or (revision is not None and not _is_revision(revision)):
+        raise CheckpointError(text, "an adapter over a stage is 'stage+lora' or 'stage+lora@revision'")
+    return Reference("", None, lora, revision)
+
+
 def locate(model: str, revision: str | None = None, folders: Sequence[Path] = (Path(),)) -> Path:
     """The local folder of ``model``: below one of ``folders``, in their order, or from the hub's cache.
 
@@ -73,14 +97,54 @@ def locate(model: str, revision: str | None = None, folders: Sequence[Path] = (P
     Raises:
         CheckpointError: There is no such folder and no such hub model.
     """
+    candidates = _candidates(model, folders)
+    found = _local(model, candidates)
+    return found if found is not None else _download(model, revision, candidates)
+
+
+def settings_folder(
+    model: str, revision: str | None = None, folders: Sequence[Path] = (Path(),)
+) -> Path | None:
+    """A folder with the JSON files of a hub model, fetched without its weights.
+
+    ``None`` for a local folder, and where nothing may be fetched (``HF_HUB_OFFLINE=1``).
+
+    Raises:
+        CheckpointError: There is no such folder and no such hub model.
+    """
+    candidates = _candidates(model, folders)
+    if _local(model, candidates) is not None:
+        return None
+    from huggingface_hub import constants
+
+    return None if constants.HF_HUB_OFFLINE else _fetched(model, revision, candidates, ["*.json"])
+
+
+def local_folder(model: str, folders: Sequence[Path] = (Path(),)) -> Path | None:
+    """The local folder of ``model``, below one of ``folders``; ``None`` where it can be an id of the hub.
+
+    Raises:
+        CheckpointError: There is no such folder, and no hub id looks like that.
+    """
+    return _local(model, _candidates(model, folders))
+
+
+def _candidates(model: str, folders: Sequence[Path]) -> list[Path]:
     path = local_path(model)
-    candidates = [path] if path.is_absolute() else [folder / path for folder in folders]
+    return [path] if path.is_absolute() else [folder / path for folder in folders]
+
+
+def _local(model: str, candidates: Sequence[Path]) -> Path | None:
+    """The folder of ``model``; ``None`` if it can only be that of a hub id."""
     for candidate in candidates:
         if find_folder(candidate):
             return candidate.resolve()
-    if path.is_absolute() or model.startswith((".", "~")) or not _HUB_ID.fullmatch(model):
+    file = next((c for c in candidates if find_file(c)), None)
+    if file is not None:
+        raise CheckpointError(model, *file_hint(file, model))
+    if local_path(model).is_absolute() or model.startswith((".", "~")) or not _HUB_ID.fullmatch(model):
         raise CheckpointError(model, "there is no such model folder", _near(candidates))
-    return _download(model, revision, candidates)
+    return None
 
 
 def _revision(text: str) -> tuple[str, str | None]:
@@ -107,19 +171,30 @@ def _near(candidates: Sequence[Path]) -> str:
 
 
 def _download(model: str, revision: str | None, candidates: Sequence[Path]) -> Path:
-    from huggingface_hub import HfApi, snapshot_download
+    patterns = [*SMALL_FILES, "*.safetensors"]
+    if not any(name.endswith(".safetensors") for name in files_on_hub(model, revision) or ()):
+        patterns.append("*.bin")  # offline: whatever the cache holds
+    return _fetched(model, revision, candidates, patterns)
+
+
+def files_on_hub(model: str, revision: str | None = None) -> list[str] | None:
+    """The names of the files of a hub model; ``None`` where the hub does not say, as without a network."""
+    from huggingface_hub import HfApi
 
     # Errors of a network are those of the hub's HTTP library, another one in each major release.
-    patterns = [*_FILES]
     try:
         # model_info, as list_repo_files tries for half a minute where there is no network
         found = HfApi().model_info(model, revision=revision, timeout=10).siblings or []
-        if not any(f.rfilename.endswith(".safetensors") for f in found):
-            patterns.append("*.bin")
     except Exception:  # noqa: BLE001
-        patterns.append("*.bin")  # offline: whatever the cache holds
+        return None
+    return [f.rfilename for f in found]
+
+
+def _fetched(model: str, revision: str | None, candidates: Sequence[Path], patterns: Sequence[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
     try:
-        return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
+        return Path(snapshot_download(model, revision=revision, allow_patterns=list(patterns)))
     except Exception as e:  # noqa: BLE001
         raise CheckpointError(
             model,

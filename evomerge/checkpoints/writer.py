@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +17,10 @@ import torch
 from torch import Tensor
 
 from evomerge.checkpoints.checkpoint import DTYPES, TensorInfo
+from evomerge.checkpoints.exchange import Workplace, exchange, recover
+from evomerge.checkpoints.manifest import MANIFEST, manifest_text
 from evomerge.checkpoints.paging import start_writing
+from evomerge.checkpoints.target import Protected, check_target, output_path
 from evomerge.errors import OutputError
 
 __all__ = ["CheckpointWriter", "TensorFile"]
@@ -81,27 +84,35 @@ class CheckpointWriter:
     """A model folder that appears whole or not at all.
 
     Everything is written to a hidden folder beside ``path``, whose files are preallocated: a full disk is
-    noticed before any work. ``tensor(name)`` is the place in the file. ``commit`` flushes and renames.
-    Leaving the ``with`` block without ``commit`` removes what was written.
+    noticed before any work. ``tensor(name)`` is the place in the file. ``commit`` flushes, lists the files in
+    a manifest and exchanges the folders. Leaving the ``with`` block without ``commit`` removes what was
+    written. ``overwrite`` replaces a folder that holds only unchanged files of an earlier merge.
 
     Raises:
-        OutputError: The target exists (and ``overwrite`` is not set), the disk is full, or writing fails.
+        OutputError: ``check_target`` refuses the folder, the disk is full, or writing fails.
     """
 
     def __init__(
-        self, path: Path, tensors: Mapping[str, TensorInfo], *, shard_bytes: int, overwrite: bool = False
+        self,
+        path: Path,
+        tensors: Mapping[str, TensorInfo],
+        *,
+        shard_bytes: int,
+        overwrite: bool = False,
+        protected: Sequence[Protected] = (),
     ) -> None:
-        self.path = path.absolute()
-        self._check_target(overwrite=overwrite)
-        self._partial = self.path.with_name(f".{self.path.name}.partial")
+        self.path = output_path(path)
+        self._protected, self._overwrite = tuple(protected), overwrite
         self._descriptors: list[int] = []
         self._places: dict[str, TensorFile] = {}
         self._index: dict[str, str] = {}
         self._bytes = sum(info.bytes for info in tensors.values())
+        self._workplace: Workplace | None = None
         try:
-            # What is left of a run that was killed is ours to remove: it was never renamed.
-            shutil.rmtree(self._partial, ignore_errors=True)
-            self._partial.mkdir(parents=True)
+            recover(self.path)
+            check_target(self.path, self._protected, overwrite=overwrite)
+            self._workplace = Workplace(self.path)
+            self._partial = self._workplace.folder
             self._lay_out(tensors, shard_bytes)
         except OSError as exception:
             self.abandon()
@@ -162,38 +173,22 @@ class CheckpointWriter:
                     "weight_map": dict(sorted(self._index.items())),
                 }
                 self.write_text("model.safetensors.index.json", json.dumps(document, indent=2) + "\n")
+            self.write_text(MANIFEST, manifest_text(self._partial))
             for file in sorted(self._partial.iterdir()):
                 _sync(file)
             _sync(self._partial)
-            self._take_the_name()
+            # Again: a merge takes hours, in which somebody may have put a file there.
+            check_target(self.path, self._protected, overwrite=self._overwrite)
+            exchange(self._partial, self.path)
             _sync(self.path.parent)
         except OSError as exception:
             raise self._failed(exception) from None
 
-    def _take_the_name(self) -> None:
-        old = self.path.with_name(f".{self.path.name}.replaced")
-        shutil.rmtree(old, ignore_errors=True)
-        try:
-            if self.path.exists():
-                self.path.rename(old)
-            self._partial.rename(self.path)
-        finally:  # also where Ctrl-C came between the two
-            if old.exists() and not self.path.exists():
-                old.rename(self.path)
-        shutil.rmtree(old, ignore_errors=True)
-
     def abandon(self) -> None:
         """Removes what was written and not committed."""
         self._close()
-        shutil.rmtree(self._partial, ignore_errors=True)
-
-    def _check_target(self, *, overwrite: bool) -> None:
-        if self.path.exists() and not self.path.is_dir():
-            raise OutputError(str(self.path), "is a file", "Name a folder that does not exist yet.")
-        if self.path.is_dir() and any(self.path.iterdir()) and not overwrite:
-            raise OutputError(
-                str(self.path), "the folder is not empty", "Name another one, or give --overwrite."
-            )
+        if self._workplace is not None:
+            self._workplace.remove()
 
     def _lay_out(self, tensors: Mapping[str, TensorInfo], shard_bytes: int) -> None:
         shards: list[list[str]] = [[]]

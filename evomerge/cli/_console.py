@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import sys
@@ -27,6 +28,7 @@ __all__ = [
     "plain_table",
     "print_json",
     "program",
+    "say",
     "short",
     "tell",
     "warn",
@@ -42,9 +44,14 @@ def print_json(document: Any) -> None:
     sys.stdout.write(json.dumps(document, indent=2, default=str) + "\n")
 
 
+def say(text: str) -> None:
+    """A line of prose, which breaks between words where somebody looks at columns; one line in a log."""
+    console.print(text, soft_wrap=not (console.is_terminal or "COLUMNS" in os.environ))
+
+
 def warn(text: str) -> None:
     """A line on standard error that does not get in the way of a program that reads the output."""
-    _errors.print(Text.assemble(("Warning: ", "yellow"), text))
+    _errors.print(Text.assemble(("Warning: ", "yellow"), text), soft_wrap=not _errors.is_terminal)
 
 
 def tell(text: str) -> None:
@@ -66,7 +73,7 @@ def command_line() -> str:
 
     Without passwords, and without what was said once and for all.
     """
-    from evomerge.study.study import redact
+    from evomerge.study.storage import redact
 
     return shlex.join([program(), *(redact(word) for word in sys.argv[1:] if word != "--accept-drift")])
 
@@ -123,8 +130,9 @@ def leaderboard_table(rows: Sequence[Row], title: str) -> Table:
             end_section=i + 1 < len(rows) and row.trial.kind != rows[i + 1].trial.kind,
         )
     table.caption = (
-        "Scores: weighted mean of the tasks, higher is better. * = the winner, chosen on validation items.\n"
-        "Tasks: on test items where a model was scored on them, otherwise on search items."
+        "Scores: weighted mean of the tasks, higher is better.\n"
+        "* = the winner, chosen on validation items.\n"
+        "Tasks: on test items where a model was scored on them, else on search items."
     )
     table.caption_justify = "left"
     return table

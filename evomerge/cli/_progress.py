@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from evomerge.cli._console import console, number
+from evomerge.cli._console import console, number, say
 
 if TYPE_CHECKING:
     from evomerge.fitness.objectives import Fitness
@@ -96,7 +96,7 @@ class LiveProgress:
 
     def _line(self, text: str) -> None:
         if not self._quiet:
-            console.print(text)
+            say(text)
 
     def _draw(self, progress: Progress) -> None:
         if self._live is None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evomerge.errors import StudyError, did_you_mean
+from evomerge.errors import OutputError, StudyError, did_you_mean
 
 if TYPE_CHECKING:
     from evomerge.fitness.objectives import Fitness
@@ -15,9 +16,25 @@ if TYPE_CHECKING:
     from evomerge.search.experiment import Experiment, SearchSpec
     from evomerge.study.study import Study, Trial
 
-__all__ = ["OpenedStudy", "open_study", "write_run_file"]
+__all__ = [
+    "RUN_FILE",
+    "OpenedStudy",
+    "RunFile",
+    "check_recipe_target",
+    "open_study",
+    "run_file_kind",
+    "write_run_file",
+]
 
 RUN_FILE = "run.json"
+
+
+class RunFile(Enum):
+    """Whose the ``run.json`` of a folder is."""
+
+    ABSENT = "absent"
+    OURS = "ours"
+    OTHER = "other"
 
 
 @dataclass(frozen=True)
@@ -74,6 +91,24 @@ def write_run_file(folder: Path, experiment: Experiment) -> None:
         "experiment": str(experiment.path.resolve()),
     }
     write_whole(folder / RUN_FILE, json.dumps(document, indent=2) + "\n")
+
+
+def run_file_kind(folder: Path) -> RunFile:
+    """Whether a search wrote the ``run.json`` of ``folder``; an empty or damaged one may be written again
+    if there is a study beside it.
+    """
+    file = folder / RUN_FILE
+    if not (file.exists() or file.is_symlink()):
+        return RunFile.ABSENT
+    if file.is_symlink() or not file.is_file():
+        return RunFile.OTHER
+    try:
+        run = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        is_ours = file.stat().st_size == 0 or (folder / "study.db").is_file()
+    else:
+        is_ours = isinstance(run, dict) and {"study", "experiment"} <= run.keys()
+    return RunFile.OURS if is_ours else RunFile.OTHER
 
 
 def open_study(text: str, storage: str | None) -> OpenedStudy:
@@ -139,5 +174,27 @@ def _own(text: str, place: _Place | None) -> tuple[str, str]:
             did_you_mean(Path(text).name, known) or "Start one with: evomerge search EXPERIMENT.yml",
         )
     if place.storage is None:
-        raise StudyError(text, f"its study {place.name!r} is not in this folder", "Give --storage URL.")
+        raise StudyError(
+            text,
+            f"its study {place.name!r} is not in this folder",
+            "Name its storage with --storage, as in storage: of the experiment file.",
+        )
     return place.storage, place.name
+
+
+def check_recipe_target(path: Path) -> None:
+    """Check that ``export`` may write ``path``: a new file, or one that an export wrote.
+
+    Raises:
+        OutputError: It is a folder, a link, or a file of another kind.
+    """
+    hint = "Name another file with -o, or - for standard output."
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise OutputError(str(path), "is a link" if path.is_symlink() else "is not a file", hint)
+    if path.exists():
+        try:
+            head = path.read_bytes()[:64]
+        except OSError as exception:
+            raise OutputError(str(path), f"cannot be read ({exception.strerror})", hint) from None
+        if not head.startswith(b"# evomerge "):
+            raise OutputError(str(path), "exists, and no export wrote it", hint)

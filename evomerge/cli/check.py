@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from evomerge.cli._console import console, plain_table, print_json, warn
-from evomerge.cli._preflight import Preflight, announce, preflight, without_effect
+from evomerge.cli._console import console, plain_table, print_json, say, warn
+from evomerge.cli._preflight import Preflight, announce, preflight
 
 if TYPE_CHECKING:
     from evomerge.engine.memory import MemoryPlan
@@ -29,13 +29,11 @@ def command(
 
     loaded = Experiment.load(experiment)
     announce(loaded.fitness)
-    checked = preflight(loaded)
+    checked = preflight(loaded, dry=True)
     workers = loaded.spec.workers
     size = {dtype_name(d): d.itemsize for d in DTYPES.values()}.get(workers.dtype or "")
     memory = memory_plan(checked.checkpoints, checked.plan, resolve_device(workers.device), size)
-    warnings = list(dict.fromkeys(checked.plan.warnings))
-    warnings += [f"models.{name} is not used by the recipe" for name in loaded.unused]
-    warnings += without_effect(loaded)
+    warnings = list(checked.warnings)
     if json_:
         print_json(_document(loaded, checked, memory, warnings))
         return
@@ -71,11 +69,15 @@ def _print(experiment: Experiment, checked: Preflight, memory: MemoryPlan) -> No
             *(str(t.items[s]) for s in Split),
         )
     console.print(table)
+    for t in checked.tasks:
+        if t.num_fewshot:
+            some = f"{t.num_fewshot} example{'s' if t.num_fewshot > 1 else ''}"
+            say(f"{t.task}: {some} in each prompt, from {t.examples}")
     workers = experiment.spec.workers
-    console.print(f"Baselines: {', '.join(b.name for b in experiment.baselines())}")
-    console.print(search_text(experiment.spec.search, space.dimensions))
-    console.print(f"Merge: {len(checked.plan.tensors)} tensors, {_mib(checked.plan.bytes)}")
-    console.print(
+    say(f"Baselines: {', '.join(b.name for b in experiment.baselines())}")
+    say(search_text(experiment.spec.search, space.dimensions))
+    say(f"Merge: {len(checked.plan.tensors)} tensors, {_mib(checked.plan.bytes)}")
+    say(
         f"Memory of a worker on {memory.device}: live model {_mib(memory.live_model)}, "
         f"sources {_mib(memory.sources)} in {memory.sources_in}; {workers.count} worker(s), {workers.backend}"
     )
@@ -104,6 +106,8 @@ def _document(
                 "metric": t.metric,
                 "output_type": t.output_type,
                 "weight": t.weight,
+                "num_fewshot": t.num_fewshot,
+                "examples": t.examples,
                 "items": {split.value: count for split, count in t.items.items()},
             }
             for t in checked.tasks

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from evomerge.cli._console import console, number, print_json, warn
-from evomerge.cli._studies import open_study
-from evomerge.errors import StudyError
+from evomerge.cli._studies import check_recipe_target, open_study
+from evomerge.errors import OutputError, StudyError
 
 if TYPE_CHECKING:
     from evomerge.cli._studies import OpenedStudy
@@ -22,7 +23,9 @@ def command(
     study: Annotated[
         str, typer.Argument(help="A run's folder, its name under runs/, or the experiment file.")
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The recipe to write.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The recipe to write; - for standard output.")
+    ],
     trial: Annotated[
         int | None,
         typer.Option(min=0, help="Number of the trial; the best by validation score if not given."),
@@ -53,6 +56,12 @@ def command(
     ]
     if chosen.fingerprint is not None:
         comments.append(f"evomerge-fingerprint: {chosen.fingerprint}")
+    if output == Path("-"):
+        if json_:
+            raise OutputError("-o", "standard output takes either the recipe or --json", "Name a file.")
+        sys.stdout.write(dump_recipe(recipe, comments=comments))
+        return
+    check_recipe_target(output)
     dump_recipe(recipe, output, comments)
     if json_:
         print_json(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +19,10 @@ def command(
         str | None, typer.Argument(help="A ready-made search space; they are listed if not given.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The file to write; NAME.yml if not given.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="The file to write, - for standard output; NAME.yml if not given."
+        ),
     ] = None,
 ) -> None:
     """Copy a ready-made search space, to be edited."""
@@ -33,8 +37,12 @@ def command(
         return
     if name not in ready:
         raise RecipeError(name, "there is no such search space", did_you_mean(name, ready))
+    text = ready[name].read_text(encoding="utf-8")
+    if output == Path("-"):
+        sys.stdout.write(text)
+        return
     target = output or Path(f"{name}.yml")
-    if target.exists():
+    if target.exists() or target.is_symlink():
         raise OutputError(str(target), "exists already", "Name another file with -o.")
-    write_whole(target, ready[name].read_text(encoding="utf-8"))
+    write_whole(target, text)
     console.print(f"Wrote {target}")

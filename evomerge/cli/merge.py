@@ -15,6 +15,8 @@ from evomerge.errors import RecipeError, did_you_mean
 __all__ = ["command"]
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_SMALLEST = 10**6
+"""Bytes. In MergeKit's option 5B stands for five billion parameters; nobody wants shards of five bytes."""
 _FINGERPRINT = re.compile(r"^# evomerge-fingerprint: ([0-9a-f]{32})\s*$", re.MULTILINE)
 
 
@@ -31,7 +33,9 @@ def command(
     truncate_embeddings: Annotated[
         bool, typer.Option(help="Cut embeddings of unequal size to the rows that all models have.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option(help="Replace OUT_DIR if it is not empty.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option(help="Replace an earlier merge; never a file that no merge wrote.")
+    ] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Merge models on disk. OUT_DIR appears whole or not at all."""
@@ -57,6 +61,7 @@ def command(
         threads=threads or os.cpu_count() or 1,
         truncate_embeddings=truncate_embeddings,
         expected_fingerprint=expected.group(1) if expected else None,
+        recipe_file=recipe,
     )
     with stoppable("Stopped; no half-written model is left."):
         result = merge_to_disk(loaded, checkpoints, out_dir, options)
@@ -90,4 +95,9 @@ def _bytes(text: str) -> int:
             else "Write 5GB or 500MB."
         )
         raise RecipeError("--shard-size", f"{text!r} is no size", hint)
-    return max(1, int(float(match.group(1)) * _UNITS[match.group(2).upper()]))
+    size = int(float(match.group(1)) * _UNITS[match.group(2).upper()])
+    if size < _SMALLEST:
+        number = match.group(1)
+        hint = f"Did you mean {number}GB?" if match.group(2).upper() in ("", "B") else "Write 5GB or 500MB."
+        raise RecipeError("--shard-size", f"{text!r} are {size} bytes, and the least is 1MB", hint)
+    return size

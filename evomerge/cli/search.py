@@ -17,16 +17,18 @@ from evomerge.cli._console import (
     leaderboard_table,
     print_json,
     program,
+    say,
     short,
     tell,
     warn,
 )
-from evomerge.cli._preflight import announce, preflight, without_effect
+from evomerge.cli._preflight import announce, preflight
 from evomerge.cli._progress import LiveProgress
 from evomerge.cli._signals import STOPPED, handling, name_of
 from evomerge.cli._studies import write_run_file
 
 if TYPE_CHECKING:
+    from evomerge.fitness.scored import ScoredDigest
     from evomerge.search.experiment import Experiment
     from evomerge.study.study import Study
     from evomerge.workers.executor import Executor
@@ -86,6 +88,7 @@ class _Run:
         self.accept_drift = accept_drift
         self.searching = False
         self.stop_asked = False
+        self.scored: ScoredDigest | None = None
 
     def run(self) -> None:
         from evomerge.fitness.objectives import Fitness
@@ -103,8 +106,6 @@ class _Run:
             top_k=experiment.spec.search.top_k,
             lag=experiment.spec.search.lag,
         )
-        for warning in without_effect(experiment):
-            warn(warning)
         with self._interruptible(), self._study() as study, self._executor() as executor:
             self._announce(study)
             self.searching = True
@@ -135,13 +136,15 @@ class _Run:
 
     @contextlib.contextmanager
     def _study(self) -> Iterator[Study]:
-        from evomerge.engine.sources import identities
         from evomerge.errors import OutputError
         from evomerge.search.experiment import FREE_FIELDS, read_document
         from evomerge.study.study import Study
 
         experiment = self.experiment
-        sources = identities(preflight(experiment).checkpoints)
+        checked = preflight(experiment)
+        for warning in checked.warnings:
+            warn(warning)
+        self.scored = checked.scored
         try:
             experiment.folder.mkdir(parents=True, exist_ok=True)
         except OSError as exception:
@@ -151,9 +154,10 @@ class _Run:
         with Study.open(
             experiment.storage,
             experiment.name,
-            document=experiment.document(sources),
+            document=experiment.document(checked.sources),
             dimensions=experiment.space.dimensions,
             free=FREE_FIELDS,
+            scored=checked.scored,
             read=read_document,
         ) as study:
             # Not before: what is there may point to another study.
@@ -172,6 +176,8 @@ class _Run:
             device=workers.device,
             dtype=workers.dtype,
             threads=workers.threads,
+            as_drawn=self.scored is not None and self.scored.as_drawn,
+            scored=None if self.scored is None else self.scored.by_task(),
         )
         executor: Executor
         if workers.backend == "inline":
@@ -230,19 +236,23 @@ class _Run:
             how = f"New study {study.name!r}: {experiment.spec.search.trials} candidates"
         self._say(f"{how}, {len(experiment.space.dimensions)} dimensions.")
         self._say(search_text(experiment.spec.search, experiment.space.dimensions))
-        self._say(f"Storage: {study.url}")
+        if not self.quiet:
+            console.print(f"Storage: {study.url}")
 
     def _next_steps(self) -> None:
+        from evomerge.study.storage import redact
+
         study = shlex.quote(short(self.experiment.folder))
         best = shlex.quote(short(self.experiment.folder / "best.yml"))
-        extra = "" if self.experiment.spec.storage is None else " --storage URL"
+        url = self.experiment.spec.storage
+        extra = "" if url is None else f" --storage {shlex.quote(redact(url))}"
         console.print(
             f"\nNext:\n  {program()} export {study}{extra} -o {best}\n  {program()} merge {best} OUT_DIR",
         )
 
     def _say(self, text: str) -> None:
         if not self.quiet:
-            console.print(text)
+            say(text)
 
     def _say_how_to_go_on(self, text: str) -> None:
         """Also where standard output is a document."""

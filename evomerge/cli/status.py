@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from evomerge.cli._console import console, leaderboard_table, number, print_json
+from evomerge.cli._console import console, leaderboard_table, number, print_json, say
 from evomerge.cli._studies import open_study
 
 __all__ = ["command"]
@@ -46,29 +46,29 @@ def command(
         return
     trials = opened.study.trials()
     candidates = opened.study.candidates()
-    console.print(
+    say(
         f"{opened.study.name}: {len(candidates)} candidates in {len(opened.study.generations())} "
         f"generations, {len(opened.study.baselines())} baselines",
     )
-    console.print(search_text(opened.search, opened.space.dimensions))
+    say(search_text(opened.search, opened.space.dimensions))
     driver = opened.study.driver()
     if driver is not None:
-        console.print(driver_text(driver))
+        say(driver_text(driver))
     for drift in opened.study.accepted_drifts:
-        console.print(drift_text(drift))
+        say(drift_text(drift))
     failures = Counter(t.failure.kind.value for t in trials if t.failure is not None)
     if failures:
-        console.print("Failed: " + ", ".join(f"{n} {kind}" for kind, n in sorted(failures.items())))
+        say("Failed: " + ", ".join(f"{n} {kind}" for kind, n in sorted(failures.items())))
     cached = sum(1 for t in trials if t.cached_from is not None)
     if cached:
-        console.print(f"Answered from earlier trials with the same recipe: {cached}")
+        say(f"Answered from earlier trials with the same recipe: {cached}")
     scored = [t for t in trials if t.cached_from is None and t.scores is not None]
     if scored:
         made = median(t.seconds.materialize for t in scored)
         judged = median(t.seconds.evaluate for t in scored)
-        console.print(f"Seconds a candidate (median): {number(made)} to merge, {number(judged)} to evaluate")
+        say(f"Seconds a candidate (median): {number(made)} to merge, {number(judged)} to evaluate")
     missing, finalists = opened.unvalidated()
     if missing:
-        console.print(f"Not finished: {missing} of {finalists} finalists are still to be validated.")
+        say(f"Not finished: {missing} of {finalists} finalists are still to be validated.")
     if rows:
         console.print(leaderboard_table(rows, "Leaderboard"))

@@ -5,17 +5,19 @@ The live model and the files on disk are filled by the same function, chunk by c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from evomerge.engine.fingerprint import check_finite
 from evomerge.engine.plan import TensorPlan
 from evomerge.engine.statistics import Statistics
-from evomerge.errors import RecipeError
+from evomerge.errors import CheckpointError, RecipeError
 from evomerge.methods import (
     ROW_BLOCK,
     Chunk,
@@ -66,10 +68,15 @@ def merge_tensor(
     Raises:
         CandidateError: The result holds NaN or infinity (on a CPU).
         RecipeError: The parameters do not work for these inputs.
+        CheckpointError: Inputs that are no weights, but whole numbers or truth values, differ.
     """
     method = get_method(tensor.method)
     x_MRC = [rows_of(read(i.model, i.tensor).contiguous()) for i in tensor.inputs]
     digest = Digest.on(x_MRC[0].device)
+    if not x_MRC[0].numel():
+        return digest
+    if not tensor.dtype.is_floating_point:
+        _check_equal(tensor, x_MRC)
     if not tensor.dtype.is_floating_point or _is_shared_limit(tensor, x_MRC):
         same_RC = x_MRC[0].to(tensor.dtype)
         digest.add(same_RC, 0)
@@ -93,7 +100,9 @@ def rows_of(tensor: Tensor) -> Tensor:
     Raises:
         RuntimeError: No stride spans its dimensions.
     """
-    return tensor.view(1, -1) if tensor.dim() < 2 else tensor.view(-1, tensor.shape[-1])
+    return (
+        tensor.view(1, -1) if tensor.dim() < 2 else tensor.view(tensor.shape[:-1].numel(), tensor.shape[-1])
+    )
 
 
 class ComputePool:
@@ -144,7 +153,8 @@ def _prepare(tensor: TensorPlan, method: MergeMethod, statistic: Any) -> Any:
     if "key" in method.context:
         arguments["key"] = key_of(tensor.name)
     try:
-        return method.prepare(statistic, **arguments)
+        with np.errstate(all="ignore"):  # what comes of infinite weights is found when it is written
+            return method.prepare(statistic, **arguments)
     except ValueError as exception:
         raise RecipeError("parameters", f"{method.name}: {exception} (tensor {tensor.name})") from None
 
@@ -155,13 +165,34 @@ def _chunk_elements(x_RC: Tensor) -> int:
     return _CHUNK_ELEMENTS["compiled" if compiled() is not None else "cpu"]
 
 
+def _check_equal(tensor: TensorPlan, x_MRC: Sequence[Tensor]) -> None:
+    """Whole numbers and truth values are tables, masks or counts, of which there is no mean."""
+    common_MRC = [x_RC.to(tensor.dtype) for x_RC in x_MRC]
+    other = [
+        f"{i.model} ({i.tensor})"
+        for i, x_RC in zip(tensor.inputs, common_MRC, strict=True)
+        if not torch.equal(x_RC, common_MRC[0])
+    ]
+    if other:
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        raise CheckpointError(
+            tensor.inputs[0].model,
+            f"{tensor.name} holds {dtype}, not weights, and differs in {', '.join(other)}",
+            "Such a tensor is copied where all models agree; store the same one in all of them.",
+        )
+
+
 def _is_shared_limit(tensor: TensorPlan, x_MRC: Sequence[Tensor]) -> bool:
     """Whether it is a single number at which all models are infinite: a setting (do not clip), no weight."""
-    return tensor.shape == () and all(bool(x.isinf()) and torch.equal(x, x_MRC[0]) for x in x_MRC)
+    if tensor.shape != ():
+        return False
+    values = [float(x) for x in x_MRC]  # not `isinf`, which torch has not for every dtype
+    return math.isinf(values[0]) and len(set(values)) == 1
 
 
 def _chunk(tensor: TensorPlan, x_MRC: tuple[Tensor, ...], row: int) -> Chunk:
-    return Chunk(x_MRC, row, has_base=tensor.has_base, is_vector=len(tensor.shape) < 2)
+    period = math.prod(tensor.shape[1:-1])
+    return Chunk(x_MRC, row, has_base=tensor.has_base, is_vector=len(tensor.shape) < 2, period=period)
 
 
 def _chunks(

@@ -7,7 +7,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Origin", "is_tied", "layer_count", "quantization", "resize", "resize_module", "text_parts"]
+__all__ = [
+    "Origin",
+    "is_by_layer",
+    "is_tied",
+    "layer_count",
+    "resize",
+    "resize_module",
+    "text_parts",
+    "text_sections",
+]
 
 _COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_blocks")
 _DECODER_COUNTS = ("num_decoder_layers", "decoder_layers")
@@ -36,6 +45,18 @@ def text_parts(config: Mapping[str, Any]) -> list[Any]:
     return [part for _, part in _parts(config)]
 
 
+def text_sections(config: Mapping[str, Any]) -> list[tuple[tuple[str, ...], Any]]:
+    """``text_parts``, each with its path in the configuration."""
+    return list(_parts(config))
+
+
+def is_by_layer(key: str, value: Sequence[Any], depth: int) -> bool:
+    """Whether the list ``value`` of a setting says something of each of ``depth`` layers, or names some."""
+    if _NOT_BY_LAYER.search(key):
+        return False
+    return len(value) == depth or bool(_INDICES.search(key) and _is_indices(value, depth, len(value)))
+
+
 def layer_count(config: Mapping[str, Any]) -> int | None:
     """Layers of the main stack as the configuration says, nested text configurations included."""
     for part in text_parts(config):
@@ -50,16 +71,6 @@ def is_tied(config: Mapping[str, Any]) -> bool | None:
     for part in text_parts(config):
         if isinstance(part.get("tie_word_embeddings"), bool):
             return bool(part["tie_word_embeddings"])
-    return None
-
-
-def quantization(config: Mapping[str, Any]) -> str | None:
-    """How the weights are quantized, if they are."""
-    for part in text_parts(config):
-        settings = part.get("quantization_config")
-        if settings:
-            method = settings.get("quant_method") if isinstance(settings, Mapping) else None
-            return str(method or "unknown method")
     return None
 
 

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from evomerge.checkpoints.checkpoint import Checkpoint
-from evomerge.checkpoints.files import read_json
+from evomerge.checkpoints.files import read_json, recoded
+from evomerge.checkpoints.target import Protected, check_target, output_path
 from evomerge.checkpoints.writer import CheckpointWriter
 from evomerge.engine.compute import ComputePool, merge_tensor
 from evomerge.engine.fingerprint import fingerprint
+from evomerge.engine.header import check_header
 from evomerge.engine.inputs import Inputs
-from evomerge.engine.live_model import check_loads
 from evomerge.engine.plan import MergePlan, TensorPlan
 from evomerge.engine.statistics import Statistics
 from evomerge.errors import CandidateError, CheckpointError, OutputError
@@ -47,6 +48,8 @@ class MergeOptions:
     chunk_elements: int | None = None
     expected_fingerprint: str | None = None
     truncate_embeddings: bool = False
+    recipe_file: Path | None = None
+    """Where the recipe was read: its folder is never replaced."""
 
 
 @dataclass(frozen=True)
@@ -70,17 +73,18 @@ def merge_to_disk(
 
     Raises:
         RecipeError, CheckpointError: The recipe or a model is wrong.
-        OutputError: The folder cannot be written, or the weights are not those that were scored.
+        OutputError: The folder may not or cannot be written (see ``check_target``), or the weights are not
+            those that were scored.
     """
+    protected = _protected(checkpoints, options.recipe_file)
+    check_target(output_path(path), protected, overwrite=options.overwrite)
     inputs = Inputs(checkpoints, truncate_embeddings=options.truncate_embeddings)
     merge_plan = inputs.plan(recipe)
-    warnings = merge_plan.warnings
-    if recipe.models is None:  # another configuration than the models had: not every one can be told
-        warning = check_loads(merge_plan)
-        warnings = (*warnings, warning) if warning is not None else warnings
+    warning = check_header(merge_plan, is_stack=recipe.models is None)
+    warnings = (*merge_plan.warnings, *((warning,) if warning is not None else ()))
     infos = {t.name: t.info for t in merge_plan.tensors}
     with CheckpointWriter(
-        path, infos, shard_bytes=options.shard_bytes, overwrite=options.overwrite
+        path, infos, shard_bytes=options.shard_bytes, overwrite=options.overwrite, protected=protected
     ) as writer:
         written = _write_weights(merge_plan, writer, options)
         expected = options.expected_fingerprint
@@ -98,6 +102,17 @@ def merge_to_disk(
         _write_side_files(merge_plan, writer)
         writer.commit()
     return MergeResult(written, len(infos), merge_plan.bytes, warnings)
+
+
+def _protected(checkpoints: Mapping[str, Checkpoint], recipe_file: Path | None) -> list[Protected]:
+    places = [] if recipe_file is None else [Protected(recipe_file.resolve().parent, "the recipe's folder")]
+    for name, checkpoint in checkpoints.items():
+        for place in dict.fromkeys((checkpoint.path, checkpoint.tokenizer, *checkpoint.folders)):
+            if place.is_file():
+                places.append(Protected(place.resolve().parent, f"the folder of the recipe {place.name}"))
+            else:
+                places.append(Protected(place, f"the input model {name!r}", inside=True))
+    return places
 
 
 def _write_weights(
@@ -146,6 +161,8 @@ def _write_side_files(merge_plan: MergePlan, writer: CheckpointWriter) -> None:
         if file.name == "generation_config.json" and merge_plan.renumber is not None:
             generation = merge_plan.renumber.applied(read_json(file))
             writer.write_text(file.name, json.dumps(generation, indent=2) + "\n")
+        elif (text := recoded(file)) is not None:
+            writer.write_text(file.name, text)
         else:
             writer.copy(file)
 
@@ -154,11 +171,16 @@ def _card(
     recipe: Recipe, checkpoints: Mapping[str, Checkpoint], merge_plan: MergePlan, fingerprint: str
 ) -> str:
     sources = "\n".join(f"- `{model}`" for model in checkpoints)
+    left_out = "\n".join(
+        f"- `{model}`: {', '.join(f'`{name}`' for name in names)}"
+        for model, names in merge_plan.ignored.items()
+    )
+    ignored = f"Left out (`ignore`):\n\n{left_out}\n\n" if left_out else ""
     count = sum(t.info.bytes // t.dtype.itemsize for t in merge_plan.tensors)
     return (
         "---\nlibrary_name: transformers\ntags:\n- merge\n- evomerge\n---\n\n"
         f"# A `{recipe.merge_method}` merge\n\n"
-        f"{count / 1e6:.2f} million parameters, merged with evomerge from\n\n{sources}\n\n"
+        f"{count / 1e6:.2f} million parameters, merged with evomerge from\n\n{sources}\n\n{ignored}"
         "## Recipe\n\n```yaml\n" + dump_recipe(recipe) + "```\n\n"
         f"Fingerprint of the weights: `{fingerprint}`\n\n"
         "## Again\n\n```bash\nevomerge merge evomerge_recipe.yml OUT_DIR\n```\n"

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from evomerge.checkpoints.checkpoint import Checkpoint
+from evomerge.engine.adapters import with_adapter
+from evomerge.engine.alike import Alike, made_alike
+from evomerge.engine.compatibility import check_not_quantized
+from evomerge.engine.disagreements import config_warnings
+from evomerge.engine.ignored import unused_patterns, without_ignored
 from evomerge.engine.layout import donor_of
 from evomerge.engine.plan import MergePlan
 from evomerge.engine.planner import planned
 from evomerge.engine.stages import staged
-from evomerge.engine.vocabulary import Alignment, aligned, truncated, vocabulary_warnings
+from evomerge.engine.tokenizer_folders import vocabulary_warnings
+from evomerge.engine.vocabulary import Alignment, aligned, truncated
 from evomerge.errors import RecipeError, did_you_mean
-from evomerge.recipe import Recipe
+from evomerge.methods import get_method
+from evomerge.recipe import Recipe, stage_of
 
 __all__ = ["Inputs"]
 
@@ -29,7 +36,10 @@ class Inputs:
         self.checkpoints = dict(checkpoints)
         self._truncate = truncate_embeddings
         self._stages: dict[str, tuple[str, Checkpoint]] = {}
+        self._adapted: dict[str, tuple[str, Checkpoint]] = {}
         self._alignments: dict[str, Alignment] = {}
+        self._ignoring: dict[_IgnoredKey, tuple[Checkpoint, tuple[str, ...], Checkpoint]] = {}
+        self._alike: dict[_AlikeKey, tuple[Alike, tuple[Checkpoint, ...]]] = {}
 
     def plan(self, recipe: Recipe) -> MergePlan:
         """The plan of ``recipe``; if there is one, the merge can run.
@@ -39,28 +49,91 @@ class Inputs:
             CheckpointError: Models that do not fit together; every offending tensor is listed.
         """
         pool, keys = dict(self.checkpoints), dict.fromkeys(self.checkpoints, "")
-        for stage in _in_order(recipe):
+        stages = _in_order(recipe)
+        for stage in stages:
             name = str(stage.name)
+            self._adapt_stages(stage, pool, keys)
             inputs = {model: keys[model] for model in stage.inputs() if keys.get(model)}
-            keys[name] = json.dumps([stage.key(), inputs])
+            keys[name] = json.dumps([stage.key(), recipe.ignore, inputs])
             known, checkpoint = self._stages.get(name, ("", None))
             if checkpoint is None or known != keys[name]:
-                checkpoint = staged(self._plan(stage, pool, keys))
+                checkpoint = staged(self._plan(stage, pool, keys, recipe.ignore))
                 self._stages[name] = keys[name], checkpoint
             pool[name] = checkpoint
-        return self._plan(recipe, pool, keys)
+        plan = self._plan(recipe, pool, keys)
+        return self._with_ignored(plan, [*stages, recipe], recipe.ignore, pool)
 
-    def _plan(self, recipe: Recipe, pool: Mapping[str, Checkpoint], keys: Mapping[str, str]) -> MergePlan:
+    def _with_ignored(
+        self,
+        plan: MergePlan,
+        recipes: Sequence[Recipe],
+        everywhere: Sequence[str],
+        pool: Mapping[str, Checkpoint],
+    ) -> MergePlan:
+        """``plan`` with what all of ``recipes`` leave out, and a warning of patterns that match nothing."""
+        ignored: dict[str, tuple[str, ...]] = {}
+        patterns: list[str] = []
+        for merge in recipes:
+            own = (*merge.ignore, *everywhere)
+            patterns += own
+            for model in merge.inputs() if own else ():
+                names = self._without_ignored(model, pool[model], own)[1]
+                if names:
+                    ignored[model] = tuple(dict.fromkeys((*ignored.get(model, ()), *names)))
+        unused = unused_patterns(patterns, ignored)
+        warnings = [f"ignore: {pattern!r} matches no tensor" for pattern in unused]
+        return replace(plan, warnings=(*plan.warnings, *warnings), ignored=ignored)
+
+    def _without_ignored(
+        self, model: str, checkpoint: Checkpoint, patterns: tuple[str, ...]
+    ) -> tuple[Checkpoint, tuple[str, ...]]:
+        """What ``without_ignored`` gives; the same object for the same checkpoint."""
+        if not patterns:
+            return checkpoint, ()
+        key = (model, patterns, id(checkpoint))
+        if key not in self._ignoring:
+            for old in [k for k in self._ignoring if k[:2] == key[:2]]:  # of a stage that is made anew
+                del self._ignoring[old]
+            self._ignoring[key] = (*without_ignored(model, checkpoint, patterns), checkpoint)
+        return self._ignoring[key][:2]
+
+    def _adapt_stages(self, recipe: Recipe, pool: dict[str, Checkpoint], keys: dict[str, str]) -> None:
+        """Adds to ``pool`` the stages that ``recipe`` names with an adapter (``stage+adapter``)."""
+        for model in recipe.inputs():
+            stage = stage_of(model, pool)
+            adapter = self.checkpoints.get(model[len(stage) :]) if stage is not None else None
+            if stage is None or adapter is None or model in pool:
+                continue
+            keys[model] = json.dumps([keys[stage], model])
+            known, checkpoint = self._adapted.get(model, ("", None))
+            if checkpoint is None or known != keys[model]:
+                checkpoint = with_adapter(pool[stage], adapter.path)
+                self._adapted[model] = keys[model], checkpoint
+            pool[model] = checkpoint
+
+    def _plan(
+        self,
+        recipe: Recipe,
+        pool: dict[str, Checkpoint],
+        keys: dict[str, str],
+        everywhere: Sequence[str] = (),
+    ) -> MergePlan:
+        self._adapt_stages(recipe, pool, keys)
         models = recipe.inputs()
         unknown = next((model for model in models if model not in pool), None)
         if unknown is not None:
             raise RecipeError("recipe", f"there is no model {unknown!r}", did_you_mean(unknown, pool))
-        checkpoints = {model: pool[model] for model in models}
+        alone = next((model for model in models if model.startswith("+") and not pool[model].tensors), None)
+        if alone is not None:
+            raise RecipeError("recipe", f"{alone!r} is an adapter alone", f"Write base_model{alone}.")
+        patterns = (*recipe.ignore, *everywhere)
+        checkpoints = {model: self._without_ignored(model, pool[model], patterns)[0] for model in models}
         spec = recipe.vocabulary
         key = json.dumps(
             [
                 spec.model_dump() if spec is not None else None,
                 recipe.chat_template,
+                patterns,
                 {model: keys[model] for model in checkpoints},
                 [recipe.merge_method, recipe.base_model, *recipe.merged()],
             ]
@@ -74,15 +147,43 @@ class Inputs:
 
     def _aligned(self, recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> Alignment:
         donor = donor_of(recipe)
+        drop_equal = "key" in get_method(recipe.merge_method).context  # each tensor at random by its name
+        alike = self._made_alike(checkpoints, donor, drop_equal=drop_equal)
+        made = self._one_vocabulary(recipe, alike.checkpoints, donor)
+        own = (f"{model}: {text}" for model, c in checkpoints.items() for text in c.warnings)
+        merged = {model: checkpoints[model] for model in dict.fromkeys((donor, *recipe.merged()))}
+        differing = config_warnings(merged, donor)
+        return replace(made, warnings=(*own, *alike.warnings, *differing, *made.warnings))
+
+    def _made_alike(self, checkpoints: Mapping[str, Checkpoint], donor: str, *, drop_equal: bool) -> Alike:
+        """The checkpoints in one spelling; the same objects for the same checkpoints."""
+        key = (donor, drop_equal, tuple((model, id(c)) for model, c in checkpoints.items()))
+        if key not in self._alike:
+            while len(self._alike) > _KEPT + len(self._stages):
+                self._alike.pop(next(iter(self._alike)))
+            check_not_quantized(checkpoints)
+            self._alike[key] = (
+                made_alike(checkpoints, donor, drop_equal=drop_equal),
+                tuple(checkpoints.values()),
+            )
+        return self._alike[key][0]
+
+    def _one_vocabulary(self, recipe: Recipe, checkpoints: Mapping[str, Checkpoint], donor: str) -> Alignment:
+        warnings: tuple[str, ...] = ()
         if self._truncate and recipe.vocabulary is None:
-            return truncated(recipe, checkpoints, donor)
-        alignment = aligned(recipe, checkpoints, donor)
-        if recipe.vocabulary is not None:
-            return alignment
-        return replace(alignment, warnings=(*alignment.warnings, *vocabulary_warnings(checkpoints)))
+            alignment = truncated(recipe, checkpoints, donor)
+        else:
+            alignment = aligned(recipe, checkpoints, donor)
+            if recipe.vocabulary is None:
+                warnings = tuple(vocabulary_warnings(checkpoints))
+        return replace(alignment, warnings=(*alignment.warnings, *warnings))
 
 
 _KEPT = 4
+_IgnoredKey = tuple[str, tuple[str, ...], int]
+"""Model, patterns, and the checkpoint by identity (it is kept with the value)."""
+_AlikeKey = tuple[str, bool, tuple[tuple[str, int], ...]]
+"""Donor, what becomes of second copies, and the checkpoints by identity (they are kept with the value)."""
 
 
 def _in_order(recipe: Recipe) -> list[Recipe]:
@@ -92,10 +193,10 @@ def _in_order(recipe: Recipe) -> list[Recipe]:
 
     def visit(merge: Recipe) -> None:
         for model in merge.inputs():
-            stage = by_name.get(model)
-            if stage is not None and model not in found:
+            stage = by_name.get(stage_of(model, by_name))
+            if stage is not None and stage.name not in found:
                 visit(stage)
-                found[model] = stage
+                found[str(stage.name)] = stage
 
     visit(recipe)
     return list(found.values())

@@ -9,10 +9,10 @@ from typing import Any
 
 from evomerge.engine.configuration import layer_count
 
-__all__ = ["Place", "Stacks", "comes_before_layers", "find_stacks"]
+__all__ = ["BESIDE", "Place", "Stacks", "comes_before_layers", "find_stacks"]
 
 _NUMBER = re.compile(r"(?<![^.])(?:0|[1-9][0-9]{0,5})(?=\.)")
-_BESIDE = re.compile(r"vision|visual|image|audio|speech|encoder|qformer|resampler|perceiver|codec|mtp|depth")
+BESIDE = re.compile(r"vision|visual|image|audio|speech|encoder|qformer|resampler|perceiver|codec|mtp|depth")
 """Parts beside the stack that recipes slice: towers of other modalities, encoders, drafting heads."""
 _AFTER = (
     "lm_head",
@@ -97,7 +97,7 @@ def find_stacks(names: Iterable[str], config: Mapping[str, Any]) -> Stacks:
 
     def rank(prefix: str) -> tuple[bool, bool, int, bool]:
         depth = depths[prefix]
-        return depth == expected, _BESIDE.search(prefix) is None, depth, prefix.endswith("layers.")
+        return depth == expected, BESIDE.search(prefix) is None, depth, prefix.endswith("layers.")
 
     main = max(depths, key=rank, default=None)
     if main is None:

@@ -129,10 +129,18 @@ class Layout:
 
     def merged_models(self, part: Part) -> tuple[str, ...]:
         """The models whose weights take part; for some methods the base only gives its configuration."""
-        listed = [s.model for s in part.models or ()]
+        listed = [s.model for s in self._sources(part)]
         if self._method.base is Base.NONE or self._recipe.base_model is None:
             return tuple(dict.fromkeys(listed))
         return tuple(dict.fromkeys([self._recipe.base_model, *listed]))
+
+    def _sources(self, part: Part) -> tuple[Source, ...]:
+        """The models of ``part``; a method without a base takes an unlisted base model as its last input."""
+        listed, base = part.models or (), self._recipe.base_model
+        takes_it = self._method.base is Base.NONE and self._method.models[1] is None
+        if not listed or not takes_it or base is None or any(s.model == base for s in listed):
+            return listed
+        return (*listed, Source(model=base))
 
     def _whole(self, part: Part) -> Segment:
         depths = {m: self.depth(part, m) for m in self.merged_models(part)}
@@ -141,7 +149,7 @@ class Layout:
             raise CheckpointError("models", f"the models differ in their number of layers: {each}")
         scopes = (*part.scopes, self._recipe.parameters)
         depth = next(iter(depths.values()))
-        return Segment(part, part.models or (), self._recipe.base_model, scopes, 0, depth)
+        return Segment(part, self._sources(part), self._recipe.base_model, scopes, 0, depth)
 
     def _slices(self, part: Part) -> tuple[Segment, ...]:
         segments: list[Segment] = []
@@ -177,6 +185,8 @@ class Layout:
                 continue
             place = stacks.place(name)
             part = part_of(name, self.parts)
+            if part is None:
+                raise RecipeError("modules", f"{name} is in none of the modules")
             if (
                 part.slices is not None
                 and place is not None
@@ -196,7 +206,10 @@ class Layout:
     def is_left_out(self, name: str) -> bool:
         """Whether the output does without a tensor that some model has."""
         in_layers = self.stacks[self.donor].place(name) is not None
-        return is_left_out(name, self.checkpoints, in_layers=in_layers)
+        part = part_of(name, self.parts)
+        models = self.merged_models(part) if part is not None and part.name and part.models else ()
+        asked = {model: self.checkpoints[model] for model in models} or self.checkpoints
+        return is_left_out(name, asked, in_layers=in_layers)
 
     def _layer_slots(self, segment: Segment) -> Iterator[Slot]:
         """The tensors of each layer of one slice: layer k is layer ``start + k`` of each source."""

@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.overrides import TorchFunctionMode
 
 from evomerge.engine.compute import rows_of
+from evomerge.engine.loading import load
+from evomerge.engine.model_names import Uncopied, parse_config
 from evomerge.engine.plan import MergePlan, TensorPlan
 from evomerge.errors import CheckpointError, RecipeError
-from evomerge.tokenizers.vocabulary import quiet
 
-__all__ = ["LiveModel", "check_loads", "names_in_files"]
+__all__ = ["LiveModel", "check_loads"]
 
 _LISTED = 8
-_NO_THREADS = "HF_DEACTIVATE_ASYNC_LOAD"
-"""transformers' own switch, looked at on each loading."""
 _STACK_HINT = "Slices that keep the order of the different kinds of layers may work."
 _MARKS = 65521
 """Marks repeat after this many elements; a prime, so that no two rows are marked alike."""
@@ -53,7 +47,7 @@ class LiveModel:
         self._key = _key(plan, dtype)
         self._dtype = dtype
         self._device = device
-        self._config, self._class = _parse(plan.config)
+        self._config, self._class = parse_config(plan.config)
         marked = {t.name: _Marked(t, n, dtype, device) for n, t in enumerate(plan.tensors)}
         self.module = self._load(marked, plan.donor)
         self._places: dict[str, Tensor] = {}
@@ -98,37 +92,16 @@ class LiveModel:
     def _load(self, tensors: Mapping[str, Tensor | _Marked], donor: str = "") -> nn.Module:
         """The model that transformers makes of ``tensors``, which it shares where it can."""
         try:
-            # With a seed of its own: some models draw at random what no checkpoint of theirs holds.
-            with (
-                quiet(),
-                _one_by_one(),
-                torch.random.fork_rng([self._device] if self._device.type == "cuda" else []),
-            ):
-                torch.manual_seed(0)
-                module, report = self._class.from_pretrained(
-                    None,
-                    config=self._config,
-                    state_dict=dict(tensors),
-                    dtype=self._dtype,
-                    device_map=None if self._device.type == "cpu" else {"": self._device},
-                    output_loading_info=True,
-                    ignore_mismatched_sizes=True,  # the report below names them
-                )
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as exception:  # noqa: BLE001 (what models raise depends on the model)
-            raise CheckpointError(
-                donor, f"no {self._class.__name__} can be made of it ({_first_line(exception)})"
-            ) from None
-        missing = sorted(report["missing_keys"])
-        unequal = [f"{n} is {list(has)}, not {list(wants)}" for n, has, wants in report["mismatched_keys"]]
+            module, report = load(self._config, self._class, tensors, self._dtype, self._device)
+        except CheckpointError as exception:
+            raise CheckpointError(donor, exception.reason) from None
         for what, found in (
-            ("has weights of another shape than", sorted(unequal)),
-            ("lacks weights of", missing),
+            ("has weights of another shape than", report.unequal),
+            ("lacks weights of", report.missing),
         ):
             if found:
                 raise CheckpointError(donor, f"{what} {self._class.__name__}: {_some(found)}")
-        self.unused = tuple(sorted(report["unexpected_keys"]))
+        self.unused = report.unused
         model: nn.Module = module.requires_grad_(requires_grad=False).eval()
         return model
 
@@ -207,33 +180,6 @@ class _Marked:
         return marks.to(place.device, place.dtype)
 
 
-def names_in_files(config: Mapping[str, Any], names: Iterable[str]) -> dict[str, str]:
-    """For the weights of the module that transformers makes, which of ``names`` they are loaded from.
-
-    Only those that are one tensor in both; none where transformers cannot tell.
-    """
-    try:
-        parsed, model_class = _parse(config)
-        with quiet(), torch.device("meta"):
-            module = model_class._from_config(parsed)  # noqa: SLF001 (the public one is that of Auto classes)
-        renamed = _renamed(module, names)
-    except Exception:  # noqa: BLE001 (what models raise depends on the model)
-        return {}
-    return {weight: name for name, (weight, rearranged) in renamed.items() if rearranged is None}
-
-
-def _renamed(module: Any, names: Iterable[str]) -> dict[str, tuple[str, str | None]]:
-    """The weights that tensors of files become, and by which pattern they are rearranged, if they are."""
-    from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
-
-    transforms = get_model_conversion_mapping(module)
-    renamings = [t for t in transforms if isinstance(t, WeightRenaming)]
-    converters = [t for t in transforms if isinstance(t, WeightConverter)]
-    prefix, weights = module.base_model_prefix, module.state_dict()
-    return {name: rename_source_key(name, renamings, converters, prefix, weights) for name in names}
-
-
 def check_loads(plan: MergePlan) -> str | None:
     """Has transformers load a layer-stack, without its weights; a warning where it cannot tell.
 
@@ -241,7 +187,7 @@ def check_loads(plan: MergePlan) -> str | None:
         RecipeError: As ``LiveModel.of_layers``.
     """
     try:
-        _parse(plan.config)
+        parse_config(plan.config)
     except CheckpointError as exception:
         return f"whether transformers can load the layers is not known: {exception.reason}"
     LiveModel.of_layers(plan, torch.float32, torch.device("meta"))
@@ -264,50 +210,9 @@ def _check_unused(live: LiveModel, plan: MergePlan) -> None:
         raise CheckpointError(plan.donor, f"its configuration has no word for these layers: {_some(extra)}")
 
 
-def _parse(config: Mapping[str, Any]) -> tuple[Any, Any]:
-    """The configuration as transformers reads it from an exported folder, and the class that it names.
-
-    Without a name it is the causal language model of that type.
-    """
-    import transformers
-
-    try:
-        with quiet(), tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / "config.json").write_text(json.dumps(config), encoding="utf-8")
-            parsed = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        name = next(iter(parsed.architectures or []), None)
-        if name is None:
-            with quiet(), torch.device("meta"):
-                return parsed, type(transformers.AutoModelForCausalLM.from_config(parsed))
-        model_class = getattr(transformers, name, None)
-        if model_class is None:
-            raise ValueError(f"transformers has no class {name!r}")
-    except Exception as exception:  # noqa: BLE001 (each configuration has checks of its own)
-        raise CheckpointError(
-            "config.json", f"no model can be built from it ({_first_line(exception)})"
-        ) from None
-    return parsed, model_class
-
-
 def _key(plan: MergePlan, dtype: torch.dtype) -> tuple[Any, ...]:
     shapes = tuple((t.name, t.shape) for t in plan.tensors)
     return dtype, json.dumps(plan.config, sort_keys=True), shapes
-
-
-@contextmanager
-def _one_by_one() -> Iterator[None]:
-    """Has transformers ask for a tensor when it needs it, not ahead in threads of its own.
-
-    What other threads free stays theirs (glibc): experts would take their memory twice after all.
-    """
-    before = os.environ.get(_NO_THREADS)
-    os.environ[_NO_THREADS] = "1"
-    try:
-        yield
-    finally:
-        del os.environ[_NO_THREADS]
-        if before is not None:
-            os.environ[_NO_THREADS] = before
 
 
 def _some(found: Sequence[str]) -> str:
@@ -325,21 +230,11 @@ def _reverted(module: Any, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     from transformers.core_model_loading import revert_weight_conversion
 
     try:
-        with _Uncopied():
+        with Uncopied():
             reverted: dict[str, Tensor] = revert_weight_conversion(module, dict(weights))
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError):
         return {}
     return reverted
-
-
-class _Uncopied(TorchFunctionMode):
-    """Chunks and transposed tensors stay views of what they were taken from."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """``func`` of its arguments; ``contiguous`` does nothing."""
-        return args[0] if func is Tensor.contiguous else func(*args, **(kwargs or {}))
 
 
 def _has_rows(part: Tensor) -> bool:
@@ -353,7 +248,3 @@ def _has_rows(part: Tensor) -> bool:
 
 def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
-
-
-def _first_line(exception: BaseException) -> str:
-    return next(iter(str(exception).splitlines()), type(exception).__name__)

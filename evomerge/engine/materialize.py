@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evomerge.checkpoints.checkpoint import Checkpoint
+from evomerge.checkpoints.checkpoint import Checkpoint, main_dtype
 from evomerge.engine.compute import ComputePool, merge_tensor
 from evomerge.engine.fingerprint import fingerprint
 from evomerge.engine.inputs import Inputs
@@ -16,7 +16,7 @@ from evomerge.engine.live_model import LiveModel
 from evomerge.engine.memory import SourcesIn, memory_plan
 from evomerge.engine.plan import MergePlan, TensorPlan
 from evomerge.engine.statistics import Statistics
-from evomerge.engine.vocabulary import TokenizerFolder
+from evomerge.engine.tokenizer_folders import TokenizerFolder
 from evomerge.errors import CandidateError, CheckpointError, FailureKind
 from evomerge.methods import Digest, InMemory
 from evomerge.recipe import Recipe
@@ -157,10 +157,7 @@ class Materializer:
 
 def _main_dtype(merge_plan: MergePlan) -> torch.dtype:
     """The dtype that most of the output's bytes have; a model runs in one."""
-    sizes: dict[torch.dtype, int] = {}
-    for tensor in merge_plan.tensors:
-        if tensor.dtype.is_floating_point:
-            sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.info.bytes
-    if not sizes:
+    dtype = main_dtype(t.info for t in merge_plan.tensors)
+    if dtype is None:
         raise CheckpointError(merge_plan.donor, "holds no weights in floating point")
-    return max(sizes, key=lambda dtype: sizes[dtype])
+    return dtype

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-from evomerge.engine.layout import Slot
+from evomerge.engine.layout import Operands, Slot
 from evomerge.errors import RecipeError, did_you_mean
 from evomerge.methods import MergeMethod, Parameter, methods
 from evomerge.recipe import Parameters, Recipe, Slice, Source, filters_of, lookup
@@ -13,22 +13,26 @@ from evomerge.recipe import Parameters, Recipe, Slice, Source, filters_of, looku
 __all__ = ["bound", "check_filters", "check_names"]
 
 
-def bound(method: MergeMethod, slot: Slot, sources: Sequence[Source]) -> dict[str, Any]:
-    """Each parameter of ``method`` for one tensor: a value, or a tuple with one for each of ``sources``.
+def bound(method: MergeMethod, slot: Slot, operands: Operands) -> dict[str, Any]:
+    """Each parameter of ``method`` for one tensor: a value, or a tuple with one for each source.
+
+    What counts for all models is looked up by the name of the output, what counts for one model by the name
+    that the tensor has there: in a slice the numbers of the layers differ.
 
     Raises:
         RecipeError: A value is missing or out of bounds, or values do not go together.
     """
     values: dict[str, Any] = {}
     scopes = slot.segment.scopes
+    inputs = operands.inputs[1:] if operands.has_base else operands.inputs
     for parameter in method.parameters.values():
         if parameter.per_model:
             values[parameter.name] = tuple(
-                _value(method, parameter, slot, (source.parameters, *scopes), f" of {source.model!r}")
-                for source in sources
+                _value(method, parameter, slot, input_.tensor, (source.parameters, *scopes), source.model)
+                for source, input_ in zip(operands.sources, inputs, strict=True)
             )
         else:
-            values[parameter.name] = _value(method, parameter, slot, scopes, "")
+            values[parameter.name] = _value(method, parameter, slot, slot.name, scopes, None)
     try:
         method.check(values)
     except ValueError as exception:
@@ -58,7 +62,7 @@ def check_names(recipe: Recipe, method: MergeMethod) -> list[str]:
     return warnings
 
 
-def check_filters(recipe: Recipe, tensors: Sequence[str]) -> list[str]:
+def check_filters(recipe: Recipe, tensors: Collection[str]) -> list[str]:
     """Warnings of filters that none of ``tensors`` passes."""
     warnings = []
     for place, parameters in _scopes(recipe):
@@ -72,14 +76,25 @@ def check_filters(recipe: Recipe, tensors: Sequence[str]) -> list[str]:
 
 
 def _value(
-    method: MergeMethod, parameter: Parameter, slot: Slot, scopes: Sequence[Parameters], whose: str
+    method: MergeMethod,
+    parameter: Parameter,
+    slot: Slot,
+    tensor: str,
+    scopes: Sequence[Parameters],
+    model: str | None,
 ) -> Any:
-    value = lookup(parameter.name, slot.name, slot.position, scopes)
+    value = lookup(parameter.name, tensor, slot.position, scopes)
+    whose = f" of {model!r}" if model is not None else ""
     if value is None:
         if parameter.required:
+            is_base = model is not None and model == slot.segment.base
             raise RecipeError(
                 f"parameters.{parameter.name}",
                 f"{method.name} needs a {parameter.name!r}{whose} for tensor {slot.name}",
+                f"{method.name} merges the base_model like the other models: list it with its own"
+                f" {parameter.name!r}, or leave 'base_model' out."
+                if is_base
+                else "",
             )
         return parameter.default[0] if parameter.per_model else parameter.default
     try:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from evomerge.engine.stored import is_embedding
 from evomerge.errors import RecipeError, did_you_mean
 from evomerge.recipe import Parameters, Recipe, Slice, Source
 
@@ -61,6 +62,11 @@ def find_parts(recipe: Recipe, tensors: Iterable[str]) -> tuple[Part, ...]:
         parts.append(Part(name, prefix, module.models, module.slices, (module.parameters,)))
     if not any(part.prefix == "" for part in parts):
         homeless = [n for n in names if not any(n.startswith(p.prefix) for p in parts)]
+        decoder = next((i for i, p in enumerate(parts) if p.name in _REST), None)
+        # In some spellings the head stands outside of the language model that it belongs to.
+        if homeless and decoder is not None and all(is_embedding(name) for name in homeless):
+            parts[decoder] = replace(parts[decoder], prefix="")
+            homeless = []
         if homeless:
             raise RecipeError(
                 "modules",
@@ -70,9 +76,13 @@ def find_parts(recipe: Recipe, tensors: Iterable[str]) -> tuple[Part, ...]:
     return tuple(parts)
 
 
-def part_of(name: str, parts: Sequence[Part]) -> Part:
-    """The part that the tensor (or stack) ``name`` belongs to: the one with the longest fitting prefix."""
-    return max((p for p in parts if name.startswith(p.prefix)), key=lambda p: len(p.prefix))
+def part_of(name: str, parts: Sequence[Part]) -> Part | None:
+    """The part that the tensor (or stack) ``name`` belongs to: the one with the longest fitting prefix.
+
+    None where it is in no module, as may be in another model than the one that the modules were found in.
+    """
+    fitting = (p for p in parts if name.startswith(p.prefix))
+    return max(fitting, key=lambda p: len(p.prefix), default=None)
 
 
 def _prefix(name: str, components: Sequence[str]) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from evomerge.checkpoints.checkpoint import Checkpoint, TensorInfo
-from evomerge.engine.vocabulary import Renumbering, TokenizerFolder
+from evomerge.engine.tokenizer_folders import TokenizerFolder
+from evomerge.engine.vocabulary import Renumbering
 
 __all__ = ["Input", "MergePlan", "TensorPlan"]
 
@@ -49,7 +50,8 @@ class MergePlan:
     """All output tensors, what they are read from, the configuration of the output, and its tokenizer.
 
     ``checkpoints`` are what ``Input.model`` names: the models of the recipe, or views of them. ``donor``
-    gives the side files; ``renumber`` says where its token ids have gone, if they have.
+    gives the side files; ``renumber`` says where its token ids have gone, if they have; ``ignored`` are the
+    tensors that the recipe leaves out of each model.
     """
 
     tensors: tuple[TensorPlan, ...]
@@ -59,6 +61,7 @@ class MergePlan:
     tokenizer: TokenizerFolder
     renumber: Renumbering | None = None
     warnings: tuple[str, ...] = ()
+    ignored: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def bytes(self) -> int:

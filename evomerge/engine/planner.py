@@ -8,25 +8,20 @@ from typing import Any
 
 import torch
 
-from evomerge.checkpoints.checkpoint import Checkpoint, dtype_name
-from evomerge.engine.compatibility import check_extra, check_inputs, check_not_quantized
+from evomerge.checkpoints.checkpoint import Checkpoint, TensorInfo, dtype_name
+from evomerge.engine.compatibility import check_extra, check_inputs, check_modules
 from evomerge.engine.configuration import Origin, layer_count, resize, resize_module
+from evomerge.engine.dtypes import common_dtype, dtype_of, promoted
+from evomerge.engine.layer_kinds import check_layer_kinds, with_lists
 from evomerge.engine.layout import Layout, Operands, Segment, Slot, first_layer
 from evomerge.engine.parameters import bound, check_filters, check_names
-from evomerge.engine.plan import MergePlan, TensorPlan
+from evomerge.engine.plan import Input, MergePlan, TensorPlan
 from evomerge.engine.vocabulary import Alignment
-from evomerge.errors import RecipeError, did_you_mean
+from evomerge.errors import RecipeError
 from evomerge.methods import MergeMethod, get_method
 from evomerge.recipe import Recipe
 
 __all__ = ["planned"]
-
-_DTYPES = {
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "float32": torch.float32,
-    "float64": torch.float64,
-}
 
 
 def planned(recipe: Recipe, alignment: Alignment) -> MergePlan:
@@ -36,38 +31,30 @@ def planned(recipe: Recipe, alignment: Alignment) -> MergePlan:
         RecipeError: An unknown method or parameter, a value out of bounds, layers that do not exist.
         CheckpointError: Models that do not fit together; every offending tensor is listed.
     """
-    method, dtype = get_method(recipe.merge_method), _dtype(recipe)
+    method, dtype = get_method(recipe.merge_method), dtype_of(recipe)
     layout = Layout(recipe, alignment.checkpoints, method)
-    warnings = [*alignment.warnings, *check_names(recipe, method)]
-    check_not_quantized(layout.checkpoints)
+    warnings = [*recipe.warnings, *alignment.warnings, *check_names(recipe, method)]
+    check_modules(layout)
     slots = list(layout.slots())
     names = [slot.name for slot in slots]
     operands = [slot.operands(method) for slot in slots]
     check_inputs(zip(names, (o.inputs for o in operands), strict=True), layout.checkpoints)
     check_extra(layout, names)
-    warnings += check_filters(recipe, names)
+    of_sources = dict.fromkeys(i.tensor for o in operands for i in o.inputs)
+    warnings += check_filters(recipe, tuple(dict.fromkeys([*names, *of_sources])))
+    tensors = tuple(
+        _tensor(slot, of_slot, method, dtype, layout.checkpoints)
+        for slot, of_slot in zip(slots, operands, strict=True)
+    )
     return MergePlan(
-        tuple(
-            _tensor(slot, of_slot, method, dtype, layout.checkpoints)
-            for slot, of_slot in zip(slots, operands, strict=True)
-        ),
-        _config(layout, dtype),
+        tensors,
+        _config(layout, dtype if dtype is not None else promoted(tensors, layout.checkpoints[layout.donor])),
         layout.donor,
         alignment.checkpoints,
         alignment.tokenizer,
         alignment.renumber,
         tuple(warnings),
     )
-
-
-def _dtype(recipe: Recipe) -> torch.dtype | None:
-    field_ = "out_dtype" if recipe.out_dtype is not None else "dtype"
-    name = recipe.out_dtype if recipe.out_dtype is not None else recipe.dtype
-    if name is None:
-        return None
-    if name not in _DTYPES:
-        raise RecipeError(field_, f"{name!r} is no dtype of weights", did_you_mean(name, _DTYPES))
-    return _DTYPES[name]
 
 
 def _tensor(
@@ -77,33 +64,35 @@ def _tensor(
     dtype: torch.dtype | None,
     checkpoints: Mapping[str, Checkpoint],
 ) -> TensorPlan:
-    """One tensor of the plan, in ``dtype`` or, where that is not given, in that of its first input."""
-    info = checkpoints[slot.sources[0].model].tensors[slot.sources[0].tensor]
-    if not info.dtype.is_floating_point:  # buffers of whole numbers are taken over as they are
-        return TensorPlan(
-            slot.name,
-            info.shape,
-            info.dtype,
-            "passthrough",
-            slot.sources[:1],
-            has_base=False,
-            parameters={"scale": (1.0,)},
-        )
+    """One tensor of the plan, in ``dtype`` or, where that is not given, in the one its inputs promote to."""
+    infos = [checkpoints[i.model].tensors[i.tensor] for i in operands.inputs]
+    info = infos[0]
+    common = common_dtype(slot.name, operands.inputs, infos)
+    if not common.is_floating_point:  # copied if they are equal, which is seen when they are read
+        return TensorPlan(slot.name, info.shape, common, "passthrough", operands.inputs, has_base=False)
+    output = dtype if dtype is not None else common
     (low, high), given = method.models, len(operands.sources)
+    if operands.has_base and given == 0 and (low, high) == (1, None):  # there are no task vectors to add
+        return _copy(slot.name, info, operands.inputs[0], output)
     if given < low or (high is not None and given > high):
         besides = " besides the base" if operands.has_base else ""
         count = f"exactly {low}" if low == high else f"at least {low}"
         raise RecipeError("models", f"{method.name} merges {count} model(s){besides}, the recipe has {given}")
-    first = operands.inputs[0]
-    info = checkpoints[first.model].tensors[first.tensor]
     return TensorPlan(
         slot.name,
         info.shape,
-        dtype if dtype is not None else info.dtype,
+        output,
         method.name,
         operands.inputs,
         operands.has_base,
-        bound(method, slot, operands.sources),
+        bound(method, slot, operands),
+    )
+
+
+def _copy(name: str, info: TensorInfo, source: Input, dtype: torch.dtype) -> TensorPlan:
+    """The tensor of one model as it is."""
+    return TensorPlan(
+        name, info.shape, dtype, "passthrough", (source,), has_base=False, parameters={"scale": (1.0,)}
     )
 
 
@@ -134,11 +123,19 @@ def _config(layout: Layout, dtype: torch.dtype | None) -> dict[str, Any]:
 
 
 def _resize(config: dict[str, Any], layout: Layout, segments: Sequence[Segment]) -> None:
-    """The configuration of the new run of layers: their count, and all that is said layer by layer."""
+    """The configuration of the new run of layers: their count, and all that is said layer by layer.
+
+    Raises:
+        RecipeError: A layer would be of another kind than in its model, and the configuration cannot say so.
+    """
     stacks = layout.stacks[layout.donor]
+    depth = layer_count(config) or stacks.depth
     origins = [
-        Origin(layout.checkpoints[s.sources[0].model].config, first_layer(s.sources[0]) + k)
+        Origin(with_lists(layout.checkpoints[model].config, layout.depth(s.part, model)), start + k)
         for s in segments
+        for model, start in [(s.sources[0].model, first_layer(s.sources[0]))]
         for k in range(s.layers)
     ]
-    resize(config, layer_count(config) or stacks.depth, origins, has_encoder=stacks.has_encoder)
+    config.update(with_lists(config, depth))
+    resize(config, depth, origins, has_encoder=stacks.has_encoder)
+    check_layer_kinds(config, origins)

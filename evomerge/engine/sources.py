@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
-from evomerge.checkpoints.checkpoint import Checkpoint, open_checkpoint
-from evomerge.checkpoints.files import identity
-from evomerge.checkpoints.lora import adapted
-from evomerge.checkpoints.references import Reference, locate, parse_reference
+from evomerge.checkpoints.checkpoint import Checkpoint
+from evomerge.checkpoints.files import find_file, identity, read_json
+from evomerge.checkpoints.hub import open_model
+from evomerge.checkpoints.quantization import quantization_in_config, unused_quantization_file
+from evomerge.checkpoints.references import Reference, locate, parse_source, settings_folder
+from evomerge.engine.adapters import adapter_alone, with_adapter
+from evomerge.engine.compatibility import check_not_quantized
 from evomerge.engine.inputs import Inputs
-from evomerge.engine.live_model import names_in_files
 from evomerge.engine.stages import staged
-from evomerge.errors import RecipeError, UserError
+from evomerge.errors import CheckpointError, RecipeError, UserError, together
 from evomerge.recipe import load_recipe
 
 __all__ = ["identities", "open_sources"]
@@ -31,24 +32,90 @@ def open_sources(
     the merge that it describes, made when it is read. ``within`` are the recipes that are being opened.
 
     Raises:
-        CheckpointError: A model does not exist, or a file of it is missing or damaged.
+        CheckpointError: A model does not exist, is quantized, or a file of it is missing or damaged; all that
+            is wrong with any of the models is said at once.
         RecipeError: A recipe that is named as a model is wrong, or is made from itself.
     """
+    errors, remote = _check_settings(references, folders)
+    # Where something is wrong, nothing more is downloaded: only local models are looked at.
+    skipped = remote if errors else []
     checkpoints: dict[str, Checkpoint] = {}
+    adapters: dict[str, Path] = {}
     for name, text in references.items():
-        reference = parse_reference(text)
-        checkpoint = _opened(reference, folders, within)
+        try:
+            reference = parse_source(text)
+            if (reference.model, reference.revision) in skipped:
+                continue
+            if reference.lora is not None and (reference.lora, reference.lora_revision) not in skipped:
+                adapters[name] = locate(reference.lora, reference.lora_revision, folders)
+            if reference.model:
+                checkpoints[name] = _opened(reference, folders, within)
+        except UserError as exception:
+            errors.append(exception)
+    try:
+        check_not_quantized(checkpoints)  # before an adapter is found not to fit the codes
+    except UserError as exception:
+        errors.append(exception)
+    _raise_all(errors)
+    for name, folder in adapters.items():
+        base = checkpoints.get(name)
+        try:
+            checkpoints[name] = adapter_alone(folder) if base is None else with_adapter(base, folder)
+        except UserError as exception:
+            errors.append(exception)
+    _raise_all(errors)
+    return {name: checkpoints[name] for name in references}
+
+
+def _check_settings(
+    references: Mapping[str, str], folders: Sequence[Path]
+) -> tuple[list[UserError], list[tuple[str, str | None]]]:
+    """What configurations of hub models tell, before any weights are downloaded.
+
+    Returns what is wrong, and the hub models with their revisions.
+    """
+    errors: list[UserError] = []
+    remote: list[tuple[str, str | None]] = []
+    wanted: dict[tuple[str, str | None, str], None] = {}
+    for text in references.values():
+        reference = parse_source(text)
+        if reference.model and reference.recipe_file(folders) is None:
+            wanted[reference.model, reference.revision, "config.json"] = None
         if reference.lora is not None:
-            folder = locate(reference.lora, reference.lora_revision, folders)
-            checkpoint = adapted(
-                checkpoint, folder, partial(names_in_files, checkpoint.config, checkpoint.tensors)
-            )
-        checkpoints[name] = checkpoint
-    return checkpoints
+            wanted[reference.lora, reference.lora_revision, "adapter_config.json"] = None
+    for model, revision, name in wanted:
+        try:
+            folder = settings_folder(model, revision, folders)
+            if folder is not None:
+                remote.append((model, revision))
+                _check_file(model, folder / name)
+        except UserError as exception:
+            errors.append(exception)
+            remote.append((model, revision))  # it is not opened
+    return errors, remote
+
+
+def _check_file(model: str, file: Path) -> None:
+    if not find_file(file):
+        raise CheckpointError(model, f"the repository has no {file.name}", "Is it a model of transformers?")
+    method = quantization_in_config(read_json(file)) if file.name == "config.json" else None
+    if method is not None:
+        raise CheckpointError(
+            model,
+            f"is quantized ({method})",
+            "Merge the models as they were before, and quantize the result.",
+        )
+
+
+def _raise_all(errors: Sequence[UserError]) -> None:
+    if errors:
+        raise together(errors, "models cannot be read")
 
 
 def identities(checkpoints: Mapping[str, Checkpoint]) -> dict[str, str]:
     """What each model holds, as a digest: the folder may move, the weights may not change."""
+    for checkpoint in checkpoints.values():
+        checkpoint.fetch()
     return {
         name: "+".join(identity(folder) for folder in checkpoint.folders)
         for name, checkpoint in checkpoints.items()
@@ -58,7 +125,12 @@ def identities(checkpoints: Mapping[str, Checkpoint]) -> dict[str, str]:
 def _opened(reference: Reference, folders: Sequence[Path], within: tuple[Path, ...]) -> Checkpoint:
     file = reference.recipe_file(folders)
     if file is None:
-        return open_checkpoint(locate(reference.model, reference.revision, folders))
+        checkpoint = open_model(reference.model, reference.revision, folders)
+        unused = unused_quantization_file(checkpoint)
+        if unused is not None:
+            text = f"has {unused}, but its weights are not quantized: they are merged"
+            checkpoint.warnings = (*checkpoint.warnings, text)
+        return checkpoint
     if file in within:
         circle = " -> ".join(str(f) for f in (*within, file))
         raise RecipeError(str(file), f"is made from itself: {circle}")
@@ -67,6 +139,8 @@ def _opened(reference: Reference, folders: Sequence[Path], within: tuple[Path, .
         {r: r for r in recipe.references()}, (file.parent, *folders), within=(*within, file)
     )
     try:
-        return staged(Inputs(sources).plan(recipe), file)
+        stage = staged(Inputs(sources).plan(recipe), file)
+        stage.warnings = (*recipe.warnings, *stage.warnings)
+        return stage
     except UserError as exception:
         raise exception.within(str(file)) from None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -67,7 +69,7 @@ def staged(merge_plan: MergePlan, file: Path | None = None) -> Checkpoint:
     """
     checkpoints = merge_plan.checkpoints
     folders = [folder for checkpoint in checkpoints.values() for folder in checkpoint.folders]
-    return Checkpoint(
+    stage = Checkpoint(
         checkpoints[merge_plan.donor].path,
         dict(merge_plan.config),
         {tensor.name: tensor.info for tensor in merge_plan.tensors},
@@ -75,3 +77,11 @@ def staged(merge_plan: MergePlan, file: Path | None = None) -> Checkpoint:
         folders=(*((file,) if file is not None else ()), *dict.fromkeys(folders)),
         tokenizer=merge_plan.tokenizer.path,
     )
+    stage.warnings = tuple(f"{model}: {text}" for model, c in checkpoints.items() for text in c.warnings)
+    stage.fetch = partial(_fetch, checkpoints)
+    return stage
+
+
+def _fetch(checkpoints: Mapping[str, Checkpoint]) -> None:
+    for checkpoint in checkpoints.values():
+        checkpoint.fetch()

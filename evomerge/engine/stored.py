@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.engine.configuration import is_tied
 
-__all__ = ["is_left_out"]
+__all__ = ["is_embedding", "is_left_out"]
 
 _RECOMPUTED = ("rotary_emb.inv_freq", "masked_bias")
 """Endings of buffers that old checkpoints store and every model computes for itself."""
@@ -35,6 +35,11 @@ def is_left_out(name: str, checkpoints: Mapping[str, Checkpoint], *, in_layers: 
     # A model that says that it does not tie them means what it stores: the others lack it.
     means_it = any(is_tied(c.config) is False for c in holders)
     return not in_layers and not means_it and _TIED.search(name) is not None
+
+
+def is_embedding(name: str) -> bool:
+    """Whether the name is one of those that embeddings of the input or the output have."""
+    return _TIED.search(name) is not None
 
 
 def _is_mask(name: str, checkpoint: Checkpoint) -> bool:

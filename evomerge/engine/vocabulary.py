@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import copy
 import shutil
-import tempfile
-import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +16,8 @@ from evomerge.checkpoints.checkpoint import Checkpoint, TensorInfo
 from evomerge.checkpoints.derived import DerivedFiles
 from evomerge.engine.configuration import text_parts
 from evomerge.engine.layers import find_stacks
+from evomerge.engine.output_tokenizer import output_tokenizer
+from evomerge.engine.tokenizer_folders import TokenizerFolder, lend_tokenizers
 from evomerge.errors import CheckpointError, RecipeError
 from evomerge.methods import Base, get_method
 from evomerge.recipe import Recipe, TokenizerSpec, TokenSource
@@ -29,29 +28,16 @@ from evomerge.tokenizers.chat_templates import (
     write_chat_template,
 )
 from evomerge.tokenizers.row_maps import Embedding, Origin, RowMap, TokenChoice, origin_of, row_maps
-from evomerge.tokenizers.union import write_union, write_with_tokens
 from evomerge.tokenizers.vocabulary import (
     Vocabulary,
-    load_tokenizer,
-    quick_ids,
+    has_tokenizer,
     tokenizer_files,
-    vocabulary_of,
 )
 
-__all__ = ["Alignment", "Renumbering", "TokenizerFolder", "aligned", "truncated", "vocabulary_warnings"]
+__all__ = ["Alignment", "Renumbering", "aligned", "embedding_tensors", "truncated"]
 
 _WORDS = ("embed", "wte", "lm_head", "tok_", "shared", "output", "predictions", "decoder", "head", "word")
 _NOT_WORDS = ("position", "wpe", "pos_emb", "token_type", "norm", "project_", "patch", "rotary")
-
-
-class TokenizerFolder:
-    """A folder with the files of a tokenizer; one of our own making is removed with this object."""
-
-    def __init__(self, path: Path | None = None) -> None:
-        self.path = path if path is not None else Path(tempfile.mkdtemp(prefix="evomerge-tokenizer-"))
-        self.is_own = path is None
-        if self.is_own:
-            weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -95,13 +81,36 @@ def aligned(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], donor: str) -
         CheckpointError: A tokenizer is missing or damaged.
     """
     spec = recipe.vocabulary
-    if spec is None:
-        made = Alignment(checkpoints, TokenizerFolder(checkpoints[donor].tokenizer))
+    lent, warnings = lend_tokenizers(checkpoints, donor)
+    if spec is not None and has_tokenizer(lent[donor].tokenizer):
+        made = _by_tokens(recipe, spec, lent, donor)
+        made = replace(made, warnings=(*warnings, *made.warnings))
+    elif spec is not None and (spec.tokens or spec.pad_to_multiple_of is not None):
+        raise CheckpointError(
+            donor,
+            "the recipe has a tokenizer section, and there are no tokenizer files in any of its models",
+            "Copy those of the base model into the folder.",
+        )
     else:
-        made = _by_tokens(recipe, spec, checkpoints, donor)
+        made = _without_section(checkpoints, lent, donor, warnings)
     if recipe.chat_template is None:
         return made
-    return _with_chat_template(recipe, checkpoints, made)
+    return _with_chat_template(recipe, made.checkpoints, made)
+
+
+def _without_section(
+    checkpoints: Mapping[str, Checkpoint],
+    lent: Mapping[str, Checkpoint],
+    donor: str,
+    warnings: tuple[str, ...],
+) -> Alignment:
+    """The models as they are, with the donor's tokenizer; with another's only where it may be the donor's."""
+    own, other = checkpoints[donor].tokenizer, lent[donor].tokenizer
+    lender = next((m for m, c in checkpoints.items() if c.tokenizer == other), donor)
+    if own != other and _rows(checkpoints[lender]) != _rows(checkpoints[donor]):
+        return Alignment(checkpoints, TokenizerFolder(own), None, (f"no tokenizer files in {donor}",))
+    needed = own != other or not has_tokenizer(other)
+    return Alignment(checkpoints, TokenizerFolder(other), None, warnings if needed else ())
 
 
 def truncated(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], donor: str) -> Alignment:
@@ -131,37 +140,6 @@ def truncated(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], donor: str)
     return Alignment(views, TokenizerFolder(checkpoints[donor].tokenizer), None, tuple(warnings))
 
 
-def vocabulary_warnings(checkpoints: Mapping[str, Checkpoint]) -> tuple[str, ...]:
-    """What is worth a warning where vocabularies differ and the recipe says nothing of it."""
-    vocabularies: dict[str, dict[str, int]] = {}
-    texts: dict[bytes, dict[str, int] | None] = {}
-    for model, checkpoint in checkpoints.items():
-        file = checkpoint.tokenizer / "tokenizer.json"
-        if not file.is_file():
-            continue
-        text = file.read_bytes()
-        if text not in texts:
-            texts[text] = quick_ids(checkpoint.tokenizer)
-        ids = texts[text]
-        if ids is not None:
-            vocabularies[model] = ids
-    if len(vocabularies) < 2:
-        return ()
-    (first, ids), *rest = vocabularies.items()
-    warnings = []
-    for model, other in rest:
-        if other is ids or other == ids:
-            continue
-        moved = sum(1 for token, i in other.items() if ids.get(token, i) != i)
-        new = sum(1 for token in other if token not in ids)
-        lost = sum(1 for token in ids if token not in other)
-        warnings.append(
-            f"the vocabulary of {model} is not that of {first} ({new} tokens more, {lost} fewer, {moved} in "
-            "other places): rows of different tokens will be merged. A tokenizer section puts them in order"
-        )
-    return tuple(warnings)
-
-
 def embedding_tensors(checkpoint: Checkpoint) -> tuple[str, ...]:
     """Names of the tensors outside the layers that have one row (or one number) a token."""
     stacks = find_stacks(checkpoint.tensors, checkpoint.config)
@@ -184,27 +162,10 @@ def _by_tokens(
     recipe: Recipe, spec: TokenizerSpec, checkpoints: Mapping[str, Checkpoint], donor: str
 ) -> Alignment:
     """``aligned`` for a recipe with a tokenizer section."""
-    # Reading a tokenizer takes up to seconds: each is read once, and let go when this returns.
-    tokenizers = {f: load_tokenizer(f) for f in dict.fromkeys(c.tokenizer for c in checkpoints.values())}
-    of_folders = {folder: vocabulary_of(tokenizer) for folder, tokenizer in tokenizers.items()}
-    vocabularies = {model: of_folders[c.tokenizer] for model, c in checkpoints.items()}
-    if spec.source == "union":
-        folder = TokenizerFolder()
-        models = dict.fromkeys((donor, *recipe.merged()))
-        places = dict.fromkeys(checkpoints[model].tokenizer for model in models)
-        tokenizer = write_union([tokenizers[place] for place in places], folder.path)
-    else:
-        model = donor if spec.source == "base" else spec.source
-        folder = TokenizerFolder(checkpoints[model].tokenizer)
-        tokenizer = tokenizers[folder.path]
-    output = vocabulary_of(tokenizer)
-    missing = [token for token in spec.tokens if token not in output.ids]
-    if missing:
-        folder = folder if folder.is_own else TokenizerFolder()
-        write_with_tokens(tokenizer, missing, folder.path)
-        output = vocabulary_of(tokenizer)
-    aligner = _Aligner(recipe, spec, checkpoints, vocabularies)
-    return aligner.align(output, folder, donor)
+    made = output_tokenizer(recipe, spec, checkpoints, donor, _rows)
+    aligner = _Aligner(recipe, spec, checkpoints, made.of_models)
+    alignment = aligner.align(made.vocabulary, made.folder, donor)
+    return replace(alignment, warnings=(*made.warnings, *alignment.warnings))
 
 
 class _Aligner:
@@ -369,10 +330,10 @@ def _view(
         for part in text_parts(config):
             if "vocab_size" in part:
                 part["vocab_size"] = size
-    files = DerivedFiles(checkpoint.files, made)
-    return Checkpoint(
-        checkpoint.path, config, tensors, files, folders=checkpoint.folders, tokenizer=checkpoint.tokenizer
-    )
+    view = copy.copy(checkpoint)
+    view.config, view.tensors = config, tensors
+    view.files = DerivedFiles(checkpoint.files, made)
+    return view
 
 
 def _cut(checkpoint: Checkpoint, name: str, size: int) -> Tensor:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import CandidateError, FailureKind
+from evomerge.fitness.scored import ScoredDigest
 from evomerge.fitness.scores import Scores, Split, TaskScore
 from evomerge.fitness.spec import FitnessSpec
 from evomerge.fitness.task_info import TaskInfo
@@ -24,12 +25,14 @@ __all__ = ["Evaluator"]
 class Evaluator:
     """The tasks of one experiment, built once and used for every candidate of a process.
 
-    ``base_dir`` is where a relative ``include_path`` starts (the folder of the experiment file). Scores are
+    ``base_dir`` is where a relative ``include_path`` starts (the folder of the experiment file).
+    ``as_drawn``: few-shot examples as release 0.1.0 drew them, from evaluated items too. Scores are
     a function of the model's weights and the spec: no global random stream is read or set.
     """
 
-    def __init__(self, spec: FitnessSpec, base_dir: Path) -> None:
+    def __init__(self, spec: FitnessSpec, base_dir: Path, *, as_drawn: bool = False) -> None:
         self.spec = spec
+        self.as_drawn = as_drawn
         self.base_dir = base_dir
         self._padded: tuple[Any, Any] | None = None
 
@@ -40,6 +43,34 @@ class Evaluator:
             FitnessError: a task, metric, filter, folder, dataset or split is wrong.
         """
         return tuple(task.info for task in self._tasks)
+
+    def check_requests(self, tokenizer: Any, config: Any, splits: Iterable[Split] = ()) -> tuple[str, ...]:
+        """Makes one request of each task; what is worth a warning about the prompts of ``splits``.
+
+        ``config`` is transformers' configuration of the model to be scored.
+
+        Raises:
+            FitnessError: as ``describe``; also a tokenizer or a context that a task cannot work with.
+        """
+        from evomerge.fitness.lm_eval_model import context_length
+
+        tokenizer = self._with_padding(tokenizer)
+        context, splits = context_length(config, tokenizer), tuple(splits)
+        cut = {task.info.task: task.check_requests(tokenizer, context, splits) for task in self._tasks}
+        return tuple(
+            f"task {task!r}: {count} prompts are longer than the model's context of {context} tokens, so "
+            "their beginning is dropped"
+            for task, count in cut.items()
+            if count
+        )
+
+    def digest(self) -> ScoredDigest:
+        """What decides the scores: items, prompts, targets, metrics; needs no model.
+
+        Raises:
+            FitnessError: as ``describe``; also an item of which no request can be made.
+        """
+        return ScoredDigest({task.info.task: task.digest() for task in self._tasks}, self.as_drawn)
 
     def score(
         self, model: nn.Module, tokenizer: Any, split: Split, deadline: Deadline | None = None
@@ -65,7 +96,7 @@ class Evaluator:
     def _tasks(self) -> tuple[EvalTask, ...]:
         from evomerge.fitness.lm_eval_tasks import build_tasks
 
-        return build_tasks(self.spec, self.base_dir)
+        return build_tasks(self.spec, self.base_dir, as_drawn=self.as_drawn)
 
     def _with_padding(self, tokenizer: Any) -> Any:
         """A tokenizer that can pad. Copying a large one takes a while, so the last copy is kept."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import types
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from evomerge.errors import FitnessError
 from evomerge.fitness.deadline import Deadline
 
-__all__ = ["LiveModel", "NonFiniteLogitsError", "with_padding"]
+__all__ = ["LiveModel", "NonFiniteLogitsError", "context_length", "with_padding"]
 
 
 class NonFiniteLogitsError(Exception):
@@ -104,6 +105,13 @@ class _InTime(LogitsProcessor):
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
         self._deadline.check()
         return scores
+
+
+def context_length(config: Any, tokenizer: Any) -> int:
+    """Tokens that a model of transformers' ``config`` reads at once, as ``HFLM.max_length`` says."""
+    unset = types.SimpleNamespace(_max_length=None, model=types.SimpleNamespace(config=config))
+    unset.tokenizer, unset._DEFAULT_MAX_LENGTH = tokenizer, HFLM._DEFAULT_MAX_LENGTH  # noqa: SLF001
+    return int(HFLM.max_length.fget(unset))
 
 
 def with_padding(tokenizer: Any) -> Any:

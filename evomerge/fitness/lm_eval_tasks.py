@@ -25,10 +25,13 @@ from lm_eval.api.task import Task
 from lm_eval.models.utils import normalize_gen_kwargs
 
 from evomerge.errors import CandidateError, FailureKind, FitnessError, did_you_mean
+from evomerge.fitness.lm_eval_digest import digest_of_task
+from evomerge.fitness.lm_eval_fewshot import Examples
 from evomerge.fitness.lm_eval_index import load_tasks, task_manager
 from evomerge.fitness.lm_eval_model import LiveModel, NonFiniteLogitsError
 from evomerge.fitness.lm_eval_trust import refuse_code, sandbox_templates
 from evomerge.fitness.objectives import POSITIVE_AGGREGATIONS
+from evomerge.fitness.scored import TaskDigest
 from evomerge.fitness.scores import ItemScore, Split, TaskScore
 from evomerge.fitness.spec import FitnessSpec, TaskSpec
 from evomerge.fitness.splits import digest, item_names, split_items
@@ -61,7 +64,9 @@ class EvalTask:
         FitnessError: metric or filter unknown, splits that do not fit, or a task that cannot be run here.
     """
 
-    def __init__(self, name: str, task: Task, spec: TaskSpec, fitness: FitnessSpec) -> None:
+    def __init__(
+        self, name: str, task: Task, spec: TaskSpec, fitness: FitnessSpec, *, as_drawn: bool = False
+    ) -> None:
         self._where = f"fitness.tasks: {name}"
         self._task = task
         self._fitness = fitness
@@ -71,6 +76,8 @@ class EvalTask:
         self._documents = [dict(document) for document in task.eval_docs]
         digests = [digest(document) for document in self._documents]
         self._names = item_names(digests)
+        self._splits = split_items(digests, fitness.splits, fitness.limit, self._where)
+        self._examples = Examples(task, self._documents, self._splits, self._where, as_drawn=as_drawn)
         self._filter = self._choose_filter(spec.filter)
         self._metric = self._choose_metric(spec.metric)
         self._aggregate, aggregation = _aggregation(task, self._metric)
@@ -80,7 +87,6 @@ class EvalTask:
                 f"{self._metric} is no perplexity, so it may have no logarithm",
                 "Remove 'transform: log'.",
             )
-        self._splits = split_items(digests, fitness.splits, fitness.limit, self._where)
         self._items_of: dict[Split, tuple[_Item, ...]] = {}
         self.info = TaskInfo(
             task=name,
@@ -90,7 +96,8 @@ class EvalTask:
             higher_is_better=bool(task.higher_is_better().get(self._metric, True)),
             aggregation=aggregation,
             weight=spec.weight,
-            num_fewshot=self._shots,
+            num_fewshot=self._examples.shots,
+            examples=self._examples.source,
             items={split: len(positions) for split, positions in self._splits.items()},
         )
 
@@ -105,7 +112,7 @@ class EvalTask:
         instances = [instance for item in items for instance in item.instances]
         for instance in instances:
             instance.resps, instance.filtered_resps = [], {}  # of the candidate before
-        self._check_room(model, instances)
+        self._check_room(model.max_length, instances)
         self._answer(model, items, instances)
         self._check_finite(items)
         try:
@@ -119,6 +126,21 @@ class EvalTask:
                 FailureKind.EVALUATION,
                 f"task {self.info.task!r} cannot score the answers ({type(error).__name__}: {error})",
             ) from error
+
+    def digest(self) -> TaskDigest:
+        """What decides the scores of this task, of all splits; makes the requests, needs no model."""
+        items = {split.value: self._items(split) for split in Split}
+        return digest_of_task(
+            self._task,
+            {
+                "metric": self._metric,
+                "filter": self._filter.name,
+                "aggregation": self.info.aggregation,
+                "higher is better": self.info.higher_is_better,
+                "few-shot examples": f"{self.info.num_fewshot} from {self.info.examples}",
+            },
+            {s: [(i.name, i.document, i.instances) for i in items[s]] for s in items},
+        )
 
     def _evaluated(self, items: Sequence[_Item], instances: list[Instance]) -> TaskScore:
         self._filter.apply(instances)
@@ -188,12 +210,38 @@ class EvalTask:
                     if isinstance(value, float) and not math.isfinite(value):
                         raise self._not_finite(f"the log-likelihood of item {item.name} is {value}")
 
-    def _check_room(self, model: LiveModel, instances: Sequence[Instance]) -> None:
+    def check_requests(self, tokenizer: Any, context: int, splits: Iterable[Split]) -> int:
+        """Makes the first request of the task, and counts the items of ``splits`` that a model cuts off.
+
+        ``context`` is the length of the model's context in tokens: of a longer prompt lm-eval drops the
+        beginning.
+
+        Raises:
+            FitnessError: no request can be made, or no answer fits into the context.
+        """
+        first = self._requests(self._splits[Split.SEARCH][0])
+        self._check_room(context, first)
+        for instance in first:
+            if not _token_count(tokenizer, instance) and instance.request_type != "loglikelihood_rolling":
+                raise FitnessError(
+                    "tokenizer",
+                    f"it makes no tokens of the first request of task {self.info.task!r}",
+                    "Does it belong to the model? The recipe's tokenizer section can name another.",
+                )
+        return sum(self._is_cut(item, tokenizer, context) for split in splits for item in self._items(split))
+
+    def _is_cut(self, item: _Item, tokenizer: Any, context: int) -> bool:
+        # Windows of a rolling log-likelihood lose nothing.
+        asked = [i for i in item.instances if i.request_type != "loglikelihood_rolling"]
+        long = [i for i in asked if sum(len(part.encode()) for part in _texts(i)) + _spared(i) > context]
+        return any(_token_count(tokenizer, i) + _spared(i) > context for i in long)
+
+    def _check_room(self, context: int, instances: Sequence[Instance]) -> None:
         lengths = [_answer_length(i) for i in instances if i.request_type == "generate_until"]
-        if lengths and max(lengths) >= model.max_length:
+        if lengths and max(lengths) >= context:
             raise FitnessError(
                 self._where,
-                f"answers of {max(lengths)} tokens do not fit into the model's context of {model.max_length}",
+                f"answers of {max(lengths)} tokens do not fit into the model's context of {context}",
                 "Set fitness.max_gen_toks, or max_gen_toks in the generation_kwargs of the task.",
             )
 
@@ -211,10 +259,11 @@ class EvalTask:
     def _requests(self, position: int) -> tuple[Instance, ...]:
         """One document's requests, as ``Task.build_all_requests`` makes them, without its progress bar."""
         task, document = self._task, self._documents[position]
+        self._examples.before(position)
         try:
             context = task.fewshot_context(
                 document,
-                num_fewshot=self._shots,
+                num_fewshot=self._examples.shots,
                 system_instruction=None,
                 apply_chat_template=False,
                 fewshot_as_multiturn=False,
@@ -237,10 +286,6 @@ class EvalTask:
         instances = made if isinstance(made, list) else [made]
         cap = self._fitness.max_gen_toks
         return tuple(_shortened(instance, cap) if cap is not None else instance for instance in instances)
-
-    @property
-    def _shots(self) -> int:
-        return int(self._task.config.num_fewshot or 0)
 
     def _refuse_unsupported(self) -> None:
         if getattr(self._task, "MULTIMODAL", False):
@@ -296,8 +341,10 @@ class EvalTask:
         return CandidateError(FailureKind.NON_FINITE_SCORES, f"task {self.info.task!r}: {what}")
 
 
-def build_tasks(fitness: FitnessSpec, base_dir: Path) -> tuple[EvalTask, ...]:
+def build_tasks(fitness: FitnessSpec, base_dir: Path, *, as_drawn: bool = False) -> tuple[EvalTask, ...]:
     """The tasks of ``fitness``, groups and tags expanded, in the order of the experiment.
+
+    ``as_drawn`` lets lm-eval draw few-shot examples from evaluated items too, as release 0.1.0 did.
 
     Raises:
         FitnessError: see ``EvalTask``; also a task that is not found, data that is not there, and a
@@ -314,7 +361,7 @@ def build_tasks(fitness: FitnessSpec, base_dir: Path) -> tuple[EvalTask, ...]:
         each = spec.model_copy(update={"weight": spec.weight / len(members)})
         for name, task in members.items():
             shown = name if name == spec.task else f"{spec.task}/{name}"
-            built.append(EvalTask(shown, task, each, fitness))
+            built.append(EvalTask(shown, task, each, fitness, as_drawn=as_drawn))
     return tuple(built)
 
 
@@ -329,6 +376,20 @@ def _aggregation(task: Task, metric: str) -> tuple[Callable[[list[Any]], Any], s
 
 def _answer_length(instance: Instance) -> int:
     return int(normalize_gen_kwargs(instance.args[1])["max_gen_toks"])
+
+
+def _spared(instance: Instance) -> int:
+    """Tokens of the context that the prompt may not take, as the answer needs them."""
+    return _answer_length(instance) if instance.request_type == "generate_until" else 0
+
+
+def _texts(instance: Instance) -> list[str]:
+    """What the model reads: the prompt, and the answer where it is given."""
+    return [part for part in instance.args[:2] if isinstance(part, str)]
+
+
+def _token_count(tokenizer: Any, instance: Instance) -> int:
+    return len(tokenizer.encode("".join(_texts(instance)), add_special_tokens=False))
 
 
 def _shortened(instance: Instance, cap: int) -> Instance:

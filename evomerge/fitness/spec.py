@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StrictBool,
@@ -17,6 +18,8 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+
+from evomerge.recipe import as_number, whole
 
 __all__ = ["FitnessSpec", "SplitSpec", "TaskSpec"]
 
@@ -32,8 +35,9 @@ def _share(share: int | float) -> int | float:
     return share
 
 
-_Share = Annotated[StrictInt | StrictFloat, AfterValidator(_share)]
-_Count = Annotated[StrictInt, Field(ge=1)]
+_Share = Annotated[StrictInt | StrictFloat, BeforeValidator(as_number), AfterValidator(_share)]
+_Whole = Annotated[StrictInt, BeforeValidator(whole)]
+_Count = Annotated[_Whole, Field(ge=1)]
 
 
 class _Frozen(BaseModel):
@@ -50,7 +54,7 @@ class TaskSpec(_Frozen):
     filter: str | None = Field(
         default=None, min_length=1, description="lm-eval filter to take; the task's first one if not given."
     )
-    weight: Annotated[float, Field(strict=True)] = Field(
+    weight: Annotated[float, Field(strict=True), BeforeValidator(as_number)] = Field(
         default=1.0,
         ge=0.0,
         allow_inf_nan=False,
@@ -60,7 +64,7 @@ class TaskSpec(_Frozen):
     direction: Literal["maximize", "minimize"] | None = Field(
         default=None, description="Which way is better; what lm-eval says for the metric if not given."
     )
-    num_fewshot: StrictInt | None = Field(
+    num_fewshot: _Whole | None = Field(
         default=None,
         ge=0,
         description="Solved examples in front of each prompt; the task's own if not given.",
@@ -91,7 +95,7 @@ class SplitSpec(_Frozen):
     search: _Share = Field(default=0.6, description="Items that candidates are scored on.")
     validation: _Share = Field(default=0.2, description="Items that choose the winner among the best.")
     test: _Share = Field(default=0.2, description="Items of the final report, seen by nobody before.")
-    seed: StrictInt = Field(default=0, description="Another seed, another division.")
+    seed: _Whole = Field(default=0, description="Another seed, another division.")
 
     @model_validator(mode="after")
     def _at_most_everything(self) -> Self:

@@ -26,5 +26,7 @@ class TaskInfo:
     weight: float
     """Its own share: a group's weight is spread over the members."""
     num_fewshot: int
+    examples: str
+    """Where they come from: ``none``, ``the train split``, ``search items``, ..."""
     items: Mapping[Split, int]
     """Number of items in each split."""

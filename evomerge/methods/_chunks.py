@@ -43,13 +43,15 @@ class Chunk:
     """Rows ``row`` to ``row + R`` of one tensor from each input, in storage dtype; ``x_MRC[m]`` is (R, C).
 
     ``row`` is a multiple of ``ROW_BLOCK``. A vector is one row (``is_vector``); dimensions of a tensor before
-    its last are flattened into rows. With ``has_base`` the first input is the base.
+    its last are flattened into rows. With ``has_base`` the first input is the base. ``period`` is the
+    number of rows that share the index of the tensor's first dimension: 1 for a matrix.
     """
 
     x_MRC: tuple[Tensor, ...]
     row: int
     has_base: bool = False
     is_vector: bool = False
+    period: int = 1
 
     @property
     def device(self) -> torch.device:

@@ -893,7 +893,7 @@ def _load_task_vectors(x, kind, start, n, base, d):
 
 @njit(**_fast)
 def _variance(d, n, mean, out):
-    """Population variance over the task vectors, element by element."""
+    """Population variance over the task vectors, element by element; zero where all are equal."""
     count = f32(d.shape[0])
     for i in range(n):
         mean[i] = d[0, i]
@@ -908,7 +908,12 @@ def _variance(d, n, mean, out):
             apart = d[k, i] - mean[i]
             out[i] = out[i] + apart * apart
     for i in range(n):
-        out[i] = out[i] / count
+        mean[i] = f32(0)
+    for k in range(1, d.shape[0]):
+        for i in range(n):
+            mean[i] = f32(1) if d[k, i] != d[0, i] else mean[i]
+    for i in range(n):
+        out[i] = out[i] / count if mean[i] != 0 else f32(0)
 
 
 @njit(**_fast)

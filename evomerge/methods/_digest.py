@@ -66,7 +66,8 @@ class Digest:
 
     def add_finite(self, rows_RC: Tensor) -> None:
         """Looks whether all of the rows are finite, on their device."""
-        self.state[2] += torch.logical_not(torch.isfinite(rows_RC).all())
+        known_RC = rows_RC.float() if rows_RC.dtype.itemsize == 1 else rows_RC  # torch has none for 8 bits
+        self.state[2] += torch.logical_not(torch.isfinite(known_RC).all())
 
 
 @functools.cache

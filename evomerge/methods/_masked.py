@@ -25,7 +25,7 @@ from evomerge.methods._chunks import (
     task_vectors,
 )
 from evomerge.methods._gpu import FULL, RANDOM, TRIM, Launch, double_bits, float_bits, has_kernels, uploaded
-from evomerge.methods._native import Inputs, blocks, floats, functions, usable
+from evomerge.methods._native import Inputs, blocks, floats, functions, single, usable
 from evomerge.methods._output import Output
 from evomerge.methods._random import keep, random_bits, threshold, thresholds
 from evomerge.methods._ranks import BINS, Cut, Finder, Histogram, Threshold, exact_histograms, histograms
@@ -333,8 +333,8 @@ def _native_apply(chunk: Chunk, s: MaskedSum, found: Resolved | None, target: Ta
         limits,
         found.packed.get(chunk.row, np.empty((len(masks), 0, 0), dtype=np.uint8)),
         np.array([s.consensus, normalize, s.scale != 1], dtype=np.int64),
-        np.float32(total),
-        np.float32(s.scale),
+        single(total),
+        single(s.scale),
         out.address,
         out.kind,
     )

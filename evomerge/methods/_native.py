@@ -31,6 +31,7 @@ __all__ = [
     "compiled",
     "floats",
     "functions",
+    "single",
     "usable",
     "wanted",
 ]
@@ -84,8 +85,14 @@ class Inputs:
 
 
 def floats(values: Sequence[float]) -> Any:
-    """Numbers as torch's scalars of float32 operations see them."""
-    return np.array(values, dtype=np.float32)
+    """Numbers as torch's scalars of float32 operations see them; infinite where float32 ends."""
+    with np.errstate(over="ignore"):
+        return np.array(values, dtype=np.float64).astype(np.float32)
+
+
+def single(value: float) -> Any:
+    """One number as ``floats`` makes it."""
+    return floats([value])[0]
 
 
 def blocks(rows: int) -> int:

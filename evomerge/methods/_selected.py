@@ -23,7 +23,7 @@ from evomerge.methods._chunks import (
 )
 from evomerge.methods._gpu import FUSION, NEARSWAP, RAM, Launch, float_bits
 from evomerge.methods._masked import elect
-from evomerge.methods._native import Inputs, blocks, floats, functions, usable
+from evomerge.methods._native import Inputs, blocks, floats, functions, single, usable
 from evomerge.methods._output import Output
 from evomerge.methods._ranks import BINS, LOW_BITS, Cut, Finder, Histogram, Threshold, histograms
 from evomerge.methods._span import write_weighted
@@ -54,16 +54,21 @@ class Variances:
 
 
 def _variance(d_DRC: list[Tensor]) -> Tensor:
-    """Population variance over the task vectors, per position; (R, C), float32."""
+    """Population variance over the task vectors, per position; (R, C), float32.
+
+    Where all are equal it is exactly zero: a rounded mean must not make a difference of its own.
+    """
     mean_RC = d_DRC[0].clone()
     for d_RC in d_DRC[1:]:
         mean_RC.add_(d_RC)
     mean_RC.div_(len(d_DRC))
     sum_RC = torch.zeros_like(mean_RC)
+    differs_RC = torch.zeros_like(mean_RC, dtype=torch.bool)
     for d_RC in d_DRC:
         apart_RC = torch.sub(d_RC, mean_RC)
         sum_RC.add_(apart_RC.mul_(apart_RC))
-    return sum_RC.div_(len(d_DRC))
+        differs_RC |= d_RC != d_DRC[0]
+    return torch.where(differs_RC, sum_RC.div_(len(d_DRC)), 0)
 
 
 def _variances(chunks: Chunks) -> Variances:
@@ -227,7 +232,7 @@ def _nearswap(chunk: Chunk, t: float, _: None) -> Tensor:
 def _native_nearswap(chunk: Chunk, t: float, _: None, target: Target) -> None:
     x, out = Inputs(chunk), Output(chunk, target)
     n = x.elements
-    out.finish(functions().nearswap(x.addresses, x.kind, n, np.float32(t), out.address, out.kind))
+    out.finish(functions().nearswap(x.addresses, x.kind, n, single(t), out.address, out.kind))
 
 
 def _fused_nearswap(chunk: Chunk, t: float, _: None, target: Target) -> None:
@@ -311,7 +316,7 @@ def _fusion(chunk: Chunk, s: Importance, _: None) -> Tensor:
 def _native_fusion(chunk: Chunk, s: Importance, _: None, target: Target) -> None:
     x, out = Inputs(chunk), Output(chunk, target)
     factors = s.divergence_R[chunk.row : chunk.row + x.rows].to(torch.float32).numpy()
-    threshold = np.float32(s.threshold)
+    threshold = single(s.threshold)
     finite = functions().fusion(
         x.addresses, x.kind, x.rows, x.columns, factors, threshold, out.address, out.kind
     )
@@ -360,7 +365,7 @@ def _ram_reduce(chunks: Chunks, s: Ram) -> tuple[float, ...] | None:
             x = Inputs(chunk)
             counts = counts or [[0, 0] for _ in chunk.x_MRC[1:]]
             totals = np.array(counts, dtype=np.int64)
-            functions().ram_counts(x.addresses, x.kind, x.elements, np.float32(s.epsilon), totals)
+            functions().ram_counts(x.addresses, x.kind, x.elements, single(s.epsilon), totals)
             counts = totals.tolist()
             continue
         d_DRC, active_DRC, count_RC = _active(chunk, s.epsilon)
@@ -368,8 +373,15 @@ def _ram_reduce(chunks: Chunks, s: Ram) -> tuple[float, ...] | None:
         for pair, active_RC in zip(counts, active_DRC, strict=True):
             pair[0] += int((active_RC & (count_RC > 1)).sum())
             pair[1] += int((active_RC & (count_RC == 1)).sum())
-    ratios = [shared / max(unique, s.epsilon) for shared, unique in counts]
+    ratios = [_ratio(shared, max(unique, s.epsilon)) for shared, unique in counts]
     return tuple(1 + s.r * min(max(ratio, 0.0), s.alpha) for ratio in ratios)
+
+
+def _ratio(shared: int, unique: float) -> float:
+    """With an epsilon of 0 there may be no unique changes: shared ones then count without limit."""
+    if unique > 0:
+        return shared / unique
+    return math.inf if shared else 0.0
 
 
 def _ram(chunk: Chunk, s: Ram, factors: tuple[float, ...] | None) -> Tensor:
@@ -386,7 +398,7 @@ def _ram(chunk: Chunk, s: Ram, factors: tuple[float, ...] | None) -> Tensor:
 def _native_ram(chunk: Chunk, s: Ram, factors: tuple[float, ...] | None, target: Target) -> None:
     x, out = Inputs(chunk), Output(chunk, target)
     amplified = floats(factors if factors is not None else [1.0] * (len(chunk.x_MRC) - 1))
-    n, epsilon = x.elements, np.float32(s.epsilon)
+    n, epsilon = x.elements, single(s.epsilon)
     finite = functions().ram_apply(
         x.addresses, x.kind, n, epsilon, amplified, factors is not None, out.address, out.kind
     )

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from evomerge.methods._chunks import ROW_BLOCK, Chunk, Chunks, Fused, Kernel, Measure, Target, block_sums
+from evomerge.methods._conditioning import LineCoefficients, Lines
 from evomerge.methods._gpu import Launch, float_bits
 from evomerge.methods._native import Inputs, blocks, floats, functions, usable
 from evomerge.methods._output import Output, write_plainly
 
 __all__ = [
-    "LineCoefficients",
     "LineGrams",
     "column_grams",
     "gram",
@@ -84,27 +84,44 @@ def _row_grams(chunks: Chunks) -> LineGrams:
 
 
 def _column_grams(chunks: Chunks) -> LineGrams:
-    total_CMM: Tensor | None = None
+    total_LMM: Tensor | None = None
     for chunk in chunks():
         if chunk.is_vector:  # a vector has one line, whichever way one looks at it
             return _row_grams(chunks)
-        for row in range(0, chunk.shape[0], ROW_BLOCK):
-            block = Chunk(
-                tuple(x_RC[row : row + ROW_BLOCK] for x_RC in chunk.x_MRC), chunk.row + row, chunk.has_base
-            )
+        if total_LMM is None:
+            count, lines = len(chunk.x_MRC), chunk.period * chunk.shape[1]
+            total_LMM = torch.zeros(lines, count, count, dtype=torch.float64, device=chunk.device)
+        for block in _row_blocks(chunk):
             wide = list(_wide(block, of_task_vectors=True))
-            part_CMM = _pairwise(wide, dim=0)
-            total_CMM = part_CMM if total_CMM is None else total_CMM.add_(part_CMM)
-    if total_CMM is None:
+            if chunk.period == 1:
+                total_LMM.add_(_pairwise(wide, dim=0))
+                continue
+            # Rows of one index of the first dimension are different lines, so none is added to twice.
+            first = block.row % chunk.period * block.shape[1]
+            part_LMM = _pairwise([x_RC.reshape(1, -1) for x_RC in wide], dim=0)
+            total_LMM[first : first + len(part_LMM)].add_(part_LMM)
+    if total_LMM is None:
         raise ValueError("a tensor without rows")
-    return LineGrams(total_CMM.cpu(), per_column=True)
+    return LineGrams(total_LMM.cpu(), per_column=True)
+
+
+def _row_blocks(chunk: Chunk) -> Iterator[Chunk]:
+    """The chunk's blocks of rows; for more than two dimensions, cut where the first one's index changes."""
+    row, rows = 0, chunk.shape[0]
+    while row < rows:
+        step = ROW_BLOCK
+        if chunk.period > 1:
+            step = chunk.period - (chunk.row + row) % chunk.period
+        end = min(row + step, rows)
+        yield Chunk(tuple(x_RC[row:end] for x_RC in chunk.x_MRC), chunk.row + row, chunk.has_base)
+        row = end
 
 
 row_grams = Measure("row_grams", _row_grams)
 """Gram matrix of base and task vectors (of the inputs, without a base) for each row."""
 
 column_grams = Measure("column_grams", _column_grams)
-"""The same for each column."""
+"""The same for each column: along the first dimension, however many there are."""
 
 
 def _weighted_sum(chunk: Chunk, c_M: Tensor, _: None) -> Tensor:
@@ -150,34 +167,26 @@ weighted_sum = Kernel(
 """Numbers: c_M, one coefficient per input, float64."""
 
 
-@dataclass(frozen=True)
-class LineCoefficients:
-    """c_LM: one coefficient per input for each row (or column); (L, M), float64."""
-
-    c_LM: Tensor
-    per_column: bool
-
-
 def _line_weighted_sum(chunk: Chunk, lines: LineCoefficients, _: None) -> Tensor:
+    place = Lines(chunk, lines)
     if lines.c_LM.shape[0] == 1:
-        return _weighted_sum(chunk, lines.c_LM[0], None)
-    c_LM = lines.c_LM if lines.per_column else lines.c_LM[chunk.row : chunk.row + chunk.shape[0]]
-    c_LM = c_LM.to(chunk.device, torch.float32)
+        return place.put_wide(_weighted_sum(chunk, lines.c_LM[0], None))
     out_RC = torch.zeros(chunk.shape, dtype=torch.float32, device=chunk.device)
     for m, x_RC in enumerate(chunk.x_MRC):
-        c = c_LM[:, m][None, :] if lines.per_column else c_LM[:, m][:, None]
-        out_RC.add_(torch.mul(x_RC.float(), c))
-    return out_RC
+        out_RC.add_(torch.mul(x_RC.float(), place.coefficients(m)))
+    return place.put_wide(out_RC)
 
 
 def _native_line_weighted_sum(chunk: Chunk, lines: LineCoefficients, found: None, target: Target) -> None:
-    if lines.c_LM.shape[0] == 1:
+    if lines.c_LM.shape[0] == 1 and lines.wide_L is None:
         _native_weighted_sum(chunk, lines.c_LM[0], found, target)
         return
     write_plainly(_line_weighted_sum(chunk, lines, found), chunk, target)
 
 
 def _can_line_weighted_sum(chunk: Chunk, lines: LineCoefficients) -> bool:
+    if lines.wide_L is not None or (lines.per_column and chunk.period > 1):
+        return False
     return lines.c_LM.shape[0] > 1 or _can_weighted_sum(chunk, lines.c_LM[0])
 
 
@@ -201,10 +210,11 @@ line_weighted_sum = Kernel(
 
 def _wide(chunk: Chunk, *, of_task_vectors: bool) -> Iterator[Tensor]:
     """The inputs in float64, as they are or as base and task vectors."""
-    first_RC = chunk.x_MRC[0].double()
+    first_RC = chunk.x_MRC[0].float().double()  # float64 weights are combined in float32 as well
     yield first_RC
     for x_RC in chunk.x_MRC[1:]:
-        yield x_RC.double() - first_RC if of_task_vectors and chunk.has_base else x_RC.double()
+        wide_RC = x_RC.float().double()
+        yield wide_RC - first_RC if of_task_vectors and chunk.has_base else wide_RC
 
 
 def _pairwise(wide: list[Tensor], dim: int) -> Tensor:

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evomerge.methods._chunks import Measure, nothing
+from evomerge.methods._conditioning import LineCoefficients, conditioned
 from evomerge.methods._registry import Base, Bound, PerModel, Range, merge_method
 from evomerge.methods._span import (
-    LineCoefficients,
     LineGrams,
     column_grams,
     gram,
@@ -31,6 +31,16 @@ _Floats = NDArray[np.float64]
 
 _COLLINEAR = 0.9995
 _TINY_NORM = 1e-8
+_RESOLVED_SIN = 1e-5
+"""Sine of an angle below which vectors count as parallel or opposite. A Gram matrix in float64 has cosines to
+some 1e-16, so the direction between vectors at this angle to one part in 1e5; a cosine in float32, as the
+dialect computes it, tells nothing of sines below 3e-4."""
+_RESOLVED_SUM = 1e-6
+"""Length of a weighted sum of unit vectors, relative to the weights, below which they cancel out."""
+_POLE = 1e-6
+"""Model stock's ratio has a pole; this near to it there is no ratio and the base stays, as in the dialect."""
+_CONVERGED = 1e-12
+"""Step of a karcher mean that is too small to matter, whatever the tolerance."""
 
 _Normalize = Annotated[bool, Range("divide by the sum of the weights")]
 
@@ -108,7 +118,7 @@ def nuslerp(
 ) -> LineCoefficients:
     """Great-circle interpolation of two models, or of their task vectors; c_LM.
 
-    Vectors that are parallel (|sin| < 1e-8) are interpolated linearly.
+    Vectors that are parallel or opposite (|sin| < 1e-5) are interpolated linearly.
     """
     lines = LineGrams(grams[None], per_column=False) if isinstance(grams, Tensor) else grams
     first = 1 if has_base else 0
@@ -117,28 +127,36 @@ def nuslerp(
     t = 0.5 if abs(total) < 1e-6 else weight[1] / total
     norms = [np.maximum(np.sqrt(np.maximum(g_L22[:, i, i], 0)), 1e-7) for i in range(2)]
     cos_L = np.minimum(np.maximum(g_L22[:, 0, 1] / (norms[0] * norms[1]), -1), 1)
+    parallel_L = 1 - cos_L * cos_L < _RESOLVED_SIN**2
     angle_L = np.arccos(cos_L)
-    sin_L = np.sin(angle_L)
-    parallel_L = np.abs(sin_L) < 1e-8
-    safe_L = np.where(parallel_L, 1, sin_L)
+    safe_L = np.where(parallel_L, 1, np.sin(angle_L))
     c_ML = [np.where(parallel_L, share, np.sin(share * angle_L) / safe_L) for share in (1 - t, t)]
     if has_base:
         c_ML.insert(0, 1 - c_ML[0] - c_ML[1])
-    return LineCoefficients(torch.from_numpy(np.stack(c_ML, axis=1)), lines.per_column)
+    return conditioned(
+        np.stack(c_ML, axis=1), lines.grams_LMM.numpy(), has_base=has_base, per_column=lines.per_column
+    )
 
 
 class _Span:
     """Vectors as coefficients over given ones, whose Gram matrix tells all lengths and angles."""
 
     def __init__(self, gram_MM: Tensor) -> None:
+        if not bool(torch.isfinite(gram_MM).all()):
+            raise ValueError("a model holds NaN or infinity")
         self.gram_MM: _Floats = gram_MM.numpy()
         self.norms = [math.sqrt(max(v, 0.0)) for v in self.gram_MM.diagonal().tolist()]
 
     def axis(self, i: int, scale: float = 1.0) -> _Floats:
-        """The given vector ``i``, scaled."""
+        """The given vector ``i``, scaled; one without length is nothing, which no scale may change."""
         c_M = np.zeros(len(self.norms))
-        c_M[i] = scale
+        c_M[i] = scale if self.norms[i] > 0 else 0.0
         return c_M
+
+    def unit(self, i: int, eps: float = 0.0) -> _Floats:
+        """The given vector ``i`` over its length (plus ``eps``)."""
+        length = self.norms[i] + eps
+        return self.axis(i, 1 / length if length > 0 else 0.0)
 
     def dot(self, a_M: _Floats, b_M: _Floats) -> float:
         # No matrix product: BLAS adds in an order of the machine's own.
@@ -152,9 +170,9 @@ class _Span:
     "multislerp",
     source="Goddard et al. 2025, MergeKit: interpolation in the tangent space of a weighted mean direction",
     measure=task_gram,
-    kernel=weighted_sum,
+    kernel=line_weighted_sum,
     base=Base.OPTIONAL,
-    models=(2, None),
+    models=(1, None),
 )
 def multislerp(
     gram_MM: Tensor,
@@ -163,37 +181,57 @@ def multislerp(
     weight: Annotated[PerModel, Range("share of the model")],
     normalize_weights: Annotated[bool, Range("divide the weights by their sum")] = True,
     eps: Annotated[float, Range("below this a length counts as zero", 0)] = 1e-8,
-) -> Tensor:
-    """Barycentre on the sphere in the tangent space of the mean direction, with the mean length; c_M."""
+) -> LineCoefficients:
+    """Barycentre on the sphere in the tangent space of the mean direction, with the mean length; c_LM.
+
+    A vector without length has no direction and takes no part in the mean. Where the mean is shorter than
+    ``eps``, and where the directions of two models cancel out, the result is the weighted sum.
+    """
     first = 1 if has_base else 0
+    if len(weight) == 1:
+        return conditioned(np.array([[0.0, 1.0][1 - first :]]), gram_MM.numpy()[None], has_base=has_base)
     span = _Span(gram_MM[first:, first:])
     total = math.fsum(weight)
     if normalize_weights and total == 0:
         raise ValueError("the weights of a normalized multislerp sum to zero")
     w = [v / total for v in weight] if normalize_weights else list(weight)
-    unit = [span.axis(i, 1 / (n + eps)) for i, n in enumerate(span.norms)]
-    length = math.fsum(v * n for v, n in zip(w, span.norms, strict=True))
+    c_M = _barycentre(span, w, eps)
+    if has_base:
+        c_M = np.concatenate([[1 - math.fsum(c_M.tolist())], c_M])
+    return conditioned(c_M[None], gram_MM.numpy()[None], has_base=has_base)
+
+
+def _barycentre(span: _Span, w: list[float], eps: float) -> _Floats:
+    """Coefficients of multislerp over the vectors of ``span``."""
+    unit = [span.unit(i, eps) for i in range(len(w))]
     mean_M = sum((v * u for v, u in zip(w, unit, strict=True)), span.axis(0, 0.0))
     size = span.norm(mean_M)
-    if size < eps:
-        if len(w) != 2:
+    reach = math.fsum(abs(v) * span.norm(u) for v, u in zip(w, unit, strict=True))
+    cancels = size < _RESOLVED_SUM * reach
+    if cancels or size < eps or size == 0:
+        if cancels and len(w) != 2:
             raise ValueError("the weighted directions cancel out, so there is no mean to start from")
-        return _result(w, has_base=has_base)
+        return np.array([v if n > 0 else 0.0 for v, n in zip(w, span.norms, strict=True)])
     mean_M = mean_M / size
     tangent_M = span.axis(0, 0.0)
     for v, u in zip(w, unit, strict=True):
         tangent_M = tangent_M + v * (u - span.dot(u, mean_M) * mean_M)
     angle = span.norm(tangent_M) + eps
-    c_M = (math.cos(angle) * mean_M + math.sin(angle) / angle * tangent_M) * length
-    return _result(c_M.tolist(), has_base=has_base)
+    length = math.fsum(v * n for v, n in zip(w, span.norms, strict=True))
+    return (math.cos(angle) * mean_M + _sinc(angle) * tangent_M) * length
+
+
+def _sinc(angle: float) -> float:
+    """sin(angle) / angle."""
+    return math.sin(angle) / angle if angle > 0 else 1.0
 
 
 @merge_method(
     "karcher",
     source="Karcher 1977; Grove and Karcher 1973: Riemannian centre of mass on the sphere",
     measure=gram,
-    kernel=weighted_sum,
-    models=(2, None),
+    kernel=line_weighted_sum,
+    models=(1, None),
 )
 def karcher(
     gram_MM: Tensor,
@@ -201,37 +239,48 @@ def karcher(
     weight: Annotated[PerModel, Range("share of the model (ours; equal in the dialect)", 0)] = (1.0,),
     max_iter: Annotated[int, Range("most steps", 1)] = 10,
     tol: Annotated[float, Range("steps and angles below this count as zero", 0)] = 1e-5,
-) -> Tensor:
-    """The direction with the least mean squared angle to all models, with their mean length; c_M."""
+) -> LineCoefficients:
+    """The direction with the least mean squared angle to all models, with their mean length; c_LM.
+
+    A model opposite to the mean pulls in no direction more than in another, so it does not pull.
+    """
+    if len(weight) == 1:
+        return conditioned(np.ones((1, 1)), gram_MM.numpy()[None], has_base=False)
     span = _Span(gram_MM)
     total = math.fsum(weight)
     if total == 0:
         raise ValueError("the weights of a karcher mean sum to zero")
     share = [w / total for w in weight]
     length = math.fsum(a * n for a, n in zip(share, span.norms, strict=True))
-    used = [i for i, n in enumerate(span.norms) if n > tol]
+    used = [i for i, n in enumerate(span.norms) if n > tol and share[i] > 0]
     if not used:
-        return torch.zeros(len(weight), dtype=torch.float64)
+        return conditioned(np.zeros((1, len(weight))), gram_MM.numpy()[None], has_base=False)
     kept = math.fsum(share[i] for i in used)
     alpha = {i: share[i] / kept for i in used}
-    unit = {i: span.axis(i, 1 / span.norms[i]) for i in used}
-    u_M = sum((alpha[i] * unit[i] for i in used), span.axis(0, 0.0))
+    c_M = _centre(span, alpha, max_iter, tol) * length
+    return conditioned(c_M[None], gram_MM.numpy()[None], has_base=False)
+
+
+def _centre(span: _Span, alpha: dict[int, float], max_iter: int, tol: float) -> _Floats:
+    """Coefficients of the karcher mean of the directions in ``alpha``, by gradient descent."""
+    unit = {i: span.unit(i) for i in alpha}
+    u_M = sum((alpha[i] * unit[i] for i in alpha), span.axis(0, 0.0))
     size = span.norm(u_M)
-    u_M = unit[used[0]] if size < tol else u_M / size
+    u_M = unit[next(iter(alpha))] if size < max(tol, _RESOLVED_SUM) else u_M / size
     for _ in range(max_iter):
         tangent_M = span.axis(0, 0.0)
-        for i in used:
+        for i, a in alpha.items():
             cos = min(max(span.dot(u_M, unit[i]), -1.0), 1.0)
             angle = math.acos(cos)
-            if angle >= tol:
-                tangent_M = tangent_M + alpha[i] * angle / math.sin(angle) * (unit[i] - cos * u_M)
+            if angle >= tol and angle > 0 and (cos > 0 or 1 - cos * cos > _RESOLVED_SIN**2):
+                tangent_M = tangent_M + a * angle / math.sin(angle) * (unit[i] - cos * u_M)
         step = span.norm(tangent_M)
-        if step < tol:
+        if step < max(tol, _CONVERGED):
             break
-        u_M = math.cos(step) * u_M + math.sin(step) / step * tangent_M
+        u_M = math.cos(step) * u_M + _sinc(step) * tangent_M
         size = span.norm(u_M)
         u_M = u_M / size if size > 0 else u_M
-    return torch.from_numpy(u_M * length)
+    return u_M
 
 
 def _model_stock_measure(parameters: Bound) -> Measure:
@@ -251,7 +300,10 @@ def model_stock(
     *,
     filter_wise: Annotated[bool, Range("one ratio per row")] = False,  # noqa: ARG001
 ) -> LineCoefficients:
-    """Between the base and the mean of the models, by the mean angle between their task vectors; c_LM."""
+    """Between the base and the mean of the models, by the mean angle between their task vectors; c_LM.
+
+    Where the angles leave no ratio (two opposite task vectors, say), the base stays.
+    """
     g_LMM: _Floats = (grams[None] if isinstance(grams, Tensor) else grams.grams_LMM).numpy()
     count = g_LMM.shape[1] - 1
     norm_DL = [np.sqrt(np.maximum(g_LMM[:, d, d], 0)) for d in range(1, count + 1)]
@@ -261,9 +313,10 @@ def model_stock(
         for j in range(i)
     ]
     cos_L = np.minimum(np.maximum(cosines, -1), 1).mean(axis=0)
-    t_L = count * cos_L / (1 + (count - 1) * cos_L)
-    c_LM = np.stack([1 - t_L, *[t_L / count] * count], axis=1)
-    return LineCoefficients(torch.from_numpy(c_LM), per_column=False)
+    divisor_L = 1 + (count - 1) * cos_L
+    pole_L = np.abs(divisor_L) < _POLE
+    t_L = np.where(pole_L, 0, count * cos_L / np.where(pole_L, 1, divisor_L))
+    return conditioned(np.stack([1 - t_L, *[t_L / count] * count], axis=1), g_LMM, has_base=True)
 
 
 @merge_method("passthrough", source="copies one model", measure=nothing, kernel=weighted_sum, models=(1, 1))
@@ -275,7 +328,3 @@ def passthrough(_: None, *, scale: Annotated[PerModel, Range("factor of the weig
 def _over_inputs(c_D: list[float]) -> Tensor:
     """Coefficients of task vectors as coefficients of base and models."""
     return torch.tensor([1 - math.fsum(c_D), *c_D], dtype=torch.float64)
-
-
-def _result(c: list[float], *, has_base: bool) -> Tensor:
-    return _over_inputs(c) if has_base else torch.tensor(c, dtype=torch.float64)

@@ -17,6 +17,7 @@ from evomerge.methods._registry import Base, Bound, PerModel, Range, merge_metho
 
 _Weight = Annotated[PerModel, Range("factor of the task vector")]
 _Density = Annotated[PerModel, Range("share of the task vector's elements kept", 0, 1)]
+_Trim = Annotated[PerModel, Range("share of the task vector's elements kept; above 0, one at least", 0, 1)]
 _Gamma = Annotated[PerModel, Range("share of the largest elements dropped", 0, 1)]
 _Epsilon = Annotated[PerModel, Range("keep probability is density +- epsilon, by rank in the row", 0, 1)]
 _Normalize = Annotated[bool, Range("divide by the weights that took part")]
@@ -71,6 +72,11 @@ def _interval(histogram: Histogram, first: int, last: int, *, rescale: bool) -> 
     return Mask(trim=trim, l1=histogram.l1() if rescale else 0.0)
 
 
+def _largest(density: float, elements: int) -> int:
+    """How many elements a trim by magnitude keeps: one at least, as in the dialect, unless density is 0."""
+    return max(1, int(density * elements)) if density > 0 else 0
+
+
 @merge_method(
     "ties",
     source="Yadav et al. 2023, arXiv:2306.01708",
@@ -82,7 +88,7 @@ def ties(  # noqa: PLR0913 (one argument is one parameter of the recipe)
     histograms: Histograms | None,
     *,
     weight: _Weight,
-    density: _Density = (1.0,),
+    density: _Trim = (1.0,),
     normalize: _Normalize = True,
     lambda_: _Lambda = 1.0,
     rescale: _Rescale = False,
@@ -93,7 +99,7 @@ def ties(  # noqa: PLR0913 (one argument is one parameter of the recipe)
     if histograms is None:
         return how.of(weight, (Mask(),) * len(weight))
     masks = tuple(
-        Mask() if rho >= 1 else _interval(h, 0, int(rho * h.elements), rescale=rescale)
+        Mask() if rho >= 1 else _interval(h, 0, _largest(rho, h.elements), rescale=rescale)
         for h, rho in zip(histograms, density, strict=True)
     )
     return how.of(weight, masks)

@@ -1,5 +1,6 @@
 """What to merge: recipes, and recipes with holes. Knows neither torch nor files of weights."""
 
+from evomerge.recipe.dialect import as_number, whole, without_extras
 from evomerge.recipe.files import (
     dump_recipe,
     load_recipe,
@@ -10,12 +11,23 @@ from evomerge.recipe.files import (
     read_yaml,
     write_whole,
 )
-from evomerge.recipe.model import Module, Recipe, Slice, Source, TokenizerSpec, TokenRule, TokenSource
+from evomerge.recipe.loader import Document
+from evomerge.recipe.model import (
+    Module,
+    Recipe,
+    Slice,
+    Source,
+    TokenizerSpec,
+    TokenRule,
+    TokenSource,
+    stage_of,
+)
 from evomerge.recipe.space import Dimension, SearchSpace, Value, Values
 from evomerge.recipe.values import Parameters, Scalar, Setting, filters_of, lookup
 
 __all__ = [
     "Dimension",
+    "Document",
     "Module",
     "Parameters",
     "Recipe",
@@ -29,6 +41,7 @@ __all__ = [
     "TokenizerSpec",
     "Value",
     "Values",
+    "as_number",
     "dump_recipe",
     "filters_of",
     "load_recipe",
@@ -38,5 +51,8 @@ __all__ = [
     "parse_yaml",
     "read_recipe",
     "read_yaml",
+    "stage_of",
+    "whole",
+    "without_extras",
     "write_whole",
 ]

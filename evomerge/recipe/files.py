@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import os
-import re
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +13,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from evomerge.errors import OutputError, RecipeError, UserError, did_you_mean
+from evomerge.recipe.dialect import MISPLACED, normalise
+from evomerge.recipe.loader import MAX_YAML_NODES, Document, load_documents
 from evomerge.recipe.model import Recipe
 
 __all__ = ["dump_recipe", "load_recipe", "parse", "parse_recipe", "read_recipe", "read_yaml", "write_whole"]
@@ -19,88 +22,13 @@ __all__ = ["dump_recipe", "load_recipe", "parse", "parse_recipe", "read_recipe",
 _Model = TypeVar("_Model", bound=BaseModel)
 
 MAX_YAML_BYTES = 2**20
-MAX_YAML_NODES = 200_000
-"""Nodes after aliases are expanded: a document that grows beyond this is an attack or a mistake."""
 MAX_YAML_DEPTH = 50
-MAX_NUMBER_LENGTH = 400
-"""Letters of a number: reading a longer one takes time that grows with the square of its length."""
 MAX_LISTED = 20
 """Wrong fields that one message names."""
 
-_TAG = "tag:yaml.org,2002:"
-_TAGS = ("null", "bool", "int", "float", "str", "seq", "map")
 
-
-class _PlainLoader(yaml.SafeLoader):
-    """Safe YAML of plain values: no dates, sets or bytes, and no key given twice (the last would win)."""
-
-    yaml_constructors = {  # noqa: RUF012 (as PyYAML has it)
-        None: yaml.SafeLoader.yaml_constructors[None],
-        **{_TAG + tag: yaml.SafeLoader.yaml_constructors[_TAG + tag] for tag in _TAGS},
-    }
-    yaml_implicit_resolvers = {  # noqa: RUF012
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != f"{_TAG}timestamp"]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    def __init__(self, stream: str) -> None:
-        super().__init__(stream)
-        self._merged = 0
-
-    def construct_scalar(self, node: Any) -> Any:
-        value = super().construct_scalar(node)
-        if isinstance(value, str) and _UNFIT.search(value):
-            raise yaml.constructor.ConstructorError(
-                None, None, "a text may hold no null character and no half of a character", node.start_mark
-            )
-        if node.tag in (f"{_TAG}int", f"{_TAG}float") and len(str(value)) > MAX_NUMBER_LENGTH:
-            raise yaml.constructor.ConstructorError(None, None, "a number is too long", node.start_mark)
-        return value
-
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Merges ``<<`` into ``node``; unlike PyYAML's, each key once: merges of merges do not explode."""
-        own = [(key, value) for key, value in node.value if key.tag != f"{_TAG}merge"]
-        merged: dict[tuple[str, str], Any] = {}
-        for key, value in node.value:
-            if key.tag != f"{_TAG}merge":
-                continue
-            for part in value.value if isinstance(value, yaml.SequenceNode) else [value]:
-                if not isinstance(part, yaml.MappingNode):
-                    raise yaml.constructor.ConstructorError(
-                        None, None, "only mappings can be merged by <<", key.start_mark
-                    )
-                self.flatten_mapping(part)
-                self._merged += 1 + len(part.value)
-                if self._merged > MAX_YAML_NODES:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"merges (<<) of more than {MAX_YAML_NODES} values", key.start_mark
-                    )
-                for pair in part.value:
-                    merged.setdefault((pair[0].tag, str(pair[0].value)), pair)
-        for key, _ in own:
-            merged.pop((key.tag, str(key.value)), None)
-        node.value = [*merged.values(), *own]
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str | int | float | bool | None):
-                raise yaml.constructor.ConstructorError(
-                    None, None, "a key must be a plain value", key_node.start_mark
-                )
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is given twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep=deep)
-
-
-def read_yaml(path: Path, error: type[UserError] = RecipeError) -> dict[str, Any]:
-    """The mapping in the YAML file ``path``.
+def read_yaml(path: Path, error: type[UserError] = RecipeError) -> Document:
+    """The mapping in the YAML file ``path``, with warnings of the reader.
 
     Raises:
         UserError: of type ``error``: the file cannot be read, is no YAML, or holds no mapping.
@@ -108,7 +36,7 @@ def read_yaml(path: Path, error: type[UserError] = RecipeError) -> dict[str, Any
     return parse_yaml(_text(path, error), str(path), error)
 
 
-def read_recipe(path: Path, error: type[UserError] = RecipeError) -> dict[str, Any]:
+def read_recipe(path: Path, error: type[UserError] = RecipeError) -> Document:
     """The recipe in the YAML file ``path``; of several documents, the others become its ``stages``.
 
     The main one is the document without a name, or else the last.
@@ -129,10 +57,11 @@ def read_recipe(path: Path, error: type[UserError] = RecipeError) -> dict[str, A
     main = unnamed[0] if unnamed else documents[-1]
     if "stages" in main:
         raise error(str(path), "a file with several documents has no field 'stages': they are the stages")
-    return {**main, "stages": [d for d in documents if d is not main]}
+    stages = [d for d in documents if d is not main]
+    return Document({**main, "stages": stages}, main.warnings, main.carriers)
 
 
-def parse_yaml(text: str, where: str, error: type[UserError] = RecipeError) -> dict[str, Any]:
+def parse_yaml(text: str, where: str, error: type[UserError] = RecipeError) -> Document:
     """The mapping in the YAML ``text``; ``where`` names it in errors."""
     documents = _documents(text, where, error)
     if len(documents) > 1:
@@ -146,7 +75,7 @@ def _text(path: Path, error: type[UserError]) -> str:
             raise error(
                 str(path), f"the file is larger than {MAX_YAML_BYTES // 2**20} MiB, which is no recipe"
             )
-        return path.read_text(encoding="utf-8")
+        return _decoded(path.read_bytes())
     except FileNotFoundError:
         near = did_you_mean(path.name, (p.name for p in sorted(path.parent.glob("*.y*ml"))))
         raise error(str(path), "there is no such file", near) from None
@@ -154,14 +83,28 @@ def _text(path: Path, error: type[UserError]) -> str:
         raise error(str(path), f"cannot be read ({exception})") from None
 
 
-def _documents(text: str, where: str, error: type[UserError]) -> list[dict[str, Any]]:
+def _decoded(data: bytes) -> str:
+    """Text in UTF-8, or in UTF-16 where the first bytes say so (YAML 1.1, section 5.2); without a BOM."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16")
+    if len(data) > 1 and data[1] == 0 != data[0]:
+        return data.decode("utf-16-le")
+    if len(data) > 1 and data[0] == 0 != data[1]:
+        return data.decode("utf-16-be")
+    return data.decode("utf-8-sig")
+
+
+def _documents(text: str, where: str, error: type[UserError]) -> list[Document]:
     try:
-        documents = list(yaml.load_all(text, Loader=_PlainLoader))
+        documents = load_documents(text, frozenset(Recipe.model_fields))
     except yaml.YAMLError as exception:
         mark = getattr(exception, "problem_mark", None)
         place = f"line {mark.line + 1}: " if mark is not None else ""
         problem = getattr(exception, "problem", None) or str(exception)
-        raise error(where, f"{place}not valid YAML ({problem})") from None
+        if problem == "second occurrence":  # of an anchor; PyYAML says which only in the context
+            problem = str(exception).partition(";")[0]
+        hint = "Keep one of them." if "given twice" in problem else ""
+        raise error(where, f"{place}not valid YAML ({problem})", hint) from None
     except (
         ValueError,
         LookupError,
@@ -204,12 +147,13 @@ def parse(model: type[_Model], document: Mapping[str, Any], error: type[UserErro
 
 
 def parse_recipe(document: Mapping[str, Any]) -> Recipe:
-    """``document`` as a Recipe.
+    """``document`` as a Recipe, in the spellings that people use; its ``warnings`` say what was ignored.
 
     Raises:
         RecipeError: naming each wrong field.
     """
-    return parse(Recipe, document, RecipeError)
+    normal, warnings = normalise(document)
+    return parse(Recipe, normal, RecipeError).with_warnings(warnings)
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -240,11 +184,7 @@ def dump_recipe(recipe: Recipe, path: Path | None = None, comments: Iterable[str
     return text
 
 
-_UNFIT = re.compile("[\0\ud800-\udfff]")
-"""What no file name, no database and no JSON of ours can hold."""
-
-
-def _extent(documents: list[dict[str, Any]]) -> tuple[int, int]:
+def _extent(documents: list[Document]) -> tuple[int, int]:
     """Values in ``documents`` with every alias counted as often as it is used, and the depth of the nesting;
     both only up to their limits, as an alias may stand within what it means.
     """
@@ -270,19 +210,31 @@ def write_whole(path: Path, text: str) -> None:
     Raises:
         OutputError: It cannot be written; then what was there before is unchanged.
     """
-    partial = path.with_name(path.name + ".partial")
+    partial: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with partial.open("w", encoding="utf-8") as file:
+            # A name of its own: NAME.partial could be a file of the user's.
+            with tempfile.NamedTemporaryFile(
+                "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
+            ) as file:
+                partial = Path(file.name)
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
+            partial.chmod(0o666 & ~_umask())  # temporary files are for their owner alone
             partial.replace(path)
         finally:
-            partial.unlink(missing_ok=True)
+            if partial is not None:
+                partial.unlink(missing_ok=True)
     except OSError as exception:
         raise OutputError(str(path), f"cannot be written ({exception.strerror})") from None
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def _innermost(problems: list[Any]) -> list[Any]:
@@ -295,8 +247,10 @@ def _innermost(problems: list[Any]) -> list[Any]:
 def _describe(problem: Any, model: type[BaseModel]) -> tuple[str, str, str]:
     place = _place(problem["loc"])
     if problem["type"] == "extra_forbidden":
-        known = _fields_at(model, problem["loc"][:-1])
-        return place, "there is no such field", did_you_mean(str(problem["loc"][-1]), known)
+        known, name = _fields_at(model, problem["loc"][:-1]), str(problem["loc"][-1])
+        if "parameters" in known and name in MISPLACED:
+            return place, "there is no such field", "Put it under 'parameters'."
+        return place, "there is no such field", did_you_mean(name, known)
     reason = problem["msg"].removeprefix("Value error, ")
     reason = reason[:1].lower() + reason[1:] if reason[:2] != reason[:2].upper() else reason
     given = problem.get("input")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -12,6 +12,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
     StrictBool,
     StrictInt,
     model_validator,
@@ -19,7 +20,17 @@ from pydantic import (
 
 from evomerge.recipe.values import check_setting
 
-__all__ = ["Module", "Recipe", "Slice", "Source", "TokenRule", "TokenSource", "TokenizerSpec"]
+__all__ = ["Module", "Recipe", "Slice", "Source", "TokenRule", "TokenSource", "TokenizerSpec", "stage_of"]
+
+
+def stage_of(reference: str, stages: Iterable[str | None]) -> str | None:
+    """The one of ``stages`` that ``reference`` is, or adapts (``stage+adapter``)."""
+    named = list(stages)
+    if reference in named:
+        return reference
+    stage, plus, adapter = reference.partition("+")
+    return stage if plus and adapter and stage in named else None
+
 
 Settings = dict[str, Annotated[Any, AfterValidator(check_setting)]]
 
@@ -138,12 +149,17 @@ class TokenizerSpec(_Frozen):
         return tuple(dict.fromkeys(names))
 
 
+def _patterns(value: Any) -> Any:
+    return [value] if isinstance(value, str) else [] if value is None else value
+
+
 class Recipe(_Frozen):
     """A complete merge; frozen, equal by value, round-trips to YAML that MergeKit reads.
 
     ``models`` and ``base_model`` are references: a local folder or a hub id, with an optional
     ``@revision`` and ``+lora``, or the name of one of ``stages``. Exactly one of ``models``, ``slices`` and
-    ``modules`` is set. ``stages`` are the other documents of a file with several: merges that are inputs.
+    ``modules`` is set. ``ignore`` are patterns of names of tensors that are left out of all models.
+    ``stages`` are the other documents of a file with several: merges that are inputs.
     """
 
     merge_method: str
@@ -157,8 +173,26 @@ class Recipe(_Frozen):
     tokenizer_source: ModelReference | None = None
     tokenizer: TokenizerSpec | None = None
     chat_template: Annotated[str, Field(min_length=1)] | None = None
+    ignore: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_patterns)] = ()
     name: str | None = None
     stages: tuple[Recipe, ...] = Field(default=(), max_length=100)
+    _warnings: tuple[str, ...] = PrivateAttr(default=())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Recipe) and self.__dict__ == other.__dict__
+
+    __hash__ = None  # type: ignore[assignment]  # parameters are dictionaries
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the reader ignored or changed; no part of the value."""
+        return self._warnings
+
+    def with_warnings(self, warnings: tuple[str, ...]) -> Recipe:
+        """The same recipe with ``warnings`` of its reader."""
+        copy = self.model_copy()
+        copy._warnings = warnings  # noqa: SLF001 (of its own class)
+        return copy
 
     @model_validator(mode="after")
     def _one_form(self) -> Self:
@@ -194,12 +228,17 @@ class Recipe(_Frozen):
         return tuple(dict.fromkeys((*self.merged(), *tokens)))
 
     def references(self) -> tuple[str, ...]:
-        """Every model named, in all stages and in the tokenizer section; those merged come first."""
-        stages = {stage.name for stage in self.stages}
+        """Every model named, in all stages and in the tokenizer section; those merged come first.
+
+        An adapter over a stage (``stage+adapter``) is named alone, as ``+adapter``.
+        """
+        stages = [stage.name for stage in self.stages]
         names = [*self.inputs()]
         for stage in self.stages:
             names += stage.references()
-        return tuple(dict.fromkeys(name for name in names if name not in stages))
+        found = {name: stage_of(name, stages) for name in names}
+        alone = [name if stage is None else name[len(stage) :] for name, stage in found.items()]
+        return tuple(dict.fromkeys(name for name in alone if name))
 
     def document(self) -> dict[str, Any]:
         """The recipe as plain YAML values; what was not set is left out."""
@@ -217,10 +256,15 @@ class Recipe(_Frozen):
                 return {k: rename(v, k) for k, v in node.items()}
             if isinstance(node, list):
                 return [rename(v, key) for v in node]
-            named = key in ("model", "base_model", "tokenizer_source", "source")
-            return names.get(node, node) if named and isinstance(node, str) else node
+            if key not in ("model", "base_model", "tokenizer_source", "source") or not isinstance(node, str):
+                return node
+            stage = stage_of(node, stages) or ""
+            rest = node[len(stage) :]
+            return stage + names.get(rest, rest)
 
-        return Recipe.model_validate(rename(self.document()))
+        stages = [stage.name for stage in self.stages]
+
+        return Recipe.model_validate(rename(self.document())).with_warnings(self._warnings)
 
     def _parts(self) -> Iterator[Slice | Source]:
         yield from self.models or ()
@@ -238,7 +282,10 @@ class Recipe(_Frozen):
             raise ValueError(f"two stages are called {doubled[0]!r}")
         if any(stage.stages for stage in self.stages):
             raise ValueError("a stage has no stages of its own: list them side by side")
-        inputs = {stage.name: [m for m in stage.inputs() if m in names] for stage in self.stages}
+        inputs = {
+            stage.name: [s for m in stage.inputs() if (s := stage_of(m, names)) is not None]
+            for stage in self.stages
+        }
         done: list[str | None] = []
         while len(done) < len(names):
             ready = [n for n in names if n not in done and all(m in done for m in inputs[n])]

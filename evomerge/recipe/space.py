@@ -19,7 +19,8 @@ from functools import cached_property
 from typing import Any, Literal, cast
 
 from evomerge.errors import RecipeError, did_you_mean
-from evomerge.recipe.files import parse_recipe
+from evomerge.recipe.dialect import normalise
+from evomerge.recipe.files import parse
 from evomerge.recipe.model import Recipe
 
 __all__ = ["Dimension", "Hole", "SearchSpace", "Value", "Values"]
@@ -114,14 +115,15 @@ class SearchSpace:
     """A recipe with holes.
 
     ``dimensions`` are in the order of the document; every vector of coordinates decodes to values within
-    bounds, and ``fill`` turns values into a recipe.
+    bounds, and ``fill`` turns values into a recipe. ``warnings`` say what of the document is ignored.
 
     Raises:
         RecipeError: A hole is malformed or stands where its value may not, or the recipe around is wrong.
     """
 
     def __init__(self, document: Mapping[str, Any]) -> None:
-        self.document: dict[str, Any] = copy.deepcopy(dict(document))
+        normal, self.warnings = normalise(document)
+        self.document: dict[str, Any] = copy.deepcopy(normal)
         found = list(_find_holes(self.document))
         if any(not path for path, _ in found):
             raise RecipeError("", "a hole may not stand for the whole recipe")
@@ -163,7 +165,7 @@ class SearchSpace:
         Raises:
             RecipeError: The filled recipe is no recipe.
         """
-        return parse_recipe(_filled(self.document, self._tree, values))
+        return parse(Recipe, _filled(self.document, self._tree, values))
 
     def references(self) -> tuple[str, ...]:
         """Every model that some filling of the space names."""

@@ -43,7 +43,7 @@ def lookup(name: str, tensor: str, position: float, scopes: Iterable[Parameters]
     passes on to the next. ``None`` when no scope sets the parameter.
     """
     for scope in scopes:
-        if name not in scope:
+        if scope.get(name) is None:
             continue
         setting = scope[name]
         if isinstance(setting, Mapping):

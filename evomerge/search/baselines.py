@@ -12,6 +12,7 @@ from evomerge.recipe import Dimension, Recipe, SearchSpace, parse_recipe
 __all__ = ["Baseline", "baselines", "starts"]
 
 _DTYPES = ("dtype", "out_dtype")
+_KEPT = (*_DTYPES, "ignore")
 _VOCABULARY = ("tokenizer_source", "tokenizer", "chat_template")
 
 
@@ -33,8 +34,8 @@ def baselines(
     """
     base = base_model if base_model is not None else _base_of(space)
     if experts is None:
-        experts = tuple(r for r in space.references() if r != base)
-    dtypes = _plain(space, _DTYPES)
+        experts = tuple(r for r in space.references() if r != base and not r.startswith("+"))
+    dtypes = _plain(space, _KEPT)
     singles = ([("base", base)] if base is not None else []) + [(_short(e), e) for e in experts]
     found = [
         (name, {"merge_method": "passthrough", "models": [{"model": m}], **dtypes}) for name, m in singles

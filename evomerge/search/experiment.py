@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StrictFloat,
@@ -20,10 +21,21 @@ from pydantic import (
 )
 
 from evomerge.checkpoints.files import find_file, find_folder, local_path
-from evomerge.checkpoints.references import Reference, locate, parse_reference
-from evomerge.errors import CheckpointError, ExperimentError, RecipeError, UserError, did_you_mean
+from evomerge.checkpoints.references import Reference, locate, parse_source
+from evomerge.errors import CheckpointError, ExperimentError, UserError, did_you_mean
 from evomerge.fitness.spec import FitnessSpec
-from evomerge.recipe import Recipe, SearchSpace, parse, read_recipe, read_yaml
+from evomerge.recipe import (
+    Document,
+    Recipe,
+    SearchSpace,
+    as_number,
+    parse,
+    read_recipe,
+    read_yaml,
+    whole,
+    without_extras,
+)
+from evomerge.search._recipe_section import searched_space
 from evomerge.search.baselines import Baseline, baselines, starts
 from evomerge.search.samplers import SAMPLERS, SamplerSettings
 
@@ -45,8 +57,9 @@ FREE_FIELDS = ("search.trials", "search.top_k", "models")
 AS_IT_WAS: Mapping[str, Any] = {"search.lag": 0}
 """What a study did that was written before a field existed, by field; for lists, ``tasks[].field``."""
 
-_Positive = Annotated[StrictInt, Field(ge=1)]
-_Seconds = Annotated[StrictInt | StrictFloat, Field(gt=0, le=10**9)]
+_Whole = Annotated[StrictInt, BeforeValidator(whole)]
+_Positive = Annotated[_Whole, Field(ge=1)]
+_Seconds = Annotated[StrictInt | StrictFloat, BeforeValidator(as_number), Field(gt=0, le=10**9)]
 
 
 class _Frozen(BaseModel):
@@ -64,7 +77,7 @@ class SearchSpec(_Frozen):
     population: _Positive | None = Field(
         default=None, description="Candidates in a generation; 4 + 3 ln(dimensions) if not given."
     )
-    lag: Annotated[StrictInt, Field(ge=0, le=10_000)] = Field(
+    lag: Annotated[_Whole, Field(ge=0, le=10_000)] = Field(
         default=0,
         description="How many candidates may be proposed beyond the end of a generation that is still being "
         "scored, so that no worker waits for the slowest; about twice the number of workers.",
@@ -72,8 +85,8 @@ class SearchSpec(_Frozen):
     sigma: Annotated[float, Field(gt=0, le=1)] = Field(
         default=0.25, description="First step size, as a share of each hole's range."
     )
-    seed: Annotated[StrictInt, Field(ge=0)] = Field(default=0, description="Another seed, another search.")
-    restarts: Annotated[StrictInt, Field(ge=0)] | None = Field(
+    seed: Annotated[_Whole, Field(ge=0)] = Field(default=0, description="Another seed, another search.")
+    restarts: Annotated[_Whole, Field(ge=0)] | None = Field(
         default=None,
         description="Restarts with twice the population after convergence; as many as fit if not given.",
     )
@@ -187,7 +200,7 @@ class Experiment:
     """An experiment file, read and checked as far as that goes without opening a model or a task.
 
     ``space`` speaks of models by the names that the file gives them; ``references`` says what each name
-    stands for: an absolute folder, or a hub id with its revision.
+    stands for: an absolute folder, or a hub id with its revision. ``warnings`` say what was ignored.
     """
 
     path: Path
@@ -195,6 +208,7 @@ class Experiment:
     space: SearchSpace
     references: Mapping[str, str]
     fitness: FitnessSpec
+    warnings: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, path: Path, overrides: Mapping[str, Any] | None = None) -> Experiment:
@@ -205,12 +219,13 @@ class Experiment:
             RecipeError: The recipe is wrong.
             CheckpointError: A model does not exist.
         """
-        document = read_yaml(path, ExperimentError)
+        given = read_yaml(path, ExperimentError)
+        document, warnings = without_extras(given, ExperimentSpec)
         for place, value in (overrides or {}).items():
             _put(document, place, value)
         try:
             spec = parse(ExperimentSpec, document, ExperimentError)
-            space = _space(_expanded(_space_document(spec, path), spec.models))
+            space = searched_space(_space_document(spec, path, given.carriers), spec.models)
             if not space.dimensions:
                 raise ExperimentError("recipe", "has no hole, so there is nothing to search", _HOLE_HINT)
             folders = tuple(dict.fromkeys((Path(), path.parent)))
@@ -218,7 +233,8 @@ class Experiment:
             fitness = fitness_of_document(spec.fitness, path)
         except UserError as exception:
             raise exception.within(str(path)) from None
-        return cls(path, spec, space, references, fitness)
+        warnings += tuple(f"recipe: {text}" for text in space.warnings)
+        return cls(path, spec, space, references, fitness, warnings)
 
     @property
     def name(self) -> str:
@@ -275,7 +291,6 @@ class Experiment:
         return recipe.with_references(self.references)
 
 
-_MOST_REPEATED = 10_000
 _HOLE_HINT = "Replace a value by a hole, for instance weight: {float: [0, 1]}."
 
 
@@ -286,9 +301,9 @@ def data_folder(kind: str) -> Path:
     return packaged if packaged.is_dir() else package.parent / kind
 
 
-def _space_document(spec: ExperimentSpec, path: Path) -> dict[str, Any]:
+def _space_document(spec: ExperimentSpec, path: Path, carriers: frozenset[str]) -> Document:
     if spec.recipe is not None:
-        return dict(spec.recipe)
+        return Document(dict(spec.recipe), carriers=carriers)
     name = str(spec.space)
     folders = (path.parent, Path(), data_folder("search_spaces"))
     for folder in folders:
@@ -297,41 +312,6 @@ def _space_document(spec: ExperimentSpec, path: Path) -> dict[str, Any]:
                 return read_recipe(candidate)
     known = sorted(p.stem for p in data_folder("search_spaces").glob("*.yml"))
     raise ExperimentError("space", f"there is no file {name!r}", did_you_mean(Path(name).stem, known))
-
-
-def _space(document: Mapping[str, Any]) -> SearchSpace:
-    try:
-        return SearchSpace(document)
-    except RecipeError as exception:
-        where = f"recipe.{exception.where}" if exception.where else "recipe"
-        raise RecipeError(where, exception.reason, exception.hint) from None
-
-
-def _expanded(document: Mapping[str, Any], models: Mapping[str, str]) -> dict[str, Any]:
-    """The document with each entry ``model: "*"`` repeated for every named model but the base."""
-    base = document.get("base_model")
-    others = [name for name in models if name != base]
-    made = 0
-
-    def visit(node: Any) -> Any:
-        if isinstance(node, Mapping):
-            return {key: visit(value) for key, value in node.items()}
-        if isinstance(node, list):
-            return [one for entry in node for one in repeat(entry)]
-        return node
-
-    def repeat(entry: Any) -> Sequence[Any]:
-        if isinstance(entry, Mapping) and entry.get("model") == "*":
-            if not others:
-                raise ExperimentError("models", "the recipe says model: '*', but no models are named here")
-            nonlocal made
-            made += len(others)
-            if made > _MOST_REPEATED:
-                raise ExperimentError("recipe", f"model: '*' makes more than {_MOST_REPEATED} entries")
-            return [{**visit(entry), "model": name} for name in others]
-        return [visit(entry)]
-
-    return {key: visit(value) for key, value in document.items()}
 
 
 def _references(space: SearchSpace, models: Mapping[str, str], folders: Sequence[Path]) -> dict[str, str]:
@@ -344,7 +324,7 @@ def _references(space: SearchSpace, models: Mapping[str, str], folders: Sequence
     for name in space.references():
         text = models.get(name, name)
         try:
-            found[name] = _absolute(parse_reference(text), folders)
+            found[name] = _absolute(parse_source(text), folders)
         except CheckpointError as exception:
             where = f"models.{name}" if name in models else "recipe"
             hint = exception.hint if name in models or not models else did_you_mean(name, models)
@@ -355,7 +335,9 @@ def _references(space: SearchSpace, models: Mapping[str, str], folders: Sequence
 def _absolute(reference: Reference, folders: Sequence[Path]) -> str:
     """The reference with absolute paths for local folders; hub ids stay, and are looked up when opened."""
     recipe = reference.recipe_file(folders)
-    model = str(recipe) if recipe is not None else _place(reference.model, folders)
+    model = str(recipe) if recipe is not None else reference.model
+    if model and recipe is None:
+        model = _place(model, folders)
     lora = None if reference.lora is None else _place(reference.lora, folders)
     return str(Reference(model, reference.revision, lora, reference.lora_revision))
 

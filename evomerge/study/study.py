@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from evomerge.errors import StudyError
+from evomerge.fitness.scored import ScoredDigest
 from evomerge.fitness.scores import Scores, Split
 from evomerge.recipe import Dimension
 from evomerge.study.contents import Contents
@@ -28,6 +29,7 @@ from evomerge.study.manifest import (
     versions,
     versions_text,
 )
+from evomerge.study.scored_tasks import SCORED, refuse_other_tasks, scored_of
 from evomerge.study.serialization import (
     event_text,
     is_trial,
@@ -38,12 +40,9 @@ from evomerge.study.serialization import (
     trial_of,
     writer_of,
 )
-from evomerge.study.storage import Storage, open_storage, redact
+from evomerge.study.storage import Storage, open_storage
 from evomerge.study.storage_row import EPOCHS, SENSELESS, LeaseLost, StorageRow
 from evomerge.study.trial import Basis, MoreItems, SplitResult, Trial
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = [
     "AcceptedDrift",
@@ -54,8 +53,6 @@ __all__ = [
     "SplitResult",
     "Study",
     "Trial",
-    "redact",
-    "study_names",
     "versions",
     "versions_text",
 ]
@@ -80,6 +77,7 @@ class Study(Contents):
         self._manifest = Manifest(experiment={}, versions={})
         self._read_document = read
         self._items = ItemLists()
+        self._scored: dict[str, Any] | None = None
 
     @classmethod
     def open(  # noqa: PLR0913 (each is given by name)
@@ -90,6 +88,7 @@ class Study(Contents):
         document: Mapping[str, Any] | None = None,
         dimensions: Sequence[Dimension] = (),
         free: Collection[str] = (),
+        scored: ScoredDigest | None = None,
         read: Read = dict,
         metrics: Sequence[str] = ("score",),
     ) -> Study:
@@ -98,23 +97,24 @@ class Study(Contents):
         ``storage`` is ``sqlite:///file``, ``postgresql+psycopg://...``, ``journal:///file`` or a path that
         ends in ``.log`` (a journal). Without a document the study must exist, and is only read. ``free`` are
         dotted names of fields of the document that may change between two runs (``workers``,
-        ``search.trials``). ``read`` gives a document that an earlier release stored the
-        fields of today, before the two are compared. ``metrics`` names the values of
-        a new study's trials for Optuna's tools.
+        ``search.trials``). ``scored`` is what the experiment scores now; a study without trials takes it
+        over, and so does one of release 0.1.0, which knows of none. ``read`` gives a document that an earlier
+        release stored the fields of today, before the two are compared. ``metrics`` names the values of a new
+        study's trials for Optuna's tools.
 
         Raises:
             StudyError: The storage cannot be reached or read; there is no such study (those that are there
                 are listed); another driver is at work on it; or it belongs to another experiment (the
-                differing fields are listed).
+                differing fields are listed), or to tasks that were other ones then.
         """
         opened = open_storage(storage, create=document is not None)
         study = cls(opened, name, dimensions, read)
         try:
             study._load(document, metrics)
             if document is not None:
-                if study._trials:  # without one no run got anywhere, and the experiment may have been mended
-                    study._refuse_others(document, free)
+                study.check_experiment(document, free, scored)
                 study._remember(document)
+                study._remember_scored(scored)
         except BaseException:
             study.close()
             raise
@@ -134,6 +134,15 @@ class Study(Contents):
     def accepted_drifts(self) -> tuple[AcceptedDrift, ...]:
         """Where the search went on although its sampler no longer proposed what is recorded, in order."""
         return self._manifest.accepted_drifts
+
+    @property
+    def scored(self) -> ScoredDigest | None:
+        """What its trials were scored on; ``None`` for one of release 0.1.0 and one without trials.
+
+        Raises:
+            StudyError: The study is damaged.
+        """
+        return scored_of(self._scored, self._where())
 
     def driver(self) -> Driver | None:
         """Who holds the study now, dead or alive; ``None`` if nobody does.
@@ -157,6 +166,28 @@ class Study(Contents):
     ) -> tuple[Difference, ...]:
         """Where ``document`` differs from the study's own, apart from the ``free`` fields, in its order."""
         return self._manifest.differences(document, free, self._read_document)
+
+    def check_experiment(
+        self, document: Mapping[str, Any], free: Collection[str] = (), scored: ScoredDigest | None = None
+    ) -> None:
+        """Check that the study belongs to the experiment ``document``, apart from the ``free`` fields.
+
+        Raises:
+            StudyError: It does not (the fields that differ are listed), or its trials were scored on other
+                tasks than ``scored`` (those that changed, and what).
+        """
+        if not self._trials:  # no run got anywhere, and the experiment may have been mended since
+            return
+        differences = self.differing_fields(document, free)
+        if differences:
+            listed = "".join(f"\n  - {d}" for d in differences)
+            raise StudyError(
+                self._where(),
+                "exists with another experiment. Give the new one another name, or restore these fields "
+                f"(study -> now):{listed}",
+            )
+        if (then := self.scored) is not None and scored is not None:
+            refuse_other_tasks(then, scored, self._where())
 
     def record(self, trial: Trial) -> Trial:
         """Writes a finished trial in one transaction; returns it with its number.
@@ -280,6 +311,7 @@ class Study(Contents):
 
     def _read(self, attributes: Mapping[str, Any], rows: Sequence[StorageRow]) -> None:
         self._manifest = Manifest.read(attributes, self._where())
+        self._scored = attributes.get(SCORED)
         with self._decoding("the list of its drivers"):
             epochs = Epochs(self._storage.system_attribute(self.name, EPOCHS))
         with self._decoding("the items of a task"):
@@ -310,15 +342,12 @@ class Study(Contents):
         except SENSELESS:
             raise StudyError(self._where(), f"the study is damaged: {what} cannot be read") from None
 
-    def _refuse_others(self, document: Mapping[str, Any], free: Collection[str]) -> None:
-        differences = self.differing_fields(document, free)
-        if differences:
-            listed = "".join(f"\n  - {d}" for d in differences)
-            raise StudyError(
-                self._where(),
-                "exists with another experiment. Give the new one another name, or restore these fields "
-                f"(study -> now):{listed}",
-            )
+    def _remember_scored(self, scored: ScoredDigest | None) -> None:
+        document = None if scored is None else scored.document()
+        if document is not None and document != self._scored:
+            with self._writing():
+                self._storage.set_attribute(self.name, SCORED, document)
+            self._scored = document
 
     def _remember(self, document: Mapping[str, Any]) -> None:
         """Those who read the study later see the budget and the places of the models as they are now."""
@@ -330,16 +359,3 @@ class Study(Contents):
         with self._writing():
             self._storage.set_attribute(self.name, MANIFEST, manifest.stored())
         self._manifest = manifest
-
-
-def study_names(storage: str) -> tuple[str, ...]:
-    """Names of the studies in ``storage``, sorted.
-
-    Raises:
-        StudyError: The storage cannot be reached or read.
-    """
-    opened = open_storage(storage, create=False)
-    try:
-        return opened.study_names()
-    finally:
-        opened.close()

@@ -15,10 +15,15 @@ __all__ = ["CHAT_TEMPLATES", "chat_template", "most_common", "read_chat_template
 
 CHAT_TEMPLATES = {
     "alpaca": (
+        "{{- bos_token -}}"
+        "{%- if not messages or messages[0]['role'] != 'system' -%}"
+        "{{ 'Below is an instruction that describes a task. "
+        "Write a response that appropriately completes the request.\\n\\n' }}{%- endif -%}"
         "{%- for message in messages -%}"
         "{%- if message['role'] == 'system' -%}{{ message['content'] + '\\n\\n' }}"
         "{%- elif message['role'] == 'user' -%}{{ '### Instruction:\\n' + message['content'] + '\\n\\n' }}"
-        "{%- else -%}{{ '### Response:\\n' + message['content'] + eos_token + '\\n\\n' }}"
+        "{%- else -%}{{ '### Response:\\n' + message['content'] + eos_token }}"
+        "{%- if not loop.last -%}{{ '\\n\\n' }}{%- endif -%}"
         "{%- endif -%}{%- endfor -%}"
         "{%- if add_generation_prompt -%}{{ '### Response:\\n' }}{%- endif -%}"
     ),
@@ -29,8 +34,8 @@ CHAT_TEMPLATES = {
         "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"
     ),
     "llama3": (
-        "{{- '<|begin_of_text|>' -}}"
         "{%- for message in messages -%}"
+        "{%- if loop.first -%}{{ bos_token }}{%- endif -%}"
         "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'"
         " + message['content'] | trim + '<|eot_id|>' }}"
         "{%- endfor -%}"
@@ -39,12 +44,17 @@ CHAT_TEMPLATES = {
     ),
     "mistral": (
         "{{- bos_token -}}"
-        "{%- set kept = namespace(system='') -%}"
+        "{%- set says = namespace(first='', next='user') -%}"
         "{%- for message in messages -%}"
-        "{%- if message['role'] == 'system' -%}{%- set kept.system = message['content'] + '\\n\\n' -%}"
+        "{%- if message['role'] == 'system' and loop.first -%}"
+        "{%- set says.first = message['content'] + '\\n\\n' -%}"
+        "{%- elif message['role'] != says.next -%}"
+        "{{ raise_exception('mistral: a system message first, then user and assistant in turn') }}"
         "{%- elif message['role'] == 'user' -%}"
-        "{{ '[INST] ' + kept.system + message['content'] + ' [/INST]' }}{%- set kept.system = '' -%}"
-        "{%- else -%}{{ ' ' + message['content'] + eos_token }}"
+        "{{ ' [INST] ' + says.first + message['content'] + ' [/INST]' }}"
+        "{%- set says.first = '' -%}{%- set says.next = 'assistant' -%}"
+        "{%- else -%}"
+        "{{ ' ' + message['content'] + eos_token }}{%- set says.next = 'user' -%}"
         "{%- endif -%}{%- endfor -%}"
     ),
     "exaone": (
@@ -56,7 +66,12 @@ CHAT_TEMPLATES = {
         "{%- if add_generation_prompt -%}{{ '[|assistant|]' }}{%- endif -%}"
     ),
 }
-"""Jinja text of each format that recipes may name."""
+"""Jinja text of each format that recipes may name.
+
+They render what the families' own templates do: Llama 3 (Instruct), Mistral 7B (Instruct v0.1 and v0.2),
+EXAONE 3.0 and 3.5, the prompt of Stanford Alpaca (a system message takes the place of its first sentence) and
+ChatML. The token that begins a text is the tokenizer's, once, where the family has one.
+"""
 
 _WORD = 40
 """A template is longer than this, or has a brace: anything else is a name, rightly spelled or not."""
@@ -98,7 +113,7 @@ def read_chat_template(folder: Path) -> str | None:
     try:
         if own.is_file():
             return own.read_text(encoding="utf-8")
-        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        config = json.loads((folder / "tokenizer_config.json").read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
     template = config.get("chat_template") if isinstance(config, dict) else None
@@ -119,7 +134,7 @@ def write_chat_template(folder: Path, template: str) -> None:
         for file in folder.glob("chat_template*"):
             file.unlink()
         if config.is_file():
-            document = json.loads(config.read_text(encoding="utf-8"))
+            document = json.loads(config.read_bytes())
             if isinstance(document, dict) and document.pop("chat_template", None) is not None:
                 config.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         (folder / "chat_template.jinja").write_text(template, encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from evomerge.errors import CheckpointError
 
 __all__ = [
     "Vocabulary",
+    "has_tokenizer",
     "load_tokenizer",
     "quick_ids",
     "quiet",
@@ -31,7 +33,20 @@ _FILES = (
     "sentencepiece*",
     "spiece.model",
     "chat_template*",
+    "tekken.json",
 )
+_VOCABULARIES = (
+    "tokenizer.json",
+    "tokenizer.model*",
+    "vocab.*",
+    "*.tiktoken",
+    "sentencepiece*",
+    "spiece.model",
+    "tekken.json",
+)
+"""Files of which a tokenizer has one at least: they hold its tokens."""
+_WITHOUT_FILES = ("ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer")
+"""Tokenizers of bytes and characters, which have none."""
 _LARGEST_ID = 2**23
 """Some thirty times the largest vocabulary there is; maps between rows take memory for each."""
 _SPECIAL = ("bos", "eos", "pad", "unk", "sep", "cls", "mask")
@@ -67,8 +82,8 @@ def load_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        with quiet():
-            return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+        with quiet(), _in_utf8(folder) as place:
+            return AutoTokenizer.from_pretrained(str(place), trust_remote_code=False, local_files_only=True)
     # The readers of a dozen formats raise whatever a damaged file makes them stumble over, down to the bare
     # Exception of the compiled one.
     except BaseException as exception:
@@ -80,6 +95,27 @@ def load_tokenizer(folder: Path) -> Any:
             f"its tokenizer cannot be loaded ({first})",
             "Copy the tokenizer files of the base model into the folder.",
         ) from None
+
+
+@contextmanager
+def _in_utf8(folder: Path) -> Iterator[Path]:
+    """``folder``, or a temporary one in which JSON files in UTF-16 or with a byte-order mark are in UTF-8."""
+    encodings = {}
+    for file in folder.glob("*.json") if folder.is_dir() else ():
+        with file.open("rb") as opened:
+            encodings[file.name] = json.detect_encoding(opened.read(4))
+    if set(encodings.values()) <= {"utf-8"}:
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="evomerge-") as temporary:
+        for file in folder.iterdir():
+            encoding = encodings.get(file.name, "utf-8")
+            if encoding == "utf-8":
+                (Path(temporary) / file.name).symlink_to(file.resolve())
+            else:
+                text = file.read_text(encoding=encoding)
+                (Path(temporary) / file.name).write_text(text, encoding="utf-8")
+        yield Path(temporary)
 
 
 def vocabulary_of(tokenizer: Any) -> Vocabulary:
@@ -98,6 +134,17 @@ def vocabulary_of(tokenizer: Any) -> Vocabulary:
     return Vocabulary(ids, added & ids.keys(), {k: int(v) for k, v in special.items() if v is not None})
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a model folder holds a tokenizer, not only settings of one."""
+    if any(file.is_file() for pattern in _VOCABULARIES for file in folder.glob(pattern)):
+        return True
+    try:
+        settings = json.loads((folder / "tokenizer_config.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(settings, dict) and settings.get("tokenizer_class") in _WITHOUT_FILES
+
+
 def tokenizer_files(folder: Path) -> list[Path]:
     """The files of a model folder that make its tokenizer, chat template included, by name."""
     found = {file.name: file for pattern in _FILES for file in folder.glob(pattern) if file.is_file()}
@@ -107,7 +154,7 @@ def tokenizer_files(folder: Path) -> list[Path]:
 def quick_ids(folder: Path) -> dict[str, int] | None:
     """Tokens and ids straight from ``tokenizer.json``, without loading a tokenizer; None where that fails."""
     try:
-        document = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        document = json.loads((folder / "tokenizer.json").read_bytes())
         vocabulary = document["model"]["vocab"]
         if isinstance(vocabulary, list):  # Unigram: pairs of a token and its score
             vocabulary = {token: i for i, (token, _) in enumerate(vocabulary)}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import platform
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evomerge.errors import CandidateError, FailureKind, RecipeError
+from evomerge.errors import CandidateError, FailureKind, FitnessError, RecipeError
 from evomerge.fitness.deadline import Deadline
 from evomerge.fitness.spec import FitnessSpec
 from evomerge.workers.jobs import Failure, Job, Outcome, Seconds
@@ -26,6 +28,8 @@ class WorkerSpec:
     ``models`` are the models of every job to come: the names that recipes use, and the references they stand
     for. ``folder`` is where relative paths start. ``dtype`` is what the live model calculates in (``None`` =
     the dtype of the merge). A job that is not done after ``timeout_s`` seconds ends at its next forward pass.
+    ``as_drawn``: see ``Evaluator``. ``scored``: a digest of each task as the study knows it; a worker that
+    finds another one (the files of another node, say) refuses.
     """
 
     models: tuple[tuple[str, str], ...]
@@ -35,6 +39,8 @@ class WorkerSpec:
     dtype: str | None = None
     threads: int = 1
     timeout_s: float | None = None
+    as_drawn: bool = False
+    scored: Mapping[str, str] | None = None
 
     def __call__(self) -> Worker:
         """A worker with its models and tasks loaded: the spec is its own factory.
@@ -105,10 +111,24 @@ class Worker:
                 compute_dtype=dtypes[self.spec.dtype] if self.spec.dtype is not None else None,
                 threads=self.spec.threads,
             )
-            evaluator = Evaluator(self.spec.fitness, self.spec.folder)
+            evaluator = Evaluator(self.spec.fitness, self.spec.folder, as_drawn=self.spec.as_drawn)
             evaluator.describe()  # builds the tasks, on nobody's time
+            self._refuse_other_tasks(evaluator)
             self._parts = materializer, evaluator
         return self._parts
+
+    def _refuse_other_tasks(self, evaluator: Evaluator) -> None:
+        if self.spec.scored is None:
+            return
+        found = evaluator.digest().by_task()
+        other = [task for task in self.spec.scored if found.get(task) != self.spec.scored[task]]
+        if other:
+            raise FitnessError(
+                "fitness.tasks",
+                f"on {platform.node()} a worker finds other items, prompts or settings than the study has, "
+                f"in {', '.join(other)}",
+                "Bring the data and definitions of these tasks on that machine to the same state.",
+            )
 
 
 def _seconds(start: float, made: float | None) -> Seconds:

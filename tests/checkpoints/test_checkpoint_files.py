@@ -6,15 +6,19 @@ import errno
 import json
 import math
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from support import MakeModel
+from transformers import AutoModelForCausalLM
 
 from evomerge.checkpoints.checkpoint import TensorInfo, open_checkpoint
 from evomerge.checkpoints.files import identity
+from evomerge.checkpoints.manifest import MANIFEST
 from evomerge.checkpoints.references import Reference, locate, parse_reference
 from evomerge.checkpoints.writer import CheckpointWriter
 from evomerge.errors import CheckpointError, OutputError
@@ -161,16 +165,20 @@ def test_what_is_not_committed_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_overwrite_replaces_the_folder_as_a_whole(tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "old.txt").write_text("old")
+def test_overwrite_replaces_an_earlier_merge_as_a_whole(tmp_path: Path) -> None:
+    with CheckpointWriter(tmp_path / "out", INFOS, shard_bytes=40) as writer:
+        fill(writer)
+        writer.write_text("config.json", "{}")
+        writer.commit()
+    before = {p.name for p in (tmp_path / "out").iterdir()}
+    assert {"model.safetensors.index.json", "config.json", MANIFEST} < before
     with pytest.raises(OutputError, match="--overwrite"):
         CheckpointWriter(tmp_path / "out", INFOS, shard_bytes=100)
     with CheckpointWriter(tmp_path / "out", INFOS, shard_bytes=10**9, overwrite=True) as writer:
         fill(writer)
-        assert (tmp_path / "out" / "old.txt").exists()
+        assert {p.name for p in (tmp_path / "out").iterdir()} == before
         writer.commit()
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["model.safetensors"]
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"model.safetensors", MANIFEST}
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
@@ -209,10 +217,77 @@ def test_what_the_disk_takes_in_pieces_is_written_whole(
     assert all(torch.equal(found[n], v) for n, v in values.items())
 
 
-def test_what_a_killed_run_left_is_replaced(tmp_path: Path) -> None:
+def test_what_a_killed_run_left_is_removed_and_a_folder_of_its_name_that_is_not_its_own_stays(
+    tmp_path: Path,
+) -> None:
+    killed = (
+        "import os, sys; from pathlib import Path; import torch; "
+        "from evomerge.checkpoints.checkpoint import TensorInfo; "
+        "from evomerge.checkpoints.writer import CheckpointWriter; "
+        "CheckpointWriter(Path(sys.argv[1]), {'a': TensorInfo((7,), torch.float32)}, shard_bytes=99); "
+        "os._exit(9)"
+    )
     (tmp_path / ".out.partial").mkdir()
-    (tmp_path / ".out.partial" / "junk").write_text("junk")
+    (tmp_path / ".out.partial" / "precious").write_text("mine")
+    subprocess.run([sys.executable, "-c", killed, str(tmp_path / "out")], check=False)
+    assert (tmp_path / ".out.partial-2" / "model.safetensors").exists()
     with CheckpointWriter(tmp_path / "out", INFOS, shard_bytes=10**9) as writer:
         fill(writer)
         writer.commit()
-    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".out.partial", "out"]
+    assert (tmp_path / ".out.partial" / "precious").read_text() == "mine"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be"])
+def test_a_configuration_is_read_in_the_encodings_of_editors(encoding: str, make_model: MakeModel) -> None:
+    config = make_model("a", 1) / "config.json"
+    plain = json.loads(config.read_text())
+    config.write_text(json.dumps(plain), encoding=encoding)
+    assert open_checkpoint(config.parent).config == plain
+
+
+@pytest.mark.parametrize("shards", ["there", "gone"])
+def test_one_file_of_weights_is_read_before_an_index_as_transformers_does(
+    shards: str, make_model: MakeModel
+) -> None:
+    folder = make_model("a", 1)
+    old = make_model("old", 2)
+    names = load_file(folder / "model.safetensors")
+    shard = "model-00001-of-00001.safetensors"
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": dict.fromkeys(names, shard)})
+    )
+    if shards == "there":
+        (old / "model.safetensors").rename(folder / shard)
+    checkpoint = open_checkpoint(folder)
+    assert all(torch.equal(checkpoint.read(name), weight) for name, weight in names.items())
+    assert bool(checkpoint.warnings) == (shards == "there")
+    loaded = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+    assert all(torch.equal(loaded[name], weight) for name, weight in names.items())
+
+
+def test_weights_that_the_configuration_names_are_read(make_model: MakeModel) -> None:
+    folder, other = make_model("a", 1), make_model("b", 2)
+    (other / "model.safetensors").rename(folder / "other.safetensors")
+    document = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(document | {"transformers_weights": "other.safetensors"}))
+    checkpoint = open_checkpoint(folder)
+    loaded = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+    assert all(torch.equal(checkpoint.read(name), loaded[name]) for name in checkpoint.tensors)
+    assert "transformers_weights" not in checkpoint.config
+
+
+def test_all_missing_files_of_an_index_are_counted(make_model: MakeModel) -> None:
+    folder = make_model("a", 1)
+    (folder / "model.safetensors").unlink()
+    weight_map = {f"w{i}": f"model-{i}.safetensors" for i in range(6)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(CheckpointError, match="names 6 files that are missing"):
+        open_checkpoint(folder)
+
+
+def test_a_pointer_of_git_lfs_is_called_so(make_model: MakeModel) -> None:
+    file = make_model("a", 1) / "model.safetensors"
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
+    with pytest.raises(CheckpointError, match="git lfs pull"):
+        open_checkpoint(file.parent)

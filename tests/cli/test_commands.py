@@ -99,8 +99,8 @@ def test_a_storage_of_its_own_is_found_by_folder_and_by_name_and_a_half_validate
     path, url = write(EXPERIMENT), "sqlite:///elsewhere.db"
     done = cli("search", path, "--storage", url, "--study", "mine", "--out", "here")
     assert done.returncode == 0, done.stderr
-    assert "evomerge export here --storage URL" in done.stdout
-    assert "--storage URL" in cli("status", "here").stderr
+    assert f"evomerge export here --storage {url} -o here/best.yml" in done.stdout
+    assert "Name its storage with --storage" in cli("status", "here").stderr
     assert "elsewhere" not in (tmp_path / "here" / "run.json").read_text()
     for study in ("here", "mine"):
         assert json.loads(cli("status", study, "--storage", url, "--json").stdout)["study"] == "mine"

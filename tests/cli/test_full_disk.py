@@ -117,10 +117,10 @@ def test_an_export_and_a_copied_space_are_whole_or_not_there(
 ) -> None:
     assert run("search", write(changed("search.trials", 4))).exit_code == 0
     disk.mount(f"size={ROOM}")
-    (disk.path / "best.yml").write_text("old")
+    (disk.path / "best.yml").write_text("# evomerge old")
     (disk.path / "filler").write_bytes(bytes(ROOM - 4096))
     assert "best.yml: cannot be written (No space left" in refusal("export", "small", "-o", "disk/best.yml")
-    assert (disk.path / "best.yml").read_text() == "old"
+    assert (disk.path / "best.yml").read_text() == "# evomerge old"
     assert "ties.yml: cannot be written (No space left" in refusal("init", "ties", "-o", "disk/ties.yml")
     assert disk.names() == ["best.yml", "filler"]
 

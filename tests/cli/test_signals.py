@@ -64,8 +64,8 @@ def test_a_merge_that_is_stopped_while_it_replaces_a_folder_leaves_one_of_the_tw
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    out.mkdir()
-    (out / "old.txt").write_text("old")
+    assert result_of("merge", recipe, out).exit_code == 0
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
     rename = Path.rename
 
     def stopped_before(self: Path, target: Path) -> Path:
@@ -73,9 +73,10 @@ def test_a_merge_that_is_stopped_while_it_replaces_a_folder_leaves_one_of_the_tw
             sent(signal.SIGINT)
         return rename(self, target)
 
+    monkeypatch.setattr("evomerge.checkpoints.exchange._swap", lambda *_: False)
     monkeypatch.setattr(Path, "rename", stopped_before)
     assert result_of("merge", recipe, out, "--overwrite").exit_code == 130
-    assert [p.name for p in out.iterdir()] == ["old.txt"]
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "recipe.yml"]
 
 

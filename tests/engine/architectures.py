@@ -230,7 +230,10 @@ STACKS: dict[str, tuple[tuple[int, int], ...]] = {
 REFUSED = {
     "albert": "goes beyond the 1 layers",  # all layers share one layer's weights
     "esm": "esm.contact_head.regression.weight",  # reads the attention of every layer
-    "nllb-moe": "lacks weights of NllbMoeForConditionalGeneration",  # every other layer has experts
+    "nllb-moe": "would be of another kind",  # every other layer has experts
+    "diffllama": "lambda_init",  # grows with the position
+    "minicpm3": "residual_scale",  # falls with the number of layers
+    "minimax": "num_hidden_layers",  # slopes of the decay, by position and number of layers
     "gemma3n_text": r"embed_tokens_per_layer.weight is \[64, 24\], not \[64, 32\]",  # a block for each layer
     "hrm_text": "its configuration has no word for these layers",  # two stacks, one count
     "inkling2_text": "lacks weights of .*layers.3.attention_input",  # queries of layers stand outside them

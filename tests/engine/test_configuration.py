@@ -10,7 +10,8 @@ import architectures
 import pytest
 from architectures import Case
 
-from evomerge.engine.configuration import Origin, is_tied, layer_count, quantization, resize
+from evomerge.checkpoints.quantization import quantization_in_config
+from evomerge.engine.configuration import Origin, is_tied, layer_count, resize
 
 OTHER = {"layer_types": ["x", "y", "z"], "rank": [7, 8, 9], "dense_layers": [1], "per_layer": {"1": {"d": 5}}}
 """The second model of the stacks below."""
@@ -85,5 +86,5 @@ def test_nested_text_configurations_are_read() -> None:
     assert layer_count({}) is None
     assert is_tied({"text_config": {"tie_word_embeddings": False}}) is False
     assert is_tied({"text_config": {}}) is None
-    assert quantization({"text_config": {"quantization_config": {"quant_method": "awq"}}}) == "awq"
-    assert quantization({"quantization_config": None}) is None
+    assert quantization_in_config({"text_config": {"quantization_config": {"quant_method": "awq"}}}) == "awq"
+    assert quantization_in_config({"quantization_config": None}) is None

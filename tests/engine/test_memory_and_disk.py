@@ -251,6 +251,7 @@ def test_a_merge_killed_midway_leaves_nothing_and_runs_again(family: dict[str, s
     assert sorted(p.name for p in out.iterdir()) == [
         "README.md",
         "config.json",
+        "evomerge_files.json",
         "evomerge_recipe.yml",
         "model.safetensors",
     ]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import load_file
+import torch
+from safetensors.torch import load_file, save_file
 from support import MakeModel
 
 from evomerge.engine import stages
@@ -74,6 +76,68 @@ def test_a_recipe_file_can_stand_for_a_model(folder: Path) -> None:
         last = last.replace(old, new)
     (folder / "last.yml").write_text(last)
     assert merge(folder / "last.yml", folder / "a") == merge(folder / "all.yml", folder / "b")
+
+
+def write_adapter(folder: Path) -> None:
+    """An adapter of all query projections, in the folder ``lora``."""
+    (folder / "lora").mkdir()
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["q_proj"]}
+    (folder / "lora" / "adapter_config.json").write_text(json.dumps(config))
+    name = "base_model.model.model.layers.{}.self_attn.q_proj.lora_{}.weight"
+    shapes = {"A": (2, 32), "B": (32, 2)}
+    tensors = {name.format(i, part): torch.rand(shape) for i in range(3) for part, shape in shapes.items()}
+    save_file(tensors, folder / "lora" / "adapter_model.safetensors")
+
+
+@pytest.mark.parametrize("name", ["half", "recipes/half.yml"])
+def test_an_adapter_goes_over_a_stage_as_over_a_model(folder: Path, name: str) -> None:
+    write_adapter(folder)
+    half, sparse, last = TWO_STAGES.split("---")
+    (folder / "half.yml").write_text(half)
+    (folder / "apart.yml").write_text(f"{sparse}---{last}".replace("half", "made+lora"))
+    merge(folder / "half.yml", folder / "made")
+    want = merge(folder / "apart.yml", folder / "a")
+    (folder / "recipes").mkdir()
+    (folder / "recipes" / "half.yml").write_text(half.replace("one", "../one").replace("two", "../two"))
+    text = f"{sparse}---{last}".replace("half", f"{name}+lora")
+    (folder / "together.yml").write_text(f"{half}---{text}" if name == "half" else text)
+    assert merge(folder / "together.yml", folder / "b") == want
+    assert want != merge(folder / "all.yml", folder / "c")
+
+
+def test_an_adapter_over_a_stage_is_in_memory_what_it_is_on_disk_and_follows_its_stage(folder: Path) -> None:
+    write_adapter(folder)
+    document = load_recipe(folder / "all.yml").document()
+    document["stages"][0]["models"][0]["parameters"]["weight"] = {"float": [0, 2]}
+    document["base_model"] = document["slices"][0]["sources"][0]["model"] = "half+lora"
+    space = SearchSpace(document)
+    [name] = [d.name for d in space.dimensions]
+    assert "+lora" in space.references()
+    sources = open_sources({n: n for n in space.references()}, (folder,))
+    assert (
+        identities(sources)["+lora"]
+        == identities(open_sources({"x": "one+lora"}, (folder,)))["x"].split("+")[1]
+    )
+    materializer = Materializer(sources)
+    prints = []
+    for value in (0.5, 1.5, 0.5):
+        recipe = space.fill({name: value})
+        prints.append(materializer.load(recipe))
+        dump_recipe(recipe.with_references({"+lora": f"+{folder / 'lora'}"}), folder / "one_candidate.yml")
+        assert merge(folder / "one_candidate.yml", folder / "out") == prints[-1]
+    assert prints[0] == prints[2] != prints[1]
+    materializer.close()
+
+
+def test_an_adapter_alone_is_no_model_and_stages_with_adapters_may_not_need_each_other(folder: Path) -> None:
+    write_adapter(folder)
+    (folder / "alone.yml").write_text("merge_method: passthrough\nmodels: [{model: +lora}]\n")
+    with pytest.raises(RecipeError, match=r"'\+lora' is an adapter alone\. Write base_model\+lora"):
+        merge(folder / "alone.yml", folder / "out")
+    circle = TWO_STAGES.replace("model: one,", "model: sparse+lora,")
+    (folder / "circle.yml").write_text(circle)
+    with pytest.raises(RecipeError, match="need each other"):
+        load_recipe(folder / "circle.yml")
 
 
 def test_memory_and_disk_agree(folder: Path) -> None:
@@ -161,3 +225,32 @@ def test_recipes_of_one_document_have_no_stages() -> None:
     recipe = parse_recipe({"merge_method": "linear", "models": [{"model": "m"}]})
     assert recipe.stages == ()
     assert "stages" not in recipe.document()
+
+
+ONE = [
+    {"merge_method": "task_arithmetic", "base_model": "M"},
+    {"merge_method": "ties", "base_model": "M", "parameters": {"density": 0.5, "weight": 0.3}},
+    {"merge_method": "dare_linear", "base_model": "M", "parameters": {"density": 0.5, "weight": 1}},
+    {"merge_method": "sce", "base_model": "M", "parameters": {"select_topk": 0.5}},
+    {"merge_method": "linear", "parameters": {"weight": 0.3}},
+    {"merge_method": "passthrough"},
+    {"merge_method": "karcher"},
+    {"merge_method": "multislerp", "parameters": {"weight": 0.5}},
+    {"merge_method": "multislerp", "base_model": "base", "parameters": {"weight": 0.5}},
+]
+
+
+@pytest.mark.parametrize("document", ONE, ids=lambda d: "-".join(map(str, d.values()))[:40])
+def test_a_merge_of_one_model_is_the_model(folder: Path, document: dict[str, Any]) -> None:
+    write_adapter(folder)
+    document = document | {"models": [{"model": "one+lora"}], "dtype": "float32"}
+    document |= {"base_model": "one+lora"} if document.get("base_model") == "M" else {}
+    sources = open_sources({"one+lora": "one+lora", "base": "base"}, (folder,))
+    recipe = parse_recipe(document)
+    result = merge_to_disk(recipe, sources, folder / "out")
+    made = load_file(folder / "out" / "model.safetensors")
+    for name, tensor in made.items():
+        assert torch.equal(tensor, sources["one+lora"].read(name).float())
+    materializer = Materializer(sources)
+    assert materializer.load(recipe) == result.fingerprint
+    materializer.close()

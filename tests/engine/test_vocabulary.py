@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from support import LLAMA, llama_shapes, save_model
 from tokenizer_support import bpe, save
+from tokenizers import AddedToken
 from torch import Tensor
 
 from evomerge.engine.export import MergeOptions, MergeResult, merge_to_disk
@@ -19,7 +20,7 @@ from evomerge.engine.materialize import Materializer
 from evomerge.engine.sources import open_sources
 from evomerge.errors import CheckpointError, RecipeError
 from evomerge.recipe import parse_recipe
-from evomerge.tokenizers.vocabulary import load_tokenizer, vocabulary_of
+from evomerge.tokenizers.vocabulary import has_tokenizer, load_tokenizer, vocabulary_of
 
 EMBEDDINGS = ("model.embed_tokens.weight", "lm_head.weight")
 
@@ -220,7 +221,7 @@ def test_the_template_that_most_models_have_is_taken_over(models: Models) -> Non
     assert load_tokenizer(models.folder / "out").chat_template == "talk"
 
 
-def test_a_stored_head_that_may_be_tied_goes_with_one_that_is_not_stored(
+def test_a_tied_head_counts_as_the_embedding_on_the_rows_of_a_common_vocabulary(
     models: Models, tmp_path: Path
 ) -> None:
     tied = models.add("tied", bpe(["a+b"]))
@@ -234,7 +235,13 @@ def test_a_stored_head_that_may_be_tied_goes_with_one_that_is_not_stored(
     document = linear(tokenizer_source="union")
     document["models"] = [{"model": m, "parameters": {"weight": 0.5}} for m in ("chat", "tied")]
     models.merge(document | {"base_model": "tied"})
-    assert "lm_head.weight" not in load_file(tmp_path / "out" / "model.safetensors")
+    chat, embedding = models.rows("chat", "lm_head.weight"), models.rows("tied")
+    merged = models.rows("out", "lm_head.weight")
+    shared = chat.keys() & embedding.keys()
+    assert shared
+    for token in shared:
+        assert torch.allclose(merged[token], (chat[token] + embedding[token]) / 2), token
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"] is False
 
 
 def test_unequal_embeddings_without_a_section_name_the_cure(models: Models) -> None:
@@ -295,8 +302,138 @@ def test_a_section_that_is_wrong_is_one_clear_message(
         inputs.plan(parse_recipe(linear(tokenizer=section)))
 
 
-def test_a_model_without_a_tokenizer_is_named(models: Models) -> None:
-    for file in (models.folder / "chat").glob("token*"):
-        file.unlink()
+@pytest.mark.parametrize(
+    ("source", "first", "second"),
+    [
+        ("union", "base", "wide"),
+        ("union", "wide", "base"),
+        ("base", "wide", "base"),
+        ("wide", "base", "wide"),
+    ],
+)
+def test_tokens_beyond_the_rows_of_every_model_are_left_out(
+    models: Models, source: str, first: str, second: str
+) -> None:
+    rows = len(models.rows("base"))
+    models.add("wide", bpe(["a+b", "c+d"], ["</s>", "<|x|>", "<|y|>"]), rows=rows)
+    document = linear(base_model=first, tokenizer_source=source)
+    document["models"] = [{"model": m, "parameters": {"weight": 0.5}} for m in (first, second)]
+    result = models.merge(document)
+    (warning,) = result.warnings
+    assert warning == "2 tokens are beyond the rows of the embeddings and left out: '<|x|>', '<|y|>'"
+    written = load_tokenizer(models.folder / "out")
+    assert written.get_vocab() == load_tokenizer(models.folder / "base").get_vocab()
+    assert written.tokenize("abcd</s>") == ["ab", "cd", "</s>"]
+    for token, row in models.rows("out").items():
+        torch.testing.assert_close(row, (models.rows("base")[token] + models.rows("wide")[token]) / 2)
+
+
+def test_a_token_beyond_the_rows_of_one_model_is_that_of_another_in_a_union(models: Models) -> None:
+    wide = models.add("wide", bpe(["a+b", "c+d"], ["</s>", "<|x|>", "<|im_start|>"]), rows=13)
+    document = linear(base_model="wide", tokenizer_source="union")
+    document["models"] = [{"model": m, "parameters": {"weight": 0.5}} for m in ("wide", "chat")]
+    assert models.merge(document).warnings == ()
+    assert len(load_tokenizer(wide).get_vocab()) == 14
+    torch.testing.assert_close(models.rows("out")["<|im_start|>"], models.rows("chat")["<|im_start|>"])
+
+
+def test_a_token_with_a_role_stays_even_beyond_the_rows(models: Models) -> None:
+    tokenizer = bpe(["a+b", "c+d"], ["</s>", "<|x|>", "<pad>"])
+    tokenizer.pad_token = "<pad>"
+    models.add("wide", tokenizer, rows=12)
+    document = linear(base_model="wide", tokenizer_source="base")
+    document["models"] = [{"model": m, "parameters": {"weight": 0.5}} for m in ("wide", "base")]
+    models.merge(document)
+    written = load_tokenizer(models.folder / "out")
+    assert written.pad_token_id == 12
+    assert "<|x|>" not in written.get_vocab()
+    assert not models.rows("out")["<pad>"].any()
+    assert len(models.rows("out")) == len(written) == 13
+
+
+@pytest.mark.parametrize("source", ["union", "base"])
+def test_a_new_token_is_kept_in_decoding_and_one_of_another_model_is_what_it_is_there(
+    models: Models, source: str
+) -> None:
+    rules = {"<think>": {"source": {"kind": "zero"}}, "<|im_start|>": {"source": "chat"}}
+    models.merge(linear(tokenizer={"source": source, "tokens": rules}))
+    tokenizer = load_tokenizer(models.folder / "out")
+    ids = tokenizer("ab<think>cd<|im_start|>").input_ids
+    assert tokenizer.decode(ids, skip_special_tokens=True).replace(" ", "") == "ab<think>cd"
+    assert tokenizer.tokenize("ab<think>") == ["ab", "<think>"]
+
+
+def test_added_tokens_keep_how_they_are_matched(models: Models) -> None:
+    tokenizer = bpe(["a+b"])
+    flags = {"special": False, "normalized": True, "lstrip": True, "rstrip": False, "single_word": True}
+    tokenizer.add_tokens([AddedToken("<w>", **flags), AddedToken("<s>", special=True, rstrip=True)])
+    models.add("flags", tokenizer)
+    pair = [{"model": m, "parameters": {"weight": 0.5}} for m in ("base", "flags")]
+    models.merge(linear(models=pair, tokenizer={"source": "union", "tokens": {"<w>": {"source": "flags"}}}))
+    found = {t.content: t for t in load_tokenizer(models.folder / "out").added_tokens_decoder.values()}
+    assert {name: getattr(found["<w>"], name) for name in flags} == flags
+    assert found["<s>"].special
+    assert found["<s>"].rstrip
+
+
+def remove_tokenizer(folder: Path) -> None:
+    for pattern in ("token*", "special*", "chat*"):
+        for file in folder.glob(pattern):
+            file.unlink()
+
+
+@pytest.mark.parametrize("source", ["union", "base", "code"])
+def test_a_model_without_tokenizer_files_takes_those_of_the_base(models: Models, source: str) -> None:
+    document = linear(tokenizer_source=source)
+    same = models.add("same", bpe(["a+b", "c+d"]))
+    document["models"].append({"model": "same", "parameters": {"weight": 0.4}})
+    want = models.merge(document)
+    remove_tokenizer(same)
+    result = models.merge(document)
+    assert result.fingerprint == want.fingerprint
+    assert len(result.warnings) == len(want.warnings) + 1
+    assert result.warnings[0] == "no tokenizer files in same: the tokenizer of base is taken instead"
+    recipe = parse_recipe(document)
+    materializer = Materializer(open_sources({r: r for r in recipe.references()}, (models.folder,)))
+    assert materializer.load(recipe) == want.fingerprint
+    assert materializer.load(recipe) == want.fingerprint
+    assert materializer.tokenizer.get_vocab() == load_tokenizer(models.folder / "out").get_vocab()
+    materializer.close()
+
+
+def test_a_base_without_tokenizer_files_takes_those_of_another_model(models: Models) -> None:
+    models.add("same", bpe(["a+b", "c+d"]))
+    document = linear(models=[{"model": m, "parameters": {"weight": 1}} for m in ("base", "same")])
+    remove_tokenizer(models.folder / "base")
+    (warning,) = models.merge(document).warnings
+    assert warning == "no tokenizer files in base: the tokenizer of same is taken instead"
+    assert load_tokenizer(models.folder / "out").tokenize("abcd") == ["ab", "cd"]
+
+
+@pytest.mark.parametrize("section", [{}, {"tokenizer_source": "base"}, {"tokenizer_source": "union"}])
+def test_models_without_any_tokenizer_are_merged_without_one(models: Models, section: dict[str, Any]) -> None:
+    models.add("same", bpe(["a+b", "c+d"]))
+    pair = [{"model": m, "parameters": {"weight": 1}} for m in ("base", "same")]
+    want = models.merge(linear(models=pair, **section)).fingerprint
+    for name in ("base", "same"):
+        remove_tokenizer(models.folder / name)
+    result = models.merge(linear(models=pair, **section))
+    assert result.fingerprint == want
+    assert result.warnings == ("no tokenizer files in base, same: the output has none either",)
+    assert not list((models.folder / "out").glob("token*"))
+    with pytest.raises(CheckpointError, match="base: the recipe has a tokenizer section, and there are no"):
+        models.merge(linear(models=pair, tokenizer={"source": "base", "pad_to_multiple_of": 8}))
+
+
+def test_a_damaged_tokenizer_is_named(models: Models) -> None:
+    (models.folder / "chat" / "tokenizer.json").write_text("{")
     with pytest.raises(CheckpointError, match="chat: its tokenizer cannot be loaded"):
         models.merge(linear(tokenizer_source="union"))
+
+
+def test_a_tokenizer_of_bytes_needs_no_files_of_tokens(tmp_path: Path) -> None:
+    assert not has_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer"}')
+    assert not has_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "ByT5Tokenizer"}')
+    assert has_tokenizer(tmp_path)

@@ -87,9 +87,11 @@ def guarded(run: Callable[[], object], folder: Path) -> bool:
     Raises:
         BrokenError: It did anything else.
     """
-    own = str(Path(tempfile.gettempdir()).resolve() / "evomerge-tokenizer-")
+    own = [
+        str(Path(tempfile.gettempdir()).resolve() / f"evomerge-{kind}-") for kind in ("tokenizer", "config")
+    ]
     try:
-        with _limits(), _watched((os.path.realpath(folder) + os.sep, own)):
+        with _limits(), _watched((os.path.realpath(folder) + os.sep, *own)):
             run()
     except UserError as exception:
         if not str(exception).strip() or not exception.reason.strip():

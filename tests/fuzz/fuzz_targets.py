@@ -42,13 +42,14 @@ from tokenizer_support import bpe
 from evomerge.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from evomerge.checkpoints.files import identity, weight_files
 from evomerge.checkpoints.lora import adapted
+from evomerge.checkpoints.lora_embeddings import Architecture, Vocabulary
 from evomerge.checkpoints.references import locate, parse_reference
 from evomerge.engine.inputs import Inputs
 from evomerge.engine.sources import open_sources
 from evomerge.errors import StudyError
 from evomerge.recipe import SearchSpace, dump_recipe, load_recipe, parse_recipe, read_recipe, read_yaml
 from evomerge.search.experiment import Experiment
-from evomerge.study.storage.opening import open_storage, redact
+from evomerge.study.storage import open_storage, redact
 from evomerge.tokenizers.vocabulary import load_tokenizer, vocabulary_of
 
 __all__ = ["TARGETS", "Target", "Workshop"]
@@ -305,7 +306,9 @@ def _adapter(given: Any, shop: Workshop) -> None:
     (folder / "adapter_config.json").write_bytes(json.dumps(config).encode())
     (folder / "adapter_model.safetensors").write_bytes(safetensors_bytes(header, bytes(_adapter_file()[1])))
     identity(folder)
-    model = adapted(shop.checkpoints["one"], folder)
+    embeddings = ("model.embed_tokens.weight", "lm_head.weight")
+    architecture = Architecture(vocabulary=lambda: Vocabulary(embeddings))
+    model = adapted(shop.checkpoints["one"], folder, architecture)
     Inputs({**shop.checkpoints, "one": model}).plan(LINEAR)
     for name, info in model.tensors.items():
         assert tuple(model.read(name).shape) == info.shape
@@ -349,6 +352,8 @@ def _adapters() -> st.SearchStrategy[Any]:
         "alpha_pattern": {"layers.1.*up_proj": 3},
         "target_modules": ["q_proj"],
         "trainable_token_indices": {"lm_head": [0, 3]},
+        "modules_to_save": ["lm_head"],
+        "ensure_weight_tying": False,
         "init_lora_weights": True,
     }
     patterns = st.sampled_from(

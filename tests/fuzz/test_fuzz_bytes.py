@@ -47,7 +47,7 @@ def _own(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
 CREATE, USER, SYSTEM, TRIAL = 0, 2, 3, 4
 FOUND: dict[str, tuple[int, Callable[[dict[str, Any]], None], str]] = {
     "operation": (CREATE, _set("op_code", 99), "a line of this journal is damaged"),
-    "no operation": (CREATE, lambda line: line.clear(), "a line of this journal is damaged"),
+    "no operation": (CREATE, lambda line: line.clear(), "is not a journal of studies"),
     "objectives": (CREATE, _set("directions", [1, 2]), ""),
     "name": (CREATE, _set("study_name", 5), "there is no study 's'"),
     "lease": (SYSTEM, _set("system_attr", {"evomerge:lease": "x"}), "who drives it cannot be read"),

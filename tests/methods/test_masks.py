@@ -39,7 +39,8 @@ def one_model(method: str, d: Tensor, **parameters: object) -> Tensor:
 def test_ties_keeps_exactly_the_largest_and_of_equals_the_first(values: list[float], density: float) -> None:
     d = torch.tensor(values)
     out = one_model("ties", d, weight=(1.0,), density=(density,), normalize=False, rescale=False)
-    expected = torch.where(kept_by_sort(d, 0, int(density * len(values))), d, torch.zeros(()))
+    kept = max(1, int(density * len(values))) if density > 0 else 0
+    expected = torch.where(kept_by_sort(d, 0, kept), d, torch.zeros(()))
     assert torch.equal(out, expected)
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from support import ROOT
 from test_bits import EXAMPLES, bits, inputs, plan_of
+from test_degenerate import inputs as degenerate
 from torch import Tensor
 
 from evomerge.engine.compute import merge_tensor, rows_of
@@ -278,3 +279,21 @@ def test_where_triton_does_not_run_torch_does_the_work(
         _gpu._runs_on.cache_clear()
     assert torch.equal(bits(found), bits(expected))
     assert "C compiler" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["zero", "one zero", "equal", "opposite", "nearly opposite", "zero row"])
+@pytest.mark.parametrize("name", COVERED)
+def test_degenerate_inputs_give_the_bits_of_the_cpu(name: str, kind: str, merge: Merge) -> None:
+    """Ill-conditioned sums are left to torch, which adds them in float64 on any device."""
+    for shape in ((6, 5), (3, 4, 5)):
+        plan = plan_of(name, shape, torch.float32)
+        models = dict(zip(("base", "x0", "x1", "x2"), degenerate(kind, "random", shape, 1.0, 3), strict=True))
+        variants: list[dict[str, Any]] = [{}]
+        if name == "nuslerp":
+            variants = [{"nuslerp_flatten": False, "nuslerp_row_wise": by_row} for by_row in (False, True)]
+        for variant in variants:
+            plan.parameters.update(variant)
+            ours, digest = merge(plan, models, "triton")
+            theirs, expected = merge(plan, models, "1")
+            assert torch.equal(bits(ours), bits(theirs)), (shape, variant)
+            assert torch.equal(digest.state, expected.state), (shape, variant)

@@ -50,6 +50,15 @@ def aliases(start: str, line: str, width: int = 10, depth: int = 12) -> str:
         ("<<: 1", "only mappings can be merged"),
         ("a: &a 1\nb: {<<: [*a]}", "only mappings can be merged"),
         ("a: " + "x" * 2**20, "larger than 1 MiB"),
+        ("a: 1\n" * 20_000, "more than 100 keys are given twice"),
+        (
+            aliases("[1, 2]", "[{}]")
+            + "\n"
+            + aliases("[1, 2]", "[{}]").replace("a", "b")
+            + "\nx: *a11\nx: *b11",
+            "expands to more than",
+        ),
+        ("a: &a 1\nb: &a 1", "duplicate anchor 'a'"),
     ],
 )
 def test_hostile_yaml_is_one_message_within_seconds(text: str, message: str, tmp_path: Path) -> None:
@@ -158,3 +167,10 @@ def test_a_damaged_file_of_several_documents_is_one_message(tmp_path: Path) -> N
     path.write_text("name: a\n---\n- 1\n")
     with pytest.raises(RecipeError, match="expected a mapping"):
         load_recipe(path)
+
+
+def test_a_document_of_many_unknown_fields_is_refused_at_once() -> None:
+    began = time.process_time()
+    with pytest.raises(RecipeError, match="fields are wrong"):
+        parse_recipe({f"modell{i}": i for i in range(20_000)})
+    assert time.process_time() - began < 20

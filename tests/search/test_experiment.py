@@ -81,6 +81,24 @@ def test_a_folder_with_a_revision_or_an_adapter_is_found(tmp_path: Path) -> None
     assert experiment.references["add"] == f"{(ZOO / 'add').resolve()}+{tmp_path / 'adapter'}"
 
 
+def test_an_adapter_over_a_stage_is_found_and_exported_with_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "adapter").mkdir()
+    half = {"name": "half", "merge_method": "linear", "parameters": {"weight": 1}}
+    half["models"] = [{"model": "add"}, {"model": "sort"}]
+    tuned = {"model": "half+adapter", "parameters": {"weight": {"float": [0, 1]}}}
+    recipe = {"merge_method": "task_arithmetic", "base_model": "base", "stages": [half], "models": [tuned]}
+    document = changed("recipe", recipe)
+    document["models"] = {name: str(ZOO / name) for name in ("base", "add", "sort")}
+    experiment = load(document, tmp_path)
+    assert experiment.references["+adapter"] == f"+{tmp_path / 'adapter'}"
+    filled = experiment.space.fill(experiment.space.decode(experiment.space.start()))
+    exported = experiment.exported(filled)
+    assert exported.models is not None
+    assert exported.models[0].model == f"half+{tmp_path / 'adapter'}"
+    assert f"+{tmp_path / 'adapter'}" in exported.references()
+    assert not any("+" in r for b in experiment.baselines() for r in b.recipe.references())
+
+
 def test_a_model_that_the_recipe_leaves_out_is_told(tmp_path: Path) -> None:
     document = changed("recipe.models", [{"model": "add", "parameters": {"weight": {"float": [0, 1]}}}])
     assert load(document, tmp_path).unused == ("reverse", "sort")
@@ -163,3 +181,35 @@ def test_a_name_that_no_file_system_takes_is_one_message(place: str, text: str, 
 def test_settings_are_finite(place: str, value: float, tmp_path: Path) -> None:
     with pytest.raises(ExperimentError, match=place.split(".")[1]):
         load({**changed("search.sigma", 0.2), "workers": {}}, tmp_path, {place: value})
+
+
+def test_numbers_of_an_experiment_are_read_in_every_spelling(tmp_path: Path) -> None:
+    search = {"trials": "1e2", "population": "8.0", "sigma": "1e-1", "seed": 3.0}
+    read = load(changed("search", search), tmp_path)
+    plain = {"trials": 100, "population": 8, "sigma": 0.1, "seed": 3}
+    assert read.spec == load(changed("search", plain), tmp_path).spec
+    splits = load(changed("fitness.splits", {"search": "0.5", "validation": "1e1", "test": 10}), tmp_path)
+    assert splits.fitness.splits == SplitSpec(search=0.5, validation=10, test=10)
+    with pytest.raises(ExperimentError, match=r"search\.trials"):
+        load(changed("search", {"trials": "1.5"}), tmp_path)
+
+
+def test_what_an_experiment_file_ignores_is_a_warning_and_does_not_change_the_study(tmp_path: Path) -> None:
+    plain = load(EXPERIMENT, tmp_path)
+    path = tmp_path / "mine.yml"
+    path.write_text(
+        "bounds: &bounds [0, 1]\nx-team: ours\ndescription: mine\n"
+        + path.read_text().replace("recipe:\n", "recipe:\n  tuned: &tuned 1\n  x-note: 1\n")
+    )
+    experiment = Experiment.load(path)
+    assert experiment.document({}) == plain.document({})
+    assert [w.split(" has")[0] for w in experiment.warnings] == [
+        "bounds",
+        "x-team",
+        "description",
+        "recipe: tuned",
+        "recipe: x-note",
+    ]
+    path.write_text(path.read_text() + "serch: {trials: 5}\n")
+    with pytest.raises(ExperimentError, match="Did you mean 'search'"):
+        Experiment.load(path)

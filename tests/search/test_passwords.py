@@ -18,8 +18,9 @@ from cli_support import EXPERIMENT, environment
 from postgres_support import PASSWORD, PostgresServer
 
 from evomerge.errors import StudyError
+from evomerge.study.lookup import study_names
 from evomerge.study.storage import retry
-from evomerge.study.study import Study, Trial, study_names
+from evomerge.study.study import Study, Trial
 
 pytestmark = pytest.mark.postgres
 

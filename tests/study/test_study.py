@@ -17,8 +17,9 @@ from search_fakes import DISCRETE, MIXED, fake_scores, make_plan
 from evomerge.errors import FailureKind, StudyError
 from evomerge.fitness.scores import ItemScore, Scores, Split, TaskScore
 from evomerge.recipe import SearchSpace, parse_recipe
+from evomerge.study.lookup import study_names
 from evomerge.study.storage import retry
-from evomerge.study.study import SplitResult, Study, Trial, study_names, versions
+from evomerge.study.study import SplitResult, Study, Trial, versions
 from evomerge.workers.jobs import Failure, Seconds
 
 SPACE = SearchSpace(MIXED)
@@ -444,7 +445,7 @@ def test_a_missing_file_is_named_and_not_made(tmp_path: Path) -> None:
 def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     path = tmp_path / "study.db"
     path.write_text("no database, surely\n" * 100)
-    with pytest.raises(StudyError, match=r"study\.db: the storage failed: file is not a database"):
+    with pytest.raises(StudyError, match=r"study\.db: is not an SQLite database"):
         opened(f"sqlite:///{path}")
     folder = tmp_path / "study.log"
     folder.mkdir()

@@ -9,7 +9,7 @@ import pytest
 from tokenizer_support import bpe, save, unigram, word_piece
 
 from evomerge.errors import CheckpointError
-from evomerge.tokenizers.union import write_union, write_with_tokens
+from evomerge.tokenizers.union import write_union, write_with_tokens, write_without
 from evomerge.tokenizers.vocabulary import load_tokenizer, quick_ids, vocabulary_of
 
 
@@ -70,6 +70,36 @@ def test_tokens_that_are_added_are_matched_in_the_text(tmp_path: Path) -> None:
     write_with_tokens(tokenizer, ["<|new|>"], target)
     assert tokenizer.get_vocab()["<|new|>"] == len(vocabulary_of(load_tokenizer(folder)).ids)
     assert load_tokenizer(target).tokenize("ab<|new|>") == ["ab", "<|new|>"]
+
+
+@pytest.mark.parametrize("make", [bpe, unigram, word_piece])
+def test_the_last_tokens_can_be_left_out(tmp_path: Path, make: Any) -> None:
+    tokenizer = make(
+        ["a+b", "c+d", "ab+cd"] if make is bpe else ["ab", "cd", "abcd"], ["</s>", "<|x|>", "<|y|>"]
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|y|>"]})
+    loaded = load_tokenizer(save(tokenizer, tmp_path / "all"))
+    ids = loaded.get_vocab()
+    gone = ["abcd", "</s>", "<|x|>", "<|y|>"]
+    target = tmp_path / "less"
+    target.mkdir()
+    made = write_without(loaded, gone, target)
+    assert made.get_vocab() == {token: i for token, i in ids.items() if token not in gone}
+    assert load_tokenizer(target).get_vocab() == made.get_vocab()
+    assert "abcd" not in made.tokenize("abcd ab")
+    assert loaded.get_vocab() == ids
+
+
+def test_a_token_around_every_text_is_not_left_out(tmp_path: Path) -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = bpe(["a+b"], ["</s>", "<|x|>"])
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="$A <|x|>", special_tokens=[("<|x|>", tokenizer.convert_tokens_to_ids("<|x|>"))]
+    )
+    assert (
+        write_without(load_tokenizer(save(tokenizer, tmp_path / "all")), ["<|x|>"], tmp_path / "less") is None
+    )
 
 
 def test_ids_read_from_the_file_are_those_of_the_tokenizer(tmp_path: Path) -> None:

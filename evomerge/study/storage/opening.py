@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import re
+import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evomerge.errors import StudyError
 from evomerge.study.storage.failures import clean, guarded
+from evomerge.study.storage.foreign import refuse_foreign_database, refuse_foreign_journal
 from evomerge.study.storage.retry import retry, root
 from evomerge.study.storage.storage import Storage
 
@@ -16,7 +21,7 @@ if TYPE_CHECKING:
 
     from evomerge.study.storage.optuna_log import OptunaLog
 
-__all__ = ["open_storage", "redact"]
+__all__ = ["open_storage", "redact", "refuse_foreign", "storage_file"]
 
 EXAMPLES = "Expected sqlite:///study.db, postgresql+psycopg://user@host/database or journal:///study.log."
 
@@ -31,6 +36,32 @@ def open_storage(url: str, *, create: bool) -> Storage:
     if journal is not None:
         return _open_journal(url, journal, create=create)
     return _open_database(url, create=create)
+
+
+def storage_file(url: str) -> Path | None:
+    """The file that a storage lies in; ``None`` for a server.
+
+    Raises:
+        StudyError: ``url`` is malformed, or of a kind that cannot be opened.
+    """
+    journal = _journal_path(url)
+    if journal is not None:
+        return journal
+    parsed = _parsed(url)
+    return Path(parsed.database) if parsed.drivername == "sqlite" and parsed.database else None
+
+
+def refuse_foreign(url: str) -> None:
+    """Check that the file of a storage, if there is one, holds studies or nothing; it stays as it is.
+
+    Raises:
+        StudyError: It holds something else, or cannot be read.
+    """
+    path = storage_file(url)
+    if path is None:
+        return
+    with guarded(redact(url), ()):
+        (refuse_foreign_database if _journal_path(url) is None else refuse_foreign_journal)(path)
 
 
 def redact(url: str) -> str:
@@ -49,10 +80,11 @@ def _journal_path(url: str) -> Path | None:
 def _open_journal(url: str, path: Path, *, create: bool) -> Storage:
     with guarded(redact(url), ()):
         _prepare_file(path, create=create)
+        refuse_foreign_journal(path)
         _quiet()
         from evomerge.study.storage.journal import open_journal
 
-        return Storage(open_journal(path), redact(url))
+        return Storage(open_journal(path if create else _writable(path)), redact(url))
 
 
 def _open_database(url: str, *, create: bool) -> Storage:
@@ -62,6 +94,9 @@ def _open_database(url: str, *, create: bool) -> Storage:
     with guarded(redact(url), secrets):
         if parsed.drivername == "sqlite" and parsed.database:
             _prepare_file(Path(parsed.database), create=create)
+            refuse_foreign_database(Path(parsed.database))
+            if not create:
+                parsed = parsed.set(database=str(_writable(Path(parsed.database))))
         _quiet()
         from evomerge.study.storage.database import open_database
 
@@ -101,6 +136,18 @@ def _prepare_file(path: Path, *, create: bool) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     elif not path.is_file():
         raise StudyError(str(path), "there is no study: no such file")
+
+
+def _writable(path: Path) -> Path:
+    """``path``, or on a read-only medium a temporary copy: SQLite and a journal are also read by writing."""
+    if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
+        return path
+    folder = tempfile.mkdtemp(prefix="evomerge-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for file in (path, path.with_name(f"{path.name}-wal")):
+        if file.is_file():
+            (Path(folder) / file.name).write_bytes(file.read_bytes())
+    return Path(folder) / path.name
 
 
 def _quiet() -> None:

@@ -1,0 +1,162 @@
+"""Degenerate inputs against a float64 oracle, with the error measured against the size of the change."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from oracle import METHODS, NoAnswerError, answer
+from torch import Tensor
+
+from evomerge.engine.compute import merge_tensor, rows_of
+from evomerge.engine.plan import Input, TensorPlan
+from evomerge.engine.statistics import Statistics
+from evomerge.errors import UserError
+from evomerge.methods import Base, InMemory, get_method, methods
+
+OF_CHANGE = 1e-5
+"""Error allowed, relative to the largest change of the tensor."""
+ROUNDINGS = 16
+"""Roundings of float32 (2^-24) of the largest weight at the same place that are allowed in addition: one is
+that of the result itself."""
+
+SHAPES: list[tuple[int, ...]] = [(6, 5), (), (1,), (40,), (1, 7), (7, 1), (3, 4, 5), (2, 3, 2, 2), (18, 20)]
+KINDS = (
+    "ordinary",
+    "zero",
+    "one zero",
+    "equal",
+    "opposite",
+    "parallel",
+    "nearly parallel",
+    "nearly opposite",
+    "zero row",
+    "zero column",
+)
+BASES = ("ones", "zero", "random")
+SIZES = (1e-20, 1e-4, 1.0, 1e4, 1e20)
+
+CASES: list[tuple[str, dict[str, Any]]] = [
+    ("linear", {"weight": 1.0}),
+    ("linear", {"weight": 0.3, "normalize": False}),
+    ("task_arithmetic", {"weight": 0.7, "lambda": 1.3}),
+    ("passthrough", {"scale": 0.7}),
+    ("slerp", {"t": 0.3}),
+    ("nuslerp", {"weight": 0.4}),
+    ("nuslerp", {"weight": 0.4, "nuslerp_flatten": False}),
+    ("nuslerp", {"weight": 0.4, "nuslerp_flatten": False, "nuslerp_row_wise": True}),
+    ("multislerp", {"weight": 1.0}),
+    ("multislerp", {"weight": 0.6, "eps": 0.0}),
+    ("multislerp", {"weight": 0.6, "normalize_weights": False}),
+    ("karcher", {}),
+    ("karcher", {"tol": 0.0}),
+    ("model_stock", {}),
+    ("model_stock", {"filter_wise": True}),
+    ("ties", {"weight": 0.6, "density": 0.5}),
+    ("ties", {"weight": 0.6, "density": 0.01, "rescale": True}),
+    ("breadcrumbs", {"weight": 0.6, "density": 0.6, "gamma": 0.1}),
+    ("breadcrumbs_ties", {"weight": 0.6, "density": 0.6, "gamma": 0.1, "rescale": True}),
+    ("dare_linear", {"weight": 0.6, "density": 0.6}),
+    ("dare_ties", {"weight": 0.6, "density": 0.6, "normalize": True}),
+    ("della", {"weight": 0.6, "density": 0.6, "epsilon": 0.2}),
+    ("della_linear", {"weight": 0.6, "density": 0.6, "epsilon": 0.2}),
+    ("sce", {}),
+    ("sce", {"select_topk": 0.5}),
+    ("nearswap", {"t": 0.01}),
+    ("arcee_fusion", {}),
+    ("ram", {}),
+    ("ramplus_tl", {"r": 0.3, "epsilon": 0.0}),
+]
+
+
+def inputs(kind: str, base_kind: str, shape: tuple[int, ...], size: float, count: int) -> list[Tensor]:
+    """Base and models, float32, with task vectors of about ``size``."""
+    g = torch.Generator().manual_seed(len(shape) * 31 + count)
+    d = [torch.randn(shape, generator=g, dtype=torch.float64) for _ in range(count)]
+    if kind == "zero":
+        d = [v * 0 for v in d]
+    if kind == "one zero":
+        d[-1] = d[-1] * 0
+    if kind in ("equal", "opposite", "parallel"):
+        factor = {"equal": 1.0, "opposite": -1.0, "parallel": 2.0}[kind]
+        changed = slice(1, 2) if kind == "opposite" else slice(1, None)
+        d[changed] = [d[0] * factor for _ in d[changed]]
+    if kind.startswith("nearly") and count > 1:
+        d[1] = d[0] * (1 if kind == "nearly parallel" else -1) + 1e-3 * d[1]
+    if kind == "zero row" and len(shape) > 1:
+        d = [torch.cat([v[:1] * 0, v[1:]]) for v in d]
+    if kind == "zero column" and shape:
+        d = [v * (torch.arange(shape[-1]) > 0) for v in d]
+    scale = max(1.0, size) if size >= 1e-10 else size
+    base = {"ones": torch.ones(shape), "zero": torch.zeros(shape), "random": torch.randn(shape, generator=g)}
+    start = base[base_kind].double() * scale
+    return [start.float(), *((start.float().double() + v * size).float() for v in d)]
+
+
+def parameters_of(name: str, given: dict[str, Any], count: int) -> dict[str, Any]:
+    """All parameters of a method; weights of the models differ a little, as do those of a recipe."""
+    found: dict[str, Any] = {}
+    for p in get_method(name).parameters.values():
+        if not p.per_model:
+            found[p.name] = given.get(p.name, p.default)
+            continue
+        value = given[p.name] if p.name in given else p.default[0]
+        found[p.name] = tuple(value * (1 + 0.25 * i if p.name == "weight" else 1) for i in range(count))
+    return found
+
+
+def merged(name: str, tensors: list[Tensor], parameters: dict[str, Any], *, has_base: bool) -> Tensor:
+    shape = tuple(tensors[0].shape)
+    sources = tuple(Input(str(i), "t") for i in range(len(tensors)))
+    plan = TensorPlan("t", shape, torch.float32, name, sources, has_base, parameters)
+    out = torch.empty(shape)
+    read = dict(enumerate(tensors))
+    merge_tensor(plan, lambda model, _: read[int(model)], Statistics(), InMemory(rows_of(out)))
+    return out
+
+
+def counts_and_bases(name: str) -> Iterator[tuple[int, bool]]:
+    method = get_method(name)
+    low, high = method.models
+    for count in dict.fromkeys((max(low, 1), min(high or 3, 3))):
+        if method.base is not Base.NONE:
+            yield count, True
+        if method.base is not Base.REQUIRED:
+            yield count, False
+
+
+def worst(name: str, tensors: list[Tensor], parameters: dict[str, Any], *, has_base: bool) -> float:
+    """The largest error in units of what is allowed."""
+    base, models = (tensors[0], tensors[1:]) if has_base else (None, tensors)
+    try:
+        want = answer(name, base, models, parameters)
+    except NoAnswerError:
+        with pytest.raises(UserError, match="cancel out"):
+            merged(name, tensors, parameters, has_base=has_base)
+        return 0.0
+    got = merged(name, tensors, parameters, has_base=has_base).double()
+    change = want.value - tensors[0].double() if has_base else want.value
+    weights = torch.stack([want.value.abs(), *(x.double().abs() for x in tensors)]).amax(dim=0)
+    allowed = OF_CHANGE * change.abs().max() + ROUNDINGS * 2.0**-24 * weights + 1e-44
+    error = (got - want.value).abs() / allowed
+    return float(error[~want.open_].max()) if not want.open_.all() else 0.0
+
+
+def test_the_oracle_knows_every_method() -> None:
+    assert {m.name for m in methods()} == set(METHODS) == {name for name, _ in CASES}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("name", "given"), CASES, ids=lambda v: v if isinstance(v, str) else str(v))
+def test_the_change_is_that_of_the_formula(name: str, given: dict[str, Any], kind: str, kernels: str) -> None:
+    for shape, base_kind, size in itertools.product(SHAPES, BASES, SIZES):
+        if name == "sce" and not 1e-18 < size < 1e18:
+            continue  # it squares changes in float32: beyond its range is refused, below counts as no change
+        for count, has_base in counts_and_bases(name):
+            tensors = inputs(kind, base_kind, shape, size, count)
+            tensors = tensors if has_base else tensors[1:]
+            error = worst(name, tensors, parameters_of(name, given, count), has_base=has_base)
+            assert error <= 1, (shape, base_kind, size, count, has_base, error)
