@@ -119,8 +119,7 @@ def open_study(text: str, storage: str | None) -> OpenedStudy:
         StudyError: There is none.
     """
     from evomerge.fitness.objectives import Fitness
-    from evomerge.fitness.spec import FitnessSpec
-    from evomerge.search.experiment import SearchSpec, read_document
+    from evomerge.search.experiment import read_settings
     from evomerge.study.study import Study
 
     place = _locate(text)
@@ -128,9 +127,8 @@ def open_study(text: str, storage: str | None) -> OpenedStudy:
         study = Study.open(storage, text if place is None else place.name)
     else:
         study = Study.open(*_own(text, place))
-    document = read_document(study.document)
-    spec = FitnessSpec.model_validate(document["fitness"])
-    return OpenedStudy(study, Fitness(spec.tasks), SearchSpec.model_validate(document["search"]))
+    fitness, search = read_settings(study.document)
+    return OpenedStudy(study, Fitness(fitness.tasks), search)
 
 
 @dataclass(frozen=True)

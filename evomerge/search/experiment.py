@@ -48,6 +48,7 @@ __all__ = [
     "data_folder",
     "fitness_of_document",
     "read_document",
+    "read_settings",
 ]
 
 FREE_FIELDS = ("search.trials", "search.top_k", "models")
@@ -351,21 +352,23 @@ def _place(model: str, folders: Sequence[Path]) -> str:
 
 
 def read_document(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The stored ``document`` of a study with the fields of today.
-
-    Fields that did not exist when it was written mean "as it was"; settings that only a later release knows
-    are left out.
-    """
-    known = {"search": set(SearchSpec.model_fields), "fitness": set(FitnessSpec.model_fields)}
+    """The stored ``document`` of a study with the fields of today: those it lacks mean "as it was"."""
     found: dict[str, Any] = copy.deepcopy(dict(document))
-    for section, fields in known.items():
-        if isinstance(found.get(section), dict):
-            found[section] = {key: value for key, value in found[section].items() if key in fields}
     for place, value in AS_IT_WAS.items():
         *parents, last = place.split(".")
         for node in _nodes_at(found, parents):
             node.setdefault(last, value)
     return found
+
+
+def read_settings(document: Mapping[str, Any]) -> tuple[FitnessSpec, SearchSpec]:
+    """The settings in a stored ``document``, to look at its study; those of a later release are left out."""
+    read = read_document(document)
+    fitness, search = (
+        {key: value for key, value in read[section].items() if key in schema.model_fields}
+        for section, schema in (("fitness", FitnessSpec), ("search", SearchSpec))
+    )
+    return FitnessSpec.model_validate(fitness), SearchSpec.model_validate(search)
 
 
 def _nodes_at(node: Any, parents: Sequence[str]) -> list[dict[str, Any]]:
