@@ -268,7 +268,7 @@ def test_after_an_accepted_drift_the_study_is_the_same_however_often_it_is_kille
 def test_a_note_of_a_drift_from_before_there_was_a_lag_can_be_read(tmp_path: Path) -> None:
     study = opened(tmp_path)
     drift = {"generations": 3, "candidates": 15, "versions": {}}
-    study._set_head(Manifest.read({MANIFEST: {**study._manifest.stored(), "drifts": [drift]}}, "here"))
+    study._set_manifest(Manifest.read({MANIFEST: {**study._manifest.stored(), "drifts": [drift]}}, "here"))
     assert [d.closed for d in study.accepted_drifts] == [2]
 
 
