@@ -36,7 +36,8 @@ from evomerge.recipe import Recipe, SearchSpace
 from evomerge.search._records import row_of
 from evomerge.search.baselines import baselines, starts
 from evomerge.search.controller import SearchPlan, search
-from evomerge.search.progress import Progress, Quiet
+from evomerge.search.observers import Observer
+from evomerge.search.progress import Progress
 from evomerge.search.samplers import SamplerSettings
 from evomerge.search.study import Study, Trial
 from evomerge.workers.jobs import Job, Outcome, Seconds
@@ -81,7 +82,7 @@ class FirstTask:
 
 
 @dataclass
-class Stopwatch(Quiet):
+class Stopwatch(Observer):
     """Time between trials, kept from the moment the study holds ``size`` candidates."""
 
     size: int

@@ -33,7 +33,8 @@ from evomerge.fitness.scores import ItemScore, Scores, Split, TaskScore
 from evomerge.recipe import Recipe, SearchSpace, Source
 from evomerge.search.baselines import starts
 from evomerge.search.controller import SearchPlan, search
-from evomerge.search.progress import Phase, Progress, Quiet
+from evomerge.search.observers import Observer
+from evomerge.search.progress import Phase, Progress
 from evomerge.search.samplers import SamplerSettings, make_sampler
 from evomerge.search.study import Study, Trial
 from evomerge.workers.jobs import Job, Outcome, Seconds
@@ -68,7 +69,7 @@ class FirstTask:
 
 
 @dataclass
-class Stopwatch(Quiet):
+class Stopwatch(Observer):
     """When the first generation began and the last candidate ended; how long evaluations alone took."""
 
     began: float = 0.0

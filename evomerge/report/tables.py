@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from evomerge.recipe import Dimension
-from evomerge.search.experiment import SearchSpec
+from evomerge.runs.experiment import SearchSpec
 from evomerge.search.leaderboard import Row
 from evomerge.search.samplers import SamplerSettings, first_population
 from evomerge.search.study import AcceptedDrift, Driver, Study, Trial, versions_text

@@ -10,9 +10,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-import evomerge
 from evomerge.errors import StudyError
 from evomerge.search._rows import SENSELESS
+from evomerge.version import __version__
 
 __all__ = ["HEAD", "AcceptedDrift", "Difference", "Head", "differences", "versions", "versions_text"]
 
@@ -137,7 +137,7 @@ def versions() -> dict[str, str]:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             found[name] = "absent"
-    return {**found, "evomerge": evomerge.__version__}
+    return {**found, "evomerge": __version__}
 
 
 def versions_text(changed: Sequence[Difference]) -> str:

@@ -17,7 +17,7 @@ from evomerge.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from evomerge.checkpoints.files import identity
 from evomerge.engine.inputs import Inputs
 from evomerge.recipe import SearchSpace, dump_recipe, load_recipe, parse_recipe, read_yaml
-from evomerge.search.experiment import Experiment
+from evomerge.runs.experiment import Experiment
 from evomerge.search.study import Study
 
 __all__ = ["BYTE_TARGETS", "ByteTarget", "damaged_json"]

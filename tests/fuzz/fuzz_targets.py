@@ -48,8 +48,8 @@ from evomerge.engine.inputs import Inputs
 from evomerge.engine.sources import open_sources
 from evomerge.errors import StudyError
 from evomerge.recipe import SearchSpace, dump_recipe, load_recipe, parse_recipe, read_recipe, read_yaml
+from evomerge.runs.experiment import Experiment
 from evomerge.search._storage import open_storage, shown
-from evomerge.search.experiment import Experiment
 from evomerge.tokenizers.vocabulary import load_tokenizer, vocabulary_of
 
 __all__ = ["TARGETS", "Target", "Workshop"]

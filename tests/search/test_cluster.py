@@ -22,7 +22,8 @@ from search_fakes import FakeExecutor, FakeWorker, make_plan, weights_of
 from evomerge.errors import FailureKind
 from evomerge.recipe import Recipe
 from evomerge.search.controller import search
-from evomerge.search.progress import Progress, Quiet
+from evomerge.search.observers import Observer
+from evomerge.search.progress import Progress
 from evomerge.search.study import Study, Trial
 from evomerge.workers.jobs import Job, Outcome
 from evomerge.workers.ray_executor import RayExecutor
@@ -59,7 +60,7 @@ class NotingWorker(FakeWorker):
         return outcome
 
 
-class AfterTrials(Quiet):
+class AfterTrials(Observer):
     """Calls ``actions[n]`` when ``n`` trials are recorded."""
 
     def __init__(self, actions: Mapping[int, Callable[[], object]]) -> None:

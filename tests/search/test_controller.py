@@ -27,7 +27,8 @@ from evomerge.recipe import Dimension, Recipe
 from evomerge.search import stream
 from evomerge.search.controller import Ending, SearchPlan, SearchResult, recipe_of, search
 from evomerge.search.leaderboard import leaderboard
-from evomerge.search.progress import Observer, Phase, Progress, Quiet
+from evomerge.search.observers import Observer
+from evomerge.search.progress import Phase, Progress
 from evomerge.search.ranking import finalists, losses, winner
 from evomerge.search.samplers import Sampler, SamplerSettings, make_sampler
 from evomerge.search.study import SplitResult, Study, Trial, versions
@@ -48,11 +49,11 @@ def run(
     name: str = "s",
 ) -> tuple[Study, SearchResult]:
     study = opened(storage, plan, name)
-    result = search(plan, study, executor or FakeExecutor(), observer)
+    result = search(plan, study, executor or FakeExecutor(), [] if observer is None else [observer])
     return study, result
 
 
-class KillAfterWrite(Quiet):
+class KillAfterWrite(Observer):
     """Dies after a given number of writes, whatever was written."""
 
     def __init__(self, writes: int) -> None:
@@ -70,7 +71,7 @@ class KillAfterWrite(Quiet):
             raise Killed
 
 
-class Diary(Quiet):
+class Diary(Observer):
     def __init__(self) -> None:
         self.phases: list[tuple[Phase, int, int]] = []
         self.trials: list[tuple[Trial, Progress]] = []
@@ -78,8 +79,8 @@ class Diary(Quiet):
         self.splits: list[tuple[str, Split]] = []
         self.resumed = 0
 
-    def on_resume(self, study: Study) -> None:
-        self.resumed += 1
+    def on_start(self, study: Study) -> None:
+        self.resumed += study.resumed
 
     def on_phase(self, progress: Progress) -> None:
         self.phases.append((progress.phase, progress.done, progress.total))

@@ -27,7 +27,7 @@ from evomerge.recipe import SearchSpace
 from evomerge.search import _backends, _database, _retry, _storage
 from evomerge.search._rows import MAIN, LeaseLost, json_text
 from evomerge.search.controller import search
-from evomerge.search.progress import Quiet
+from evomerge.search.observers import Observer
 from evomerge.search.study import SplitResult, Study, Trial
 from evomerge.workers.jobs import Failure
 
@@ -202,7 +202,7 @@ def test_beside_a_trial_that_somebody_else_added_ours_get_numbers_of_their_own(s
     assert [t.number for t in opened(storage).trials()] == [0, 2]
 
 
-class Interrupting(Quiet):
+class Interrupting(Observer):
     def __init__(self, after: int) -> None:
         self._left = after
 

@@ -34,7 +34,7 @@ from evomerge.recipe import (
     whole,
     without_extras,
 )
-from evomerge.search._recipe_section import searched_space
+from evomerge.runs.recipe_section import searched_space
 from evomerge.search.baselines import Baseline, baselines, starts
 from evomerge.search.samplers import SAMPLERS, SamplerSettings
 

@@ -13,7 +13,7 @@ from support import ROOT, ZOO
 
 from evomerge.errors import ExperimentError, UserError
 from evomerge.fitness.spec import FitnessSpec, SplitSpec, TaskSpec
-from evomerge.search.experiment import Experiment, ExperimentSpec, OutputSpec, SearchSpec, WorkersSpec
+from evomerge.runs.experiment import Experiment, ExperimentSpec, OutputSpec, SearchSpec, WorkersSpec
 
 
 def load(document: dict[str, Any], folder: Path, overrides: dict[str, Any] | None = None) -> Experiment:

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from evomerge.cli._console import warn
-from evomerge.cli._studies import RUN_FILE, RunFile, run_file_kind
-from evomerge.errors import CheckpointError, ExperimentError, OutputError, UserError
+import torch
 
-if TYPE_CHECKING:
-    from evomerge.checkpoints.checkpoint import Checkpoint
-    from evomerge.engine.plan import MergePlan
-    from evomerge.fitness import Evaluator, Split, TaskInfo
-    from evomerge.fitness.scored import ScoredDigest
-    from evomerge.fitness.spec import FitnessSpec
-    from evomerge.recipe import Recipe
-    from evomerge.search.experiment import Experiment, WorkersSpec
-    from evomerge.search.study import Known
+from evomerge.checkpoints.checkpoint import Checkpoint
+from evomerge.engine.device import resolve_device
+from evomerge.engine.header import check_header
+from evomerge.engine.inputs import Inputs
+from evomerge.engine.model_names import parse_config
+from evomerge.engine.plan import MergePlan
+from evomerge.engine.sources import identities, open_sources
+from evomerge.errors import CheckpointError, ExperimentError, UserError
+from evomerge.fitness import Evaluator, Split, TaskInfo
+from evomerge.fitness.scored import ScoredDigest
+from evomerge.fitness.spec import FitnessSpec
+from evomerge.recipe import Recipe
+from evomerge.runs.experiment import FREE_FIELDS, Experiment, WorkersSpec
+from evomerge.runs.run_folder import check_folder, check_run_folder
+from evomerge.search.samplers import first_population, make_sampler
+from evomerge.search.study import Known, Study, known, refuse_foreign, storage_file, study_names
+from evomerge.tokenizers.vocabulary import has_tokenizer, load_tokenizer
 
-__all__ = ["Preflight", "announce", "preflight", "without_effect"]
-
-_SHOWN = 5
-_OF_NO_ONE = {".DS_Store", ".gitignore", ".gitkeep", "lost+found"}
-"""Names that do not make a folder somebody's."""
+__all__ = ["Preflight", "preflight", "trust_warning", "without_effect"]
 
 
 @dataclass(frozen=True)
@@ -45,13 +44,14 @@ class Preflight:
     warnings: tuple[str, ...]
 
 
-def announce(fitness: FitnessSpec) -> None:
-    """Says so if untrusted code may run; before anything of it is opened."""
-    if fitness.trust_remote_code:
-        warn(
-            "fitness.trust_remote_code is on: Python code that comes with a model, a dataset or a task "
-            "definition may run, with all that you may do on this machine."
-        )
+def trust_warning(fitness: FitnessSpec) -> str | None:
+    """A sentence that untrusted code may run, where that is so; to be shown before anything is opened."""
+    if not fitness.trust_remote_code:
+        return None
+    return (
+        "fitness.trust_remote_code is on: Python code that comes with a model, a dataset or a task "
+        "definition may run, with all that you may do on this machine."
+    )
 
 
 def preflight(experiment: Experiment, *, dry: bool = False) -> Preflight:
@@ -67,19 +67,12 @@ def preflight(experiment: Experiment, *, dry: bool = False) -> Preflight:
     Raises:
         UserError: Something does not fit; the experiment file is named.
     """
-    from evomerge.engine.inputs import Inputs
-    from evomerge.engine.sources import identities
-    from evomerge.fitness import Evaluator
-    from evomerge.fitness.scores import Split
-    from evomerge.search.samplers import make_sampler
-    from evomerge.search.study import known, refuse_foreign, storage_file
-
     file = storage_file(experiment.storage)
     is_new = file is not None and not file.exists()
     if file is not None and not is_new:
         refuse_foreign(experiment.storage)
-    _check_folder(experiment.folder)
-    _check_run_folder(experiment.folder, experiment.path, file)
+    check_folder(experiment.folder)
+    check_run_folder(experiment.folder, experiment.path, file)
     study = known(experiment.storage, experiment.name, wait=not dry)
     try:
         _check_workers(experiment.spec.workers)
@@ -100,7 +93,7 @@ def preflight(experiment: Experiment, *, dry: bool = False) -> Preflight:
     except UserError as exception:
         raise exception.within(str(experiment.path)) from None
     if file is not None and is_new:
-        _check_folder(file.absolute().parent, file)
+        check_folder(file.absolute().parent, file)
     if dry and not is_new:
         _check_study(experiment, sources, scored)
     unused = [f"models.{name} is not used by the recipe" for name in experiment.unused]
@@ -135,8 +128,6 @@ def without_effect(experiment: Experiment) -> tuple[str, ...]:
 
 
 def _idle_workers(experiment: Experiment) -> tuple[str, ...]:
-    from evomerge.search.samplers import first_population
-
     count, lag = experiment.spec.workers.count, experiment.spec.search.lag
     most = lag + first_population(experiment.sampler(), experiment.space.dimensions)
     if count <= most:
@@ -148,8 +139,6 @@ def _idle_workers(experiment: Experiment) -> tuple[str, ...]:
 
 
 def _opened(experiment: Experiment) -> dict[str, Checkpoint]:
-    from evomerge.engine.sources import open_sources
-
     checkpoints: dict[str, Checkpoint] = {}
     for name, reference in experiment.references.items():
         try:
@@ -162,10 +151,6 @@ def _opened(experiment: Experiment) -> dict[str, Checkpoint]:
 
 
 def _check_workers(workers: WorkersSpec) -> None:
-    import torch
-
-    from evomerge.engine.device import resolve_device
-
     try:
         resolve_device(workers.device)
     except ExperimentError as exception:
@@ -180,16 +165,11 @@ def _check_workers(workers: WorkersSpec) -> None:
 
 
 def _model_warnings(plan: MergePlan, recipe: Recipe) -> list[str]:
-    from evomerge.engine.header import check_header
-
     warning = check_header(plan, is_stack=recipe.models is None)
     return [] if warning is None else [warning]
 
 
 def _check_requests(evaluator: Evaluator, plan: MergePlan, splits: Sequence[Split]) -> tuple[str, ...]:
-    from evomerge.engine.model_names import parse_config
-    from evomerge.tokenizers.vocabulary import has_tokenizer, load_tokenizer
-
     if not has_tokenizer(plan.tokenizer.path):
         raise CheckpointError(
             "models",
@@ -199,52 +179,8 @@ def _check_requests(evaluator: Evaluator, plan: MergePlan, splits: Sequence[Spli
     return evaluator.check_requests(load_tokenizer(plan.tokenizer.path), parse_config(plan.config)[0], splits)
 
 
-def _check_folder(folder: Path, file: Path | None = None) -> None:
-    """Check that a folder (for ``file``) can be made, or written if it is there; it is not made here."""
-    what, is_for = ("this folder", folder) if file is None else ("its folder", file)
-    there = next(p for p in (folder, *folder.parents) if p.exists())
-    if not there.is_dir():
-        raise OutputError(str(is_for), f"{what} cannot be made: {there} is not a folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        is_mounted_so = os.statvfs(there).f_flag & os.ST_RDONLY
-        why = "Read-only file system" if is_mounted_so else f"no permission for {there}"
-        raise OutputError(str(is_for), f"{what} cannot be written ({why})")
-
-
-def _check_run_folder(folder: Path, experiment: Path, storage: Path | None) -> None:
-    """Check that the folder is new, empty or a run's: ``run.json`` would lie among (or over) a user's files.
-
-    Raises:
-        OutputError: It holds other files, or a ``run.json`` that no search wrote.
-    """
-    hint = "Name a new or empty folder with --out or output.dir; the run's files would lie among these."
-    try:
-        names = sorted(entry.name for entry in folder.iterdir()) if folder.exists() else []
-    except OSError as exception:
-        raise OutputError(str(folder), f"this folder cannot be read ({exception.strerror})") from None
-    kind = run_file_kind(folder)
-    if kind is RunFile.OTHER:
-        raise OutputError(str(folder), f"is not a run's folder: no search wrote its {RUN_FILE}", hint)
-    # A search that is killed early leaves a study and no run.json.
-    own = {RUN_FILE, f".{RUN_FILE}", "study.db"}
-    own |= {f.name for f in (storage, experiment) if f is not None and _lies_in(f, folder)}
-    beside = tuple(f"{name}{mark}" for name in own for mark in "-.")  # study.db-wal, study.log.lock
-    foreign = [name for name in names if name not in own | _OF_NO_ONE and not name.startswith(beside)]
-    if kind is not RunFile.OURS and foreign:
-        more = f" and {len(foreign) - _SHOWN} more" if len(foreign) > _SHOWN else ""
-        told = ", ".join(foreign[:_SHOWN]) + more
-        raise OutputError(str(folder), f"is neither empty nor a run's folder: it holds {told}", hint)
-
-
-def _lies_in(file: Path, folder: Path) -> bool:
-    return file.absolute().parent.resolve() == folder.resolve()
-
-
 def _check_study(experiment: Experiment, sources: dict[str, str], scored: ScoredDigest) -> None:
     """Look at the study of the experiment, if there is one, without touching it."""
-    from evomerge.search.experiment import FREE_FIELDS
-    from evomerge.search.study import Study, study_names
-
     if experiment.name not in study_names(experiment.storage):
         return
     with Study.open(experiment.storage, experiment.name) as study:
