@@ -19,6 +19,7 @@ from typing import Any
 import datasets
 import huggingface_hub
 
+from evomerge.checkpoints.files import closed_folder
 from evomerge.errors import FitnessError
 
 __all__ = ["LocalData", "data_error"]
@@ -100,9 +101,7 @@ class LocalData:
         if glob.has_magic(named):
             return f"no file matches {self.folder / named}"
         for file in (self.folder / named, Path(named).absolute()):
-            closed = next(
-                (p for p in reversed(file.parents) if not os.access(p, os.X_OK) and p.exists()), None
-            )
+            closed = closed_folder(file)
             if closed is not None:
                 return f"{file} cannot be looked up (no permission for {closed})"
             if file.is_symlink():
