@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from evomerge.version import __version__
+from evomerge.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from evomerge.engine.export import MergeOptions, merge_to_disk
@@ -43,7 +43,6 @@ __all__ = [
     "UserError",
     "Worker",
     "WorkerSpec",
-    "__version__",
     "load_recipe",
     "merge_to_disk",
     "open_sources",

@@ -40,7 +40,7 @@ class LiveProgress(Observer):
         self, experiment: Experiment, *, quiet: bool, on_search: Callable[[], None] = lambda: None
     ) -> None:
         self._experiment = experiment
-        self._fitness = Fitness(experiment.fitness.tasks)
+        self._fitness = Fitness.of(experiment.fitness)
         self._quiet = quiet
         self._on_search = on_search
         self._live: Live | None = None

@@ -62,7 +62,7 @@ def command(
         raise (
             CandidateError(failure.kind, failure.reason) if failure else RuntimeError("no scores, no failure")
         )
-    judge = Fitness(spec.tasks)
+    judge = Fitness.of(spec)
     low, high = judge.interval(outcome.scores)
     if json_:
         print_json(

@@ -22,6 +22,7 @@ from pydantic import (
 from evomerge.checkpoints.files import find_file, find_folder, local_path
 from evomerge.checkpoints.references import Reference, locate, parse_source
 from evomerge.errors import CheckpointError, ExperimentError, UserError, did_you_mean
+from evomerge.fitness.objectives import Fitness
 from evomerge.fitness.spec import FitnessSpec
 from evomerge.recipe import (
     Document,
@@ -36,6 +37,7 @@ from evomerge.recipe import (
 )
 from evomerge.runs.recipe_section import searched_space
 from evomerge.search.baselines import Baseline, baselines, starts
+from evomerge.search.observers import check_observers
 from evomerge.search.samplers import SAMPLERS, SamplerSettings
 
 __all__ = [
@@ -162,6 +164,9 @@ class ExperimentSpec(_Frozen):
         description="Where the study lies: sqlite:///file, postgresql+psycopg://..., journal:///file; "
         "study.db in the run's folder if not given.",
     )
+    observers: tuple[str, ...] = Field(
+        default=(), description="Observers of installed packages that watch the search (loggers, say)."
+    )
     output: OutputSpec = Field(default_factory=OutputSpec, description="Where results go.")
 
     @field_validator("name")
@@ -226,6 +231,8 @@ class Experiment:
             folders = tuple(dict.fromkeys((Path(), path.parent)))
             references = _references(space, spec.models, folders)
             fitness = fitness_of_document(spec.fitness, path)
+            Fitness.of(fitness)
+            check_observers(spec.observers)
         except UserError as exception:
             raise exception.within(str(path)) from None
         warnings += tuple(f"recipe: {text}" for text in space.warnings)

@@ -39,7 +39,7 @@ class OpenedStudy:
     def of(cls, study: Study) -> Self:
         """``study`` with what its document says; closed with it."""
         spec = FitnessSpec.model_validate(study.document["fitness"])
-        return cls(study, Fitness(spec.tasks), SearchSpec.model_validate(study.document["search"]))
+        return cls(study, Fitness.of(spec), SearchSpec.model_validate(study.document["search"]))
 
     @property
     def top_k(self) -> int:

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from evomerge.errors import UserError
+from evomerge.errors import ExperimentError, UserError, did_you_mean
 from evomerge.fitness.scores import Split
+from evomerge.registry import Registry
 from evomerge.search.progress import Progress
 from evomerge.search.results import SearchResult
 from evomerge.search.study import SplitResult, Study, Trial
 
-__all__ = ["Observer", "Observers"]
+__all__ = [
+    "OBSERVERS",
+    "MakeObserver",
+    "Observer",
+    "Observers",
+    "check_observers",
+    "make_observers",
+    "observer",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -84,3 +94,48 @@ class Observers(Observer):
             except Exception:  # noqa: BLE001 (it is not ours, and must not cost a search)
                 self._watching.remove(observer)
                 _log.exception("the observer %s failed and is told nothing more", type(observer).__name__)
+
+
+MakeObserver = Callable[[Path], Observer]
+"""Makes an observer for one search, given the run's folder (a place for files of its own)."""
+
+OBSERVERS: Registry[MakeObserver] = Registry("observer", "evomerge.observers")
+"""Observers that ``observers`` of an experiment may name."""
+
+
+def observer(name: str) -> Callable[[MakeObserver], MakeObserver]:
+    """A decorator that registers a function, or an ``Observer`` class, as the observer ``name``.
+
+    Raises:
+        ValueError: The name is taken.
+    """
+
+    def register(make: MakeObserver) -> MakeObserver:
+        OBSERVERS.add(name, make)
+        return make
+
+    return register
+
+
+def check_observers(names: Sequence[str]) -> None:
+    """Check that there is an observer of each name.
+
+    Raises:
+        ExperimentError: There is none.
+    """
+    for name in names:
+        if name not in OBSERVERS:
+            hint = " ".join((did_you_mean(name, OBSERVERS), *OBSERVERS.failures)).strip()
+            raise ExperimentError(
+                "observers", f"there is no observer {name!r}", hint or "Install the package that has it."
+            )
+
+
+def make_observers(names: Sequence[str], folder: Path) -> tuple[Observer, ...]:
+    """One observer for each of ``names``, for a search in the run's ``folder``.
+
+    Raises:
+        ExperimentError: There is none of a name.
+    """
+    check_observers(names)
+    return tuple(OBSERVERS[name](folder) for name in names)
