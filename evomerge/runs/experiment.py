@@ -116,12 +116,22 @@ class WorkersSpec(_Frozen):
         default=0.0, description="GPUs that Ray sets aside for a worker; 0.5 = two workers share one."
     )
     timeout: _Seconds | None = Field(default=None, description="Seconds after which a candidate is given up.")
-    retries: _Positive = Field(
-        default=2, description="Workers that one candidate may kill before it counts as failed (backend ray)."
+    max_attempts: _Positive = Field(
+        default=2,
+        description="How often a candidate is tried before it counts as failed, where its workers die "
+        "(backend ray). The old name retries is read, too.",
     )
     address: str | None = Field(
         default=None, description="Ray cluster to join (auto, or host:port); a local one if not given."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _old_name(cls, given: Any) -> Any:
+        # Release 0.1.0 called it retries, and counted attempts.
+        if isinstance(given, dict) and "retries" in given and "max_attempts" not in given:
+            return {("max_attempts" if k == "retries" else k): value for k, value in given.items()}
+        return given
 
     @model_validator(mode="after")
     def _one_inline(self) -> Self:
