@@ -19,7 +19,6 @@ from support import ZOO
 from typer.testing import CliRunner, Result
 
 from evomerge.checkpoints.writer import CheckpointWriter
-from evomerge.cli import search as search_module
 from evomerge.cli.main import app
 from evomerge.search.study import Study
 
@@ -131,7 +130,7 @@ def test_a_search_that_is_stopped_before_it_began_ends_at_once(
     def stopped(_: object) -> None:
         sent(number)
 
-    monkeypatch.setattr(search_module, "preflight", stopped)
+    monkeypatch.setattr("evomerge.runs.run.preflight", stopped)
     result = result_of("search", path)
     assert result.exit_code == 130
     assert "every finished trial is kept. Go on with:\n  evomerge" in result.stdout
