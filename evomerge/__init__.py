@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from evomerge.runs.run import Run
     from evomerge.search.controller import SearchPlan
     from evomerge.search.observers import Observer
-    from evomerge.search.study import Study
+    from evomerge.study.study import Study
     from evomerge.workers.worker import Worker, WorkerSpec
 
 __all__ = [
@@ -62,7 +62,7 @@ _HOMES = {
     "Scores": "fitness",
     "SearchPlan": "search.controller",
     "SearchSpace": "recipe",
-    "Study": "search.study",
+    "Study": "study.study",
     "UserError": "errors",
     "Worker": "workers.worker",
     "WorkerSpec": "workers.worker",

@@ -33,13 +33,13 @@ from optuna.distributions import distribution_to_json
 
 from evomerge.fitness.scores import ItemScore, Scores, Split, TaskScore
 from evomerge.recipe import Recipe, SearchSpace
-from evomerge.search._records import row_of
 from evomerge.search.baselines import baselines, starts
 from evomerge.search.controller import SearchPlan, search
 from evomerge.search.observers import Observer
 from evomerge.search.progress import Progress
 from evomerge.search.samplers import SamplerSettings
-from evomerge.search.study import Study, Trial
+from evomerge.study.serialization import row_of
+from evomerge.study.study import Study, Trial
 from evomerge.workers.jobs import Job, Outcome, Seconds
 
 POPULATION = 20
@@ -124,9 +124,11 @@ class Stopwatch(Observer):
 
 def stored_bytes(study: Study, trial: Trial) -> int:
     """Bytes that a trial puts into a storage, without keys and indexes."""
-    row = row_of(trial, study._distributions, study._items)  # noqa: SLF001
+    row = row_of(trial, study._distributions, study._items, "0" * 32)  # noqa: SLF001
     parameters = sum(len(name) + 8 + len(distribution_to_json(d)) for name, (d, _) in row.parameters.items())
-    return parameters + sum(len(json.dumps(value)) for value in row.attributes.values())
+    return parameters + sum(
+        len(json.dumps(value)) for value in (*row.attributes.values(), *row.system.values())
+    )
 
 
 def bare_transaction(url: str) -> Callable[[str], None]:

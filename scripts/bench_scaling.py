@@ -36,7 +36,7 @@ from evomerge.search.controller import SearchPlan, search
 from evomerge.search.observers import Observer
 from evomerge.search.progress import Phase, Progress
 from evomerge.search.samplers import SamplerSettings, make_sampler
-from evomerge.search.study import Study, Trial
+from evomerge.study.study import Study, Trial
 from evomerge.workers.jobs import Job, Outcome, Seconds
 from evomerge.workers.ray_executor import RayExecutor
 

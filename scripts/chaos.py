@@ -257,7 +257,7 @@ def search_command(file: Path, out: Path, workers: int, url: str) -> list[str]:
 
 
 def digest(url: str) -> str:
-    from evomerge.search.study import Study
+    from evomerge.study.study import Study
 
     with Study.open(url, "chaos") as study:
         return study.digest()

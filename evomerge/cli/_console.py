@@ -84,9 +84,9 @@ def command_line() -> str:
 
     Without passwords.
     """
-    from evomerge.search.study import shown
+    from evomerge.study.storage import redact
 
-    return shlex.join([program(), *map(shown, sys.argv[1:])])
+    return shlex.join([program(), *map(redact, sys.argv[1:])])
 
 
 def short(path: Path) -> str:

@@ -18,7 +18,7 @@ from evomerge.report.tables import search_text
 from evomerge.runs.experiment import Experiment
 from evomerge.search import progress as search_progress
 from evomerge.search.observers import Observer
-from evomerge.search.study import SplitResult, Study, Trial
+from evomerge.study.study import SplitResult, Study, Trial
 
 __all__ = ["LiveProgress"]
 

@@ -140,12 +140,12 @@ class _Search:
 
 
 def _next_steps(experiment: Experiment) -> None:
-    from evomerge.search.study import shown
+    from evomerge.study.storage import redact
 
     study = shlex.quote(short(experiment.folder))
     best = shlex.quote(short(experiment.folder / "best.yml"))
     url = experiment.spec.storage
-    extra = "" if url is None else f" --storage {shlex.quote(shown(url))}"
+    extra = "" if url is None else f" --storage {shlex.quote(redact(url))}"
     console.print(
         f"\nNext:\n  {program()} export {study}{extra} -o {best}\n  {program()} merge {best} OUT_DIR",
     )

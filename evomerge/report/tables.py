@@ -10,7 +10,7 @@ from evomerge.recipe import Dimension
 from evomerge.runs.experiment import SearchSpec
 from evomerge.search.leaderboard import Row
 from evomerge.search.samplers import SamplerSettings, first_population
-from evomerge.search.study import AcceptedDrift, Driver, Study, Trial, versions_text
+from evomerge.study.study import AcceptedDrift, Driver, Study, Trial, versions_text
 
 __all__ = [
     "drift_document",
@@ -33,7 +33,7 @@ def trial_document(trial: Trial) -> dict[str, Any]:
         "generation": trial.generation,
         "index": trial.index,
         "score": trial.score,
-        "values": dict(trial.values),
+        "values": dict(trial.parameters),
         "tasks": {t.task: t.value for t in trial.scores.tasks} if trial.scores is not None else None,
         "failure": None if trial.failure is None else asdict(trial.failure),
         "fingerprint": trial.fingerprint,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,6 @@ from evomerge.fitness.objectives import Fitness
 from evomerge.fitness.spec import FitnessSpec
 from evomerge.recipe import (
     Document,
-    Recipe,
     SearchSpace,
     as_number,
     parse,
@@ -48,11 +48,16 @@ __all__ = [
     "WorkersSpec",
     "data_folder",
     "fitness_of_document",
+    "read_document",
+    "read_settings",
 ]
 
 FREE_FIELDS = ("search.trials", "search.top_k", "models")
 """Fields of the study's document that may change when a search goes on. What the models hold is compared by
 ``sources``, so that a folder may move."""
+
+AS_IT_WAS: Mapping[str, Any] = {"search.lag": 0, "fitness.objective": "weighted_mean"}
+"""What a study did that was written before a field existed, by field; for lists, ``tasks[].field``."""
 
 _Whole = Annotated[StrictInt, BeforeValidator(whole)]
 _Positive = Annotated[_Whole, Field(ge=1)]
@@ -289,21 +294,14 @@ class Experiment:
 
         ``sources`` are digests of what each model holds.
         """
-        search = self.spec.search.model_dump(mode="json")
-        if not search["lag"]:
-            del search["lag"]  # so that studies from before there was one still have the same experiment
         return {
             "models": dict(self.references),
             "sources": dict(sources),
             "recipe": self.space.document,
             "fitness": self.spec.fitness.model_dump(mode="json"),
-            "search": search,
+            "search": self.spec.search.model_dump(mode="json"),
             "workers": {"dtype": self.spec.workers.dtype},
         }
-
-    def exported(self, recipe: Recipe) -> Recipe:
-        """``recipe`` with folders and hub ids in place of short names."""
-        return recipe.with_references(self.references)
 
 
 _HOLE_HINT = "Replace a value by a hole, for instance weight: {float: [0, 1]}."
@@ -363,6 +361,38 @@ def _place(model: str, folders: Sequence[Path]) -> str:
     if local or model.startswith((".", "~")) or len(path.parts) > 2:  # no hub id looks like that
         return str(locate(model, None, folders))
     return model
+
+
+def read_document(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The stored ``document`` of a study with the fields of today: those it lacks mean "as it was"."""
+    found: dict[str, Any] = copy.deepcopy(dict(document))
+    for place, value in AS_IT_WAS.items():
+        *parents, last = place.split(".")
+        for node in _nodes_at(found, parents):
+            node.setdefault(last, value)
+    return found
+
+
+def read_settings(document: Mapping[str, Any]) -> tuple[FitnessSpec, SearchSpec]:
+    """The settings in a stored ``document``, to look at its study; those of a later release are left out."""
+    read = read_document(document)
+    fitness, search = (
+        {key: value for key, value in read[section].items() if key in schema.model_fields}
+        for section, schema in (("fitness", FitnessSpec), ("search", SearchSpec))
+    )
+    return FitnessSpec.model_validate(fitness), SearchSpec.model_validate(search)
+
+
+def _nodes_at(node: Any, parents: Sequence[str]) -> list[dict[str, Any]]:
+    """The mappings under the names ``parents``, where ``name[]`` is each entry of a list."""
+    if not isinstance(node, dict):
+        return []
+    if not parents:
+        return [node]
+    name, rest = parents[0], parents[1:]
+    if name.endswith("[]"):
+        return [found for entry in node.get(name[:-2]) or () for found in _nodes_at(entry, rest)]
+    return _nodes_at(node.get(name), rest)
 
 
 def fitness_of_document(fitness: FitnessSpec, path: Path) -> FitnessSpec:

@@ -12,7 +12,7 @@ from evomerge.fitness.scores import Split
 from evomerge.recipe import Recipe, dump_recipe
 from evomerge.runs.opened_study import OpenedStudy
 from evomerge.runs.run_folder import check_recipe_target
-from evomerge.search.study import Trial
+from evomerge.study.study import Trial
 
 __all__ = ["Exported", "choose_trial", "export_trial"]
 
@@ -83,7 +83,7 @@ def export_trial(opened: OpenedStudy, trial: Trial, path: Path | None = None) ->
         comments.append(f"evomerge-fingerprint: {trial.fingerprint}")
     text = dump_recipe(recipe, path, comments)
     return Exported(
-        recipe, text, trial.number, trial.name, scores, trial.fingerprint, dict(trial.values), path
+        recipe, text, trial.number, trial.name, scores, trial.fingerprint, dict(trial.parameters), path
     )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from evomerge.fitness.objectives import Fitness
 from evomerge.fitness.scores import Scores, Split
 from evomerge.search.ranking import fitness_of
-from evomerge.search.study import Study, Trial
+from evomerge.study.study import Study, Trial
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +37,7 @@ def _row(trial: Trial, later: dict[str, float | None]) -> dict[str, Any]:
         "search": trial.score,
         **later,
         **_tasks(trial.scores),
-        **{f"param/{name}": value for name, value in trial.values.items()},
+        **{f"param/{name}": value for name, value in trial.parameters.items()},
         "failure": None if trial.failure is None else trial.failure.kind.value,
         "cached_from": trial.cached_from,
         "materialize_s": trial.seconds.materialize,

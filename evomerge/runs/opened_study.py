@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Any, Self
 from evomerge.errors import StudyError, did_you_mean
 from evomerge.fitness.objectives import Fitness
 from evomerge.fitness.scores import Split
-from evomerge.fitness.spec import FitnessSpec
 from evomerge.recipe import Recipe, SearchSpace
-from evomerge.runs.experiment import Experiment, SearchSpec
+from evomerge.runs.experiment import Experiment, SearchSpec, read_settings
 from evomerge.runs.frame import trials_frame
 from evomerge.runs.run_folder import RUN_FILE
 from evomerge.search.baselines import baselines
 from evomerge.search.leaderboard import Row, leaderboard
 from evomerge.search.ranking import finalists, fitness_of, winner
-from evomerge.search.study import Study, Trial
+from evomerge.study.study import Study, Trial
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,8 +37,8 @@ class OpenedStudy:
     @classmethod
     def of(cls, study: Study) -> Self:
         """``study`` with what its document says; closed with it."""
-        spec = FitnessSpec.model_validate(study.document["fitness"])
-        return cls(study, Fitness.of(spec), SearchSpec.model_validate(study.document["search"]))
+        fitness, search = read_settings(study.document)
+        return cls(study, Fitness.of(fitness), search)
 
     @property
     def top_k(self) -> int:
@@ -74,7 +73,7 @@ class OpenedStudy:
         """The recipe of a trial, with folders and hub ids in place of short names."""
         space = self.space
         if trial.kind == "candidate":
-            recipe = space.fill(dict(trial.values))
+            recipe = space.fill(dict(trial.parameters))
         else:
             recipe = next(b.recipe for b in baselines(space) if b.name == trial.name)
         return recipe.with_references(self.study.document["models"])

@@ -19,10 +19,12 @@ from evomerge.fitness import Evaluator, Split, TaskInfo
 from evomerge.fitness.scored import ScoredDigest
 from evomerge.fitness.spec import FitnessSpec
 from evomerge.recipe import Recipe
-from evomerge.runs.experiment import FREE_FIELDS, Experiment, WorkersSpec
+from evomerge.runs.experiment import FREE_FIELDS, Experiment, WorkersSpec, read_document
 from evomerge.runs.run_folder import check_folder, check_run_folder
 from evomerge.search.samplers import first_population, make_sampler
-from evomerge.search.study import Known, Study, known, refuse_foreign, storage_file, study_names
+from evomerge.study.lookup import Known, known, study_names
+from evomerge.study.storage import refuse_foreign, storage_file
+from evomerge.study.study import Study
 from evomerge.tokenizers.vocabulary import has_tokenizer, load_tokenizer
 
 __all__ = ["Preflight", "preflight", "trust_warning", "without_effect"]
@@ -183,5 +185,5 @@ def _check_study(experiment: Experiment, sources: dict[str, str], scored: Scored
     """Look at the study of the experiment, if there is one, without touching it."""
     if experiment.name not in study_names(experiment.storage):
         return
-    with Study.open(experiment.storage, experiment.name) as study:
+    with Study.open(experiment.storage, experiment.name, read=read_document) as study:
         study.check_experiment(experiment.document(sources), FREE_FIELDS, scored)

@@ -16,7 +16,7 @@ from evomerge.fitness import TaskInfo
 from evomerge.fitness.objectives import Fitness
 from evomerge.recipe import Dimension
 from evomerge.runs.executors import make_executor
-from evomerge.runs.experiment import FREE_FIELDS, Experiment
+from evomerge.runs.experiment import FREE_FIELDS, Experiment, read_document
 from evomerge.runs.exporting import Exported, choose_trial, export_trial
 from evomerge.runs.opened_study import OpenedStudy
 from evomerge.runs.preflight import Preflight, preflight
@@ -24,7 +24,7 @@ from evomerge.runs.run_folder import write_run_file
 from evomerge.search.controller import Ending, SearchPlan, search
 from evomerge.search.leaderboard import Row, leaderboard
 from evomerge.search.observers import Observer, make_observers
-from evomerge.search.study import Study, Trial
+from evomerge.study.study import Study, Trial
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -181,6 +181,7 @@ class Run:
             dimensions=experiment.space.dimensions,
             free=FREE_FIELDS,
             scored=checked.scored,
+            read=read_document,
         ) as study:
             # Not before: what is there may point to another study.
             write_run_file(experiment.folder, experiment)

@@ -21,7 +21,7 @@ from evomerge.search.results import Ending, SearchResult
 from evomerge.search.samplers import SamplerSettings
 from evomerge.search.scoring import Candidate, Scoring
 from evomerge.search.stream import Stream, open_stream
-from evomerge.search.study import SplitResult, Study, Trial
+from evomerge.study.study import SplitResult, Study, Trial
 from evomerge.workers.executor import Executor
 from evomerge.workers.jobs import Job
 
@@ -90,7 +90,7 @@ def recipe_of(trial: Trial, plan: SearchPlan) -> Recipe:
         StudyError: The plan has no baseline of that name.
     """
     if trial.kind == "candidate":
-        return plan.space.fill(dict(trial.values))
+        return plan.space.fill(dict(trial.parameters))
     for baseline in plan.baselines:
         if baseline.name == trial.name:
             return baseline.recipe

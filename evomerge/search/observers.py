@@ -11,7 +11,7 @@ from evomerge.fitness.scores import Split
 from evomerge.registry import Registry
 from evomerge.search.progress import Progress
 from evomerge.search.results import SearchResult
-from evomerge.search.study import SplitResult, Study, Trial
+from evomerge.study.study import SplitResult, Study, Trial
 
 __all__ = [
     "OBSERVERS",

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from enum import StrEnum
 
-from evomerge.search.study import Study, Trial
+from evomerge.study.study import Study, Trial
 
 __all__ = ["Meter", "Phase", "Progress"]
 

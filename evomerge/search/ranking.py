@@ -8,7 +8,7 @@ from typing import Protocol
 
 from evomerge.errors import FitnessError
 from evomerge.fitness.scores import Scores, Split
-from evomerge.search.study import Study, Trial
+from evomerge.study.study import Study, Trial
 
 __all__ = ["Objective", "finalists", "fitness_of", "losses", "winner"]
 

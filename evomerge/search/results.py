@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from evomerge.search.study import Trial
+from evomerge.study.study import Trial
 
 __all__ = ["Ending", "SearchResult"]
 

@@ -14,7 +14,7 @@ from evomerge.recipe import Recipe, SearchSpace, Values
 from evomerge.search.baselines import Baseline
 from evomerge.search.ranking import Objective, fitness_of
 from evomerge.search.stream import Proposal
-from evomerge.search.study import Study, Trial
+from evomerge.study.study import Study, Trial
 from evomerge.workers.executor import Executor
 from evomerge.workers.jobs import Failure, Job, Outcome, Seconds
 
@@ -107,7 +107,7 @@ class Scoring:
         failed = score is None
         return replace(
             trial,
-            score=score,
+            values=() if score is None else (score,),
             scores=None if failed else outcome.scores,
             failure=_failure(outcome) if failed else None,
             fingerprint=outcome.fingerprint,
@@ -129,7 +129,8 @@ def _answered(trial: Trial, known: Trial) -> Trial:
     """``trial`` with the result of ``known``, which had the same recipe."""
     return replace(
         trial,
-        score=known.score,
+        values=known.values,
+        basis=known.basis,
         scores=known.scores,
         failure=known.failure,
         fingerprint=known.fingerprint,

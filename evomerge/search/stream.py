@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 
 from evomerge.errors import FailureKind, StudyError
 from evomerge.recipe import Dimension
-from evomerge.search._head import differences, versions_text
 from evomerge.search.ranking import losses
 from evomerge.search.samplers import Sampler, SamplerSettings, Vector, make_sampler
-from evomerge.search.study import Study, Trial, versions
+from evomerge.study.manifest import differences, versions_text
+from evomerge.study.study import Study, Trial, versions
 from evomerge.workers.jobs import Failure
 
 __all__ = ["DriftError", "Proposal", "Stream", "open_stream"]

@@ -20,7 +20,7 @@ from typer.testing import CliRunner, Result
 
 from evomerge.checkpoints.writer import CheckpointWriter
 from evomerge.cli.main import app
-from evomerge.search.study import Study
+from evomerge.study.study import Study
 
 Write = Callable[[dict[str, Any]], Path]
 BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

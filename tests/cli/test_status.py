@@ -11,7 +11,7 @@ from cli_support import EXPERIMENT
 from typer.testing import CliRunner
 
 from evomerge.cli.main import app
-from evomerge.search.study import Study, Trial, versions
+from evomerge.study.study import Study, Trial, versions
 
 
 def test_status_and_check_say_on_one_line_how_is_searched(tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_status_names_the_driver_and_the_drifts_that_were_accepted(tmp_path: Pat
     url = f"sqlite:///{tmp_path}/study.db"
     document = {**EXPERIMENT, "workers": {"dtype": None}}
     with Study.open(url, "small", document=document) as study:
-        study.record(Trial("candidate", "g0.0", 0, 0, "digest", score=0.5))
+        study.record(Trial("candidate", "g0.0", 0, 0, "digest", values=(0.5,)))
         study.accept_drift({**versions(), "cma": "99.0"}, lag=0)
         arguments = ["status", "small", "--storage", url]
         text = " ".join(CliRunner().invoke(app, arguments).stdout.split())

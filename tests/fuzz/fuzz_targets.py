@@ -49,7 +49,7 @@ from evomerge.engine.sources import open_sources
 from evomerge.errors import StudyError
 from evomerge.recipe import SearchSpace, dump_recipe, load_recipe, parse_recipe, read_recipe, read_yaml
 from evomerge.runs.experiment import Experiment
-from evomerge.search._storage import open_storage, shown
+from evomerge.study.storage import open_storage, redact
 from evomerge.tokenizers.vocabulary import load_tokenizer, vocabulary_of
 
 __all__ = ["TARGETS", "Target", "Workshop"]
@@ -458,7 +458,7 @@ def _commands(draw: st.DrawFn) -> list[str]:
 
 
 def _storage(url: str, shop: Workshop) -> None:
-    assert SECRET not in shown(url)
+    assert SECRET not in redact(url)
     try:
         open_storage(url.replace("BOX", str(shop.box)), create=False).close()
     except StudyError as exception:

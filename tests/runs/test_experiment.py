@@ -13,7 +13,16 @@ from support import ROOT, ZOO
 
 from evomerge.errors import ExperimentError, UserError
 from evomerge.fitness.spec import FitnessSpec, SplitSpec, TaskSpec
-from evomerge.runs.experiment import Experiment, ExperimentSpec, OutputSpec, SearchSpec, WorkersSpec
+from evomerge.runs.experiment import (
+    Experiment,
+    ExperimentSpec,
+    OutputSpec,
+    SearchSpec,
+    WorkersSpec,
+    read_document,
+    read_settings,
+)
+from evomerge.study.manifest import Manifest
 
 
 def load(document: dict[str, Any], folder: Path, overrides: dict[str, Any] | None = None) -> Experiment:
@@ -30,14 +39,36 @@ def test_every_field_is_documented(schema: type[BaseModel]) -> None:
     assert [name for name in schema.model_fields if f"`{name}`" not in text] == []
 
 
-def test_a_lag_belongs_to_the_experiment_and_none_leaves_it_as_it_was(tmp_path: Path) -> None:
+def test_a_lag_belongs_to_the_experiment_and_a_study_from_before_there_was_one_has_none(
+    tmp_path: Path,
+) -> None:
     without = load(EXPERIMENT, tmp_path).document({})
-    assert "lag" not in without["search"]  # studies from before there was one go on
     assert load(EXPERIMENT, tmp_path, {"search.lag": 0}).document({}) == without
     assert load(EXPERIMENT, tmp_path, {"search.lag": 5}).document({})["search"]["lag"] == 5
+    before = {**without, "search": {k: v for k, v in without["search"].items() if k != "lag"}}
+    assert read_document(before) == without
     for wrong in (-1, 1.5, "two", 10_001):
         with pytest.raises(ExperimentError, match=r"search\.lag"):
             load(EXPERIMENT, tmp_path, {"search.lag": wrong})
+
+
+def test_a_study_of_a_later_release_is_shown_and_is_another_experiment(tmp_path: Path) -> None:
+    mine = load(EXPERIMENT, tmp_path)
+    now = mine.document({})
+    later = {**now, "search": {**now["search"], "warp": 9}, "fitness": {**now["fitness"], "warp": 9}}
+    assert read_settings(later) == (mine.spec.fitness, mine.spec.search)
+    assert [d.field for d in Manifest.of(later).differences(now, (), read_document)] == [
+        "fitness.warp",
+        "search.warp",
+    ]
+
+
+def test_fields_inside_lists_are_read_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evomerge.runs.experiment.AS_IT_WAS", {"fitness.tasks[].shade": "grey"})
+    stored = {"fitness": {"tasks": [{"task": "a"}, {"task": "b", "shade": "red"}]}}
+    read = read_document(stored)["fitness"]["tasks"]
+    assert [task["shade"] for task in read] == ["grey", "red"]
+    assert "shade" not in stored["fitness"]["tasks"][0]
 
 
 def test_a_star_is_every_named_model_but_the_base(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from evomerge import Experiment, Observer, Run, UserError, open_study
 from evomerge.fitness.scores import Split
 from evomerge.search.progress import Progress
 from evomerge.search.results import Ending
-from evomerge.search.study import Study, Trial
+from evomerge.study.study import Study, Trial
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from functools import partial
 from search_fakes import FakeExecutor, FakeWorker, make_plan
 
 from evomerge.search.controller import search
-from evomerge.search.study import Study
+from evomerge.study.study import Study
 from evomerge.workers.executor import Executor
 
 SECONDS = 0.02

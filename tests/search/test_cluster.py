@@ -24,7 +24,7 @@ from evomerge.recipe import Recipe
 from evomerge.search.controller import search
 from evomerge.search.observers import Observer
 from evomerge.search.progress import Progress
-from evomerge.search.study import Study, Trial
+from evomerge.study.study import Study, Trial
 from evomerge.workers.jobs import Job, Outcome
 from evomerge.workers.ray_executor import RayExecutor
 

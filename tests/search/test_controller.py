@@ -31,7 +31,7 @@ from evomerge.search.observers import Observer
 from evomerge.search.progress import Phase, Progress
 from evomerge.search.ranking import finalists, losses, winner
 from evomerge.search.samplers import Sampler, SamplerSettings, make_sampler
-from evomerge.search.study import SplitResult, Study, Trial, versions
+from evomerge.study.study import SplitResult, Study, Trial, versions
 from evomerge.workers.jobs import Failure, Job, Outcome
 
 Fails = Callable[[Recipe], bool]
@@ -600,7 +600,7 @@ def test_finalists_are_distinct_and_of_equals_the_earlier(journal: str) -> None:
 
 def trial_with(score: float | None) -> Trial:
     why = None if score is not None else failure("x")
-    return Trial("candidate", "c", 0, 0, "d", score=score, failure=why)
+    return Trial("candidate", "c", 0, 0, "d", values=(score,), failure=why)
 
 
 def failure(reason: str) -> Failure:

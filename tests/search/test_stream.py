@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evomerge.recipe import Dimension
-from evomerge.search._head import HEAD, Head
 from evomerge.search.samplers import SAMPLERS, SamplerSettings, Vector, make_sampler
 from evomerge.search.stream import DriftError, Proposal, Stream, open_stream
-from evomerge.search.study import Study, Trial
+from evomerge.study.manifest import MANIFEST, Manifest
+from evomerge.study.study import Study, Trial
 
 DIMENSIONS = [Dimension("x", "float", 0, 1), Dimension("y", "float", 0, 1), Dimension("z", "int", 0, 6)]
 TRIALS = 70
@@ -64,7 +64,7 @@ class Search:
 
 def record(study: Study, proposal: Proposal, score: Score = score) -> Trial:
     g, i, vector = proposal.generation, proposal.index, proposal.vector
-    return study.record(Trial("candidate", f"g{g}.{i}", g, i, f"{g}.{i}", vector, score=score(vector)))
+    return study.record(Trial("candidate", f"g{g}.{i}", g, i, f"{g}.{i}", vector, values=(score(vector),)))
 
 
 def history(study: Study) -> History:
@@ -268,7 +268,7 @@ def test_after_an_accepted_drift_the_study_is_the_same_however_often_it_is_kille
 def test_a_note_of_a_drift_from_before_there_was_a_lag_can_be_read(tmp_path: Path) -> None:
     study = opened(tmp_path)
     drift = {"generations": 3, "candidates": 15, "versions": {}}
-    study._set_head(Head.read({HEAD: {**study._head.stored(), "drifts": [drift]}}, "here"))
+    study._set_head(Manifest.read({MANIFEST: {**study._manifest.stored(), "drifts": [drift]}}, "here"))
     assert [d.closed for d in study.accepted_drifts] == [2]
 
 
