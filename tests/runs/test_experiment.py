@@ -123,7 +123,7 @@ def test_an_adapter_over_a_stage_is_found_and_exported_with_its_folder(tmp_path:
     experiment = load(document, tmp_path)
     assert experiment.references["+adapter"] == f"+{tmp_path / 'adapter'}"
     filled = experiment.space.fill(experiment.space.decode(experiment.space.start()))
-    exported = experiment.exported(filled)
+    exported = filled.with_references(experiment.references)
     assert exported.models is not None
     assert exported.models[0].model == f"half+{tmp_path / 'adapter'}"
     assert f"+{tmp_path / 'adapter'}" in exported.references()
@@ -174,7 +174,7 @@ def test_recipe_and_space_exclude_each_other(tmp_path: Path) -> None:
 
 def test_an_exported_recipe_names_folders(tmp_path: Path) -> None:
     experiment = load(EXPERIMENT, tmp_path)
-    recipe = experiment.exported(experiment.space.fill(experiment.space.decode(experiment.space.start())))
+    recipe = experiment.space.fill(experiment.space.decode(experiment.space.start())).with_references(experiment.references)
     assert recipe.base_model == str((ZOO / "base").resolve())
     assert [s.model for s in recipe.models or ()] == [
         str((ZOO / n).resolve()) for n in ("add", "reverse", "sort")
