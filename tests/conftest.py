@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +45,25 @@ def make_model(tmp_path: Path) -> MakeModel:
 @pytest.fixture
 def fused(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What Triton's kernels have merged."""
-    from evomerge.methods import _output
+    from evomerge.kernels import dispatch
 
     done: list[str] = []
-    write = _output._write_fused
+    write = dispatch._write_fused
 
     def spy(*arguments: Any) -> None:
         done.append("tensor")
         write(*arguments)
 
-    monkeypatch.setattr(_output, "_write_fused", spy)
+    monkeypatch.setattr(dispatch, "_write_fused", spy)
     return done
+
+
+@pytest.fixture(params=["native", "torch"])
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Both kinds of kernels for CPUs, in turn."""
+    from evomerge.kernels.cpu import calls
+
+    monkeypatch.setenv("EVOMERGE_NATIVE", "1" if request.param == "native" else "0")
+    calls.compiled.cache_clear()
+    yield request.param
+    calls.compiled.cache_clear()

@@ -18,18 +18,8 @@ from evomerge.engine.fingerprint import check_finite
 from evomerge.engine.plan import TensorPlan
 from evomerge.engine.statistics import Statistics
 from evomerge.errors import CheckpointError, RecipeError
-from evomerge.methods import (
-    ROW_BLOCK,
-    Chunk,
-    Destination,
-    Digest,
-    MergeMethod,
-    Sink,
-    compiled,
-    get_method,
-    key_of,
-    write_rows,
-)
+from evomerge.kernels import ROW_BLOCK, Chunk, Destination, Digest, Sink, compiled, key_of, write_rows
+from evomerge.methods import MergeMethod, get_method
 
 __all__ = ["ComputePool", "Read", "merge_tensor", "rows_of"]
 

@@ -6,7 +6,8 @@ import threading
 from typing import Any
 
 from evomerge.engine.plan import TensorPlan
-from evomerge.methods import Chunks, MergeMethod, nothing
+from evomerge.kernels import Chunks, nothing
+from evomerge.methods import MergeMethod
 
 __all__ = ["Statistics"]
 

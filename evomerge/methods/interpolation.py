@@ -14,10 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evomerge.methods._chunks import Measure, nothing
-from evomerge.methods._conditioning import LineCoefficients, conditioned
-from evomerge.methods._registry import Base, Bound, PerModel, Range, merge_method
-from evomerge.methods._span import (
+from evomerge.kernels.chunks import Measure, nothing
+from evomerge.kernels.reference.line_coefficients import LineCoefficients, conditioned
+from evomerge.kernels.reference.linear_combinations import (
     LineGrams,
     column_grams,
     gram,
@@ -26,6 +25,7 @@ from evomerge.methods._span import (
     task_gram,
     weighted_sum,
 )
+from evomerge.methods.registry import Base, Bound, PerModel, Range, merge_method
 
 _Floats = NDArray[np.float64]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from evomerge.methods import _selected as kernels
-from evomerge.methods._chunks import Measure, nothing
-from evomerge.methods._registry import Base, Bound, Range, merge_method
-from evomerge.methods._selected import Importance, Ram, VarianceCut, Variances
+from evomerge.kernels.chunks import Measure, nothing
+from evomerge.kernels.reference import selection as kernels
+from evomerge.kernels.reference.selection import Importance, Ram, VarianceCut, Variances
+from evomerge.methods.registry import Base, Bound, Range, merge_method
 
 _Epsilon = Annotated[float, Range("changes up to this are no changes", 0)]
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from evomerge.methods._chunks import Measure, nothing
-from evomerge.methods._masked import Mask, MaskedSum, Trim, magnitudes, masked_sum
-from evomerge.methods._random import key_of
-from evomerge.methods._ranks import Histogram
-from evomerge.methods._registry import Base, Bound, PerModel, Range, merge_method
+from evomerge.kernels.chunks import Measure, nothing
+from evomerge.kernels.reference.masked_sum import Mask, MaskedSum, Trim, magnitudes, masked_sum
+from evomerge.kernels.reference.random_masks import key_of
+from evomerge.kernels.reference.ranks import Histogram
+from evomerge.methods.registry import Base, Bound, PerModel, Range, merge_method
 
 _Weight = Annotated[PerModel, Range("factor of the task vector")]
 _Density = Annotated[PerModel, Range("share of the task vector's elements kept", 0, 1)]

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evomerge.methods._chunks import Chunk
+from evomerge.kernels.chunks import Chunk
 
 __all__ = ["LineCoefficients", "Lines", "conditioned"]
 

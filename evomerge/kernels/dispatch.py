@@ -8,10 +8,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from evomerge.methods._chunks import Chunk, Chunks, Fused, Kernel, Target
-from evomerge.methods._digest import Digest, key_table
-from evomerge.methods._gpu import fits, has_kernels
-from evomerge.methods._native import KINDS, usable
+from evomerge.kernels.chunks import Chunk, Chunks, Fused, Kernel, Target
+from evomerge.kernels.cpu.calls import KINDS, usable
+from evomerge.kernels.digest import Digest, key_table
+from evomerge.kernels.gpu.launch import fits, has_kernels
 
 __all__ = ["Destination", "InMemory", "Output", "Sink", "write_plainly", "write_rows"]
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evomerge.methods._native import functions, usable
+from evomerge.kernels.cpu.calls import functions, usable
 
 __all__ = ["KEY_BLOCK", "KEY_BLOCK_BITS", "Digest", "key_table"]
 

@@ -1,4 +1,4 @@
-"""What numba compiles. Imported through ``_native``; see there.
+"""What numba compiles. Imported through ``calls``; see there.
 
 Conventions: ``x`` are addresses of the inputs (base first), ``kind`` says whether elements are bfloat16 (0)
 or float32 (1), ``n`` counts elements, ``row`` is the absolute first row. All arithmetic is float32 unless it

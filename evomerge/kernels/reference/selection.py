@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evomerge.methods._chunks import (
+from evomerge.kernels.chunks import (
     ROW_BLOCK,
     Chunk,
     Chunks,
@@ -21,12 +21,12 @@ from evomerge.methods._chunks import (
     magnitude_bits,
     task_vectors,
 )
-from evomerge.methods._gpu import FUSION, NEARSWAP, RAM, Launch, float_bits
-from evomerge.methods._masked import elect
-from evomerge.methods._native import Inputs, blocks, floats, functions, single, usable
-from evomerge.methods._output import Output
-from evomerge.methods._ranks import BINS, LOW_BITS, Cut, Finder, Histogram, Threshold, histograms
-from evomerge.methods._span import write_weighted
+from evomerge.kernels.cpu.calls import Inputs, blocks, floats, functions, single, usable
+from evomerge.kernels.dispatch import Output
+from evomerge.kernels.gpu.launch import FUSION, NEARSWAP, RAM, Launch, float_bits
+from evomerge.kernels.reference.linear_combinations import write_weighted
+from evomerge.kernels.reference.masked_sum import elect
+from evomerge.kernels.reference.ranks import BINS, LOW_BITS, Cut, Finder, Histogram, Threshold, histograms
 
 __all__ = [
     "Importance",

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evomerge.methods._chunks import (
+from evomerge.kernels.chunks import (
     ROW_BLOCK,
     Chunk,
     Chunks,
@@ -24,11 +24,28 @@ from evomerge.methods._chunks import (
     magnitude_bits,
     task_vectors,
 )
-from evomerge.methods._gpu import FULL, RANDOM, TRIM, Launch, double_bits, float_bits, has_kernels, uploaded
-from evomerge.methods._native import Inputs, blocks, floats, functions, single, usable
-from evomerge.methods._output import Output
-from evomerge.methods._random import keep, random_bits, threshold, thresholds
-from evomerge.methods._ranks import BINS, Cut, Finder, Histogram, Threshold, exact_histograms, histograms
+from evomerge.kernels.cpu.calls import Inputs, blocks, floats, functions, single, usable
+from evomerge.kernels.dispatch import Output
+from evomerge.kernels.gpu.launch import (
+    FULL,
+    RANDOM,
+    TRIM,
+    Launch,
+    double_bits,
+    float_bits,
+    has_kernels,
+    uploaded,
+)
+from evomerge.kernels.reference.random_masks import keep, random_bits, threshold, thresholds
+from evomerge.kernels.reference.ranks import (
+    BINS,
+    Cut,
+    Finder,
+    Histogram,
+    Threshold,
+    exact_histograms,
+    histograms,
+)
 
 __all__ = ["Mask", "MaskedSum", "Trim", "elect", "magnitudes", "masked_sum"]
 
@@ -380,7 +397,7 @@ def _can_fused(chunk: Chunk, s: MaskedSum) -> bool:
 
 
 def _entries(mask: Mask, weight: float, mode: int) -> list[int]:
-    """What the table holds for one task vector; see ``_triton.masked_sum``."""
+    """What the table holds for one task vector; see ``gpu.triton_kernels.masked_sum``."""
     entries = [double_bits(weight * mask.factor), float_bits(weight), 0, 0, 0, 0]
     if mode == RANDOM:
         limit = threshold(mask.probability) if mask.random else 2**31

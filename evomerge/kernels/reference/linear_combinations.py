@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evomerge.methods._chunks import ROW_BLOCK, Chunk, Chunks, Fused, Kernel, Measure, Target, block_sums
-from evomerge.methods._conditioning import LineCoefficients, Lines
-from evomerge.methods._gpu import Launch, float_bits
-from evomerge.methods._native import Inputs, blocks, floats, functions, usable
-from evomerge.methods._output import Output, write_plainly
+from evomerge.kernels.chunks import ROW_BLOCK, Chunk, Chunks, Fused, Kernel, Measure, Target, block_sums
+from evomerge.kernels.cpu.calls import Inputs, blocks, floats, functions, usable
+from evomerge.kernels.dispatch import Output, write_plainly
+from evomerge.kernels.gpu.launch import Launch, float_bits
+from evomerge.kernels.reference.line_coefficients import LineCoefficients, Lines
 
 __all__ = [
     "LineGrams",

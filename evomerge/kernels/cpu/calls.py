@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evomerge.methods._chunks import ROW_BLOCK, Chunk
+from evomerge.kernels.chunks import ROW_BLOCK, Chunk
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -46,10 +46,10 @@ def compiled() -> ModuleType | None:
     if wanted() != "1":
         return None
     try:
-        from evomerge.methods import _compiled
+        from evomerge.kernels.cpu import compiled as functions_
     except (ImportError, RuntimeError):  # numba has no place at all to keep what it compiled
         return None
-    return _compiled
+    return functions_
 
 
 def wanted() -> str:

@@ -1,4 +1,4 @@
-"""The kernels again for GPUs, compiled by Triton: what starts them. They are in ``_triton``."""
+"""The kernels again for GPUs, compiled by Triton: what starts them. They are in ``triton_kernels``."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evomerge.methods._chunks import Target
-from evomerge.methods._digest import KEY_BLOCK
-from evomerge.methods._native import wanted
+from evomerge.kernels.chunks import Target
+from evomerge.kernels.cpu.calls import wanted
+from evomerge.kernels.digest import KEY_BLOCK
 
 __all__ = [
     "FULL",
@@ -56,10 +56,10 @@ _SPAN = 8
 def triton_kernels() -> ModuleType | None:
     """The kernels, or ``None`` where Triton is missing or too old."""
     try:
-        from evomerge.methods import _triton
+        from evomerge.kernels.gpu import triton_kernels
     except (ImportError, RuntimeError):
         return None
-    return _triton
+    return triton_kernels
 
 
 def has_kernels(device: torch.device) -> bool:

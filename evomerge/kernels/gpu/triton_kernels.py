@@ -1,6 +1,6 @@
 """The kernels again for GPUs, compiled by Triton: each input is read once, the output written once.
 
-The one door to Triton; ``_gpu`` starts what is here. A kernel combines, rounds to the dtype of the output,
+The one door to Triton; ``launch`` starts what is here. A kernel combines, rounds to the dtype of the output,
 writes, looks for NaN and infinity and takes the digest, all in registers. Same arithmetic and order as the
 compiled functions for CPUs: every operation is rounded on its own (``enable_fp_fusion=False``, ``div_rn``),
 so the bits are the same. Only the L1 norms of random masks are added in another order, in float64.

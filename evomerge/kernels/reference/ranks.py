@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evomerge.methods._chunks import Chunk, Chunks
-from evomerge.methods._native import functions, usable
+from evomerge.kernels.chunks import Chunk, Chunks
+from evomerge.kernels.cpu.calls import functions, usable
 
 __all__ = ["Cut", "Exact", "Finder", "Histogram", "Threshold", "exact_histograms", "histograms"]
 

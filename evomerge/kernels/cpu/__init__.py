@@ -1,0 +1,1 @@
+"""The operations once more for CPUs, compiled by numba."""
