@@ -9,10 +9,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from evomerge.kernels.chunks import Measure, nothing
-from evomerge.kernels.reference.masked_sum import Mask, MaskedSum, Trim, magnitudes, masked_sum
-from evomerge.kernels.reference.random_masks import key_of
-from evomerge.kernels.reference.ranks import Histogram
+from evomerge.kernels import (
+    Histogram,
+    Mask,
+    MaskedSum,
+    Measure,
+    Trim,
+    key_of,
+    magnitudes,
+    masked_sum,
+    nothing,
+)
 from evomerge.methods.registry import Base, Bound, PerModel, Range, merge_method
 
 _Weight = Annotated[PerModel, Range("factor of the task vector")]

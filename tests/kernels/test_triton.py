@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -19,7 +19,6 @@ from evomerge.engine.fingerprint import fingerprint
 from evomerge.engine.plan import TensorPlan
 from evomerge.engine.statistics import Statistics
 from evomerge.kernels import Digest, InMemory
-from evomerge.kernels.cpu import calls
 from evomerge.kernels.gpu import launch
 from evomerge.kernels.gpu.launch import triton_kernels
 
@@ -36,16 +35,14 @@ Merge = Callable[..., tuple[Tensor, Digest]]
 
 
 @pytest.fixture
-def merge(monkeypatch: pytest.MonkeyPatch) -> Iterator[Merge]:
+def merge(monkeypatch: pytest.MonkeyPatch) -> Merge:
     def merge(plan: TensorPlan, tensors: dict[str, Tensor], how: str, place: Tensor | None = None) -> Any:
         monkeypatch.setenv("EVOMERGE_NATIVE", how)
-        calls.compiled.cache_clear()
         out = torch.empty(plan.shape, dtype=plan.dtype) if place is None else place
         digest = merge_tensor(plan, lambda model, _: tensors[model], Statistics(), InMemory(rows_of(out)))
         return out, digest
 
-    yield merge
-    calls.compiled.cache_clear()
+    return merge
 
 
 def test_triton_can_be_used() -> None:
@@ -272,12 +269,12 @@ def test_where_triton_does_not_run_torch_does_the_work(
 
     plan, tensors = plan_of("linear", (70, 33), torch.bfloat16), inputs((70, 33), torch.bfloat16)
     expected, _ = merge(plan, tensors, "1")
-    launch._runs_on.cache_clear()
+    launch.runs_on.cache_clear()
     monkeypatch.setattr(launch, "_kernel", broken)
     try:
         found, _ = merge(plan, tensors, "triton")
     finally:
-        launch._runs_on.cache_clear()
+        launch.runs_on.cache_clear()
     assert torch.equal(bits(found), bits(expected))
     assert "C compiler" in caplog.text
 

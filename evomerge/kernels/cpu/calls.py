@@ -11,29 +11,23 @@ Elements come as bfloat16 (``uint16`` here) or float32; tensors in float16 are w
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from evomerge.kernels.chunks import ROW_BLOCK, Chunk
-
-if TYPE_CHECKING:
-    from types import ModuleType
 
 __all__ = [
     "KINDS",
     "Inputs",
+    "available",
     "blocks",
-    "compiled",
     "floats",
     "functions",
     "single",
-    "usable",
-    "wanted",
 ]
 
 KINDS = {torch.bfloat16: 0, torch.float32: 1}
@@ -41,33 +35,21 @@ KINDS = {torch.bfloat16: 0, torch.float32: 1}
 
 
 @functools.cache
-def compiled() -> ModuleType | None:
-    """The functions compiled by numba, or ``None`` where it is missing or ``EVOMERGE_NATIVE`` is not 1."""
-    if wanted() != "1":
-        return None
+def available() -> bool:
+    """Whether numba is there and has a place to keep what it compiles."""
     try:
-        from evomerge.kernels.cpu import compiled as functions_
-    except (ImportError, RuntimeError):  # numba has no place at all to keep what it compiled
-        return None
-    return functions_
+        functions()
+    except (ImportError, RuntimeError):
+        return False
+    return True
 
 
-def wanted() -> str:
-    """What ``EVOMERGE_NATIVE`` says: 1 (the default), 0 for torch alone, triton."""
-    return os.environ.get("EVOMERGE_NATIVE", "1")
-
-
+@functools.cache
 def functions() -> ModuleType:
-    """The compiled functions, where they are usable."""
-    module = compiled()
-    if module is None:
-        raise RuntimeError("numba is missing")
-    return module
+    """The compiled functions; numba is imported when they are first wanted."""
+    from evomerge.kernels.cpu import compiled
 
-
-def usable(chunk: Chunk | Tensor) -> bool:
-    """Whether the compiled functions can work on this chunk (or tensor)."""
-    return chunk.device.type == "cpu" and compiled() is not None
+    return compiled
 
 
 class Inputs:

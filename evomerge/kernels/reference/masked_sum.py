@@ -2,78 +2,50 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from evomerge.kernels.chunks import (
-    ROW_BLOCK,
-    Chunk,
-    Chunks,
-    Fused,
-    Kernel,
-    Measure,
-    Target,
-    block_sums,
-    magnitude_bits,
-    task_vectors,
-)
-from evomerge.kernels.cpu.calls import Inputs, blocks, floats, functions, single, usable
-from evomerge.kernels.dispatch import Output
-from evomerge.kernels.gpu.launch import (
-    FULL,
-    RANDOM,
-    TRIM,
-    Launch,
-    double_bits,
-    float_bits,
-    has_kernels,
-    uploaded,
-)
-from evomerge.kernels.reference.random_masks import keep, random_bits, threshold, thresholds
-from evomerge.kernels.reference.ranks import (
-    BINS,
-    Cut,
-    Finder,
-    Histogram,
-    Threshold,
-    exact_histograms,
-    histograms,
-)
+from evomerge.kernels.chunks import Chunk, Chunks, block_sums, magnitude_bits, task_vectors
+from evomerge.kernels.reference.random_masks import keep, random_bits, thresholds
+from evomerge.kernels.reference.ranks import Cut, Finder, Histogram, Threshold, histograms
 
-__all__ = ["Mask", "MaskedSum", "Trim", "elect", "magnitudes", "masked_sum"]
+__all__ = [
+    "L1_ZERO",
+    "L1Norms",
+    "Mask",
+    "MaskedSum",
+    "Resolved",
+    "Trim",
+    "apply",
+    "elect",
+    "magnitude_fields",
+    "magnitudes",
+    "random_mask",
+    "rank_limits",
+    "reduce",
+    "resolve",
+]
 
-_L1_ZERO = 1e-7
+L1_ZERO = 1e-7
 """Below this an L1 norm counts as zero and nothing is rescaled, as in the dialect."""
 
+L1Norms = tuple[list[float], list[float]]
+"""L1 norms of a task vector before and after its random mask, block of rows by block of rows."""
 
-def _magnitude_fields(chunk: Chunk) -> Iterator[Tensor]:
+
+def magnitudes(chunks: Chunks) -> tuple[Histogram, ...]:
+    """One histogram of the magnitudes of each task vector; D of them."""
+    return histograms(chunks, magnitude_fields)
+
+
+def magnitude_fields(chunk: Chunk) -> Iterator[Tensor]:
+    """The magnitudes of each task vector as int32 bits; D times (R, C)."""
     return (magnitude_bits(d_RC) for d_RC in task_vectors(chunk))
-
-
-def _magnitudes(chunks: Chunks) -> tuple[Histogram, ...]:
-    totals: Tensor | None = None
-    for chunk in chunks():
-        if has_kernels(chunk.device):
-            return exact_histograms(chunks, _magnitude_fields)
-        if not usable(chunk):
-            return histograms(chunks, _magnitude_fields)
-        x = Inputs(chunk)
-        if totals is None:
-            totals = torch.zeros(2, len(chunk.x_MRC) - 1, BINS, dtype=torch.int64)
-        counts, lows = totals.numpy()
-        functions().magnitude_histograms(x.addresses, x.kind, x.elements, counts, lows)
-    return () if totals is None else tuple(Histogram.of(c, low) for c, low in zip(*totals, strict=True))
-
-
-magnitudes = Measure("magnitudes", _magnitudes)
-"""One histogram of the magnitudes of each task vector."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +106,21 @@ class MaskedSum:
     normalize: bool
     rescale: bool
 
+    @property
+    def trims(self) -> dict[int, Trim]:
+        """The rank intervals, by task vector."""
+        return {d: mask.trim for d, mask in enumerate(self.masks) if mask.trim is not None}
+
+    @property
+    def rescaled(self) -> list[int]:
+        """Task vectors whose L1 norms must be taken around random masks."""
+        return [d for d, mask in enumerate(self.masks) if self.rescale and mask.random]
+
+    @property
+    def divides(self) -> bool:
+        """Whether the sum is divided: with fixed weights only by a total that is not about 0."""
+        return self.normalize and (self.consensus or abs(math.fsum(self.weights)) >= 1e-8)
+
 
 @dataclass(frozen=True)
 class Resolved:
@@ -141,50 +128,54 @@ class Resolved:
 
     cuts: dict[tuple[int, Cut], Threshold] = field(default_factory=dict)
     factors: tuple[float, ...] = ()
-    packed: dict[int, Any] = field(default_factory=dict)
-    """Masks by rank that were found on the way, by the row of their chunk: bits, (D, R, C / 8)."""
+    packed: Mapping[int, Any] = field(default_factory=dict)
+    """Masks by rank that an implementation has found on the way, by the row of their chunk."""
 
     def factor(self, d: int) -> float:
-        """Factor of task vector ``d``."""
+        """The factor of task vector ``d`` that restores its L1 norm."""
         return self.factors[d] if self.factors else 1.0
 
 
-def _reduce(chunks: Chunks, s: MaskedSum) -> Resolved | None:
+def reduce(chunks: Chunks, s: MaskedSum) -> Resolved | None:
     """One read: the elements in the bins of the cuts, and the L1 norms around random masks."""
-    finders = {d: Finder(m.trim.cuts) for d, m in enumerate(s.masks) if m.trim is not None}
-    sums: dict[int, tuple[list[float], list[float]]] = {
-        d: ([], []) for d, m in enumerate(s.masks) if s.rescale and m.random
-    }
-    if not finders and not sums:
+    finders = {d: Finder(trim.cuts) for d, trim in s.trims.items()}
+    norms: dict[int, L1Norms] = {d: ([], []) for d in s.rescaled}
+    if not finders and not norms:
         return None
-    packed: dict[int, Any] = {}
     for chunk in chunks():
-        if usable(chunk):
-            packed[chunk.row] = _native_reduce(chunk, s, finders, sums)
-            continue
-        first = chunk.first
         for d, d_RC in enumerate(task_vectors(chunk)):
             if d in finders:
-                finders[d].add(magnitude_bits(d_RC), first)
-            if d in sums:
+                finders[d].add(magnitude_bits(d_RC), chunk.first)
+            if d in norms:
                 size_RC = d_RC.abs()
-                sums[d][0].extend(block_sums(size_RC).tolist())
-                sums[d][1].extend(block_sums(size_RC * random_mask(chunk, d_RC, s.masks[d])).tolist())
+                norms[d][0].extend(block_sums(size_RC).tolist())
+                norms[d][1].extend(block_sums(size_RC * random_mask(chunk, d_RC, s.masks[d])).tolist())
+    return resolve(s, finders, norms)
+
+
+def resolve(
+    s: MaskedSum,
+    finders: Mapping[int, Finder],
+    norms: Mapping[int, L1Norms],
+    packed: Mapping[int, Any] | None = None,
+) -> Resolved:
+    """Exact cuts and factors from what a read has collected for each task vector."""
     cuts: dict[tuple[int, Cut], Threshold] = {}
     factors = []
     for d, mask in enumerate(s.masks):
-        before, after = (math.fsum(v) for v in sums[d]) if d in sums else (0.0, 0.0)
+        before, after = (math.fsum(v) for v in norms[d]) if d in norms else (0.0, 0.0)
         if mask.trim is not None:
             before = mask.l1
             cuts[d, mask.trim.last], after = finders[d].find(mask.trim.last)
             if mask.trim.first is not None:
                 cuts[d, mask.trim.first], dropped = finders[d].find(mask.trim.first)
                 after -= dropped
-        factors.append(before / after if s.rescale and before > _L1_ZERO and after > _L1_ZERO else 1.0)
-    return Resolved(cuts, tuple(factors), packed)
+        factors.append(before / after if s.rescale and before > L1_ZERO and after > L1_ZERO else 1.0)
+    return Resolved(cuts, tuple(factors), packed or {})
 
 
-def _apply(chunk: Chunk, s: MaskedSum, found: Resolved | None) -> Tensor:
+def apply(chunk: Chunk, s: MaskedSum, found: Resolved | None) -> Tensor:
+    """Base plus the masked sum of the task vectors; (R, C), float32."""
     found = found if found is not None else Resolved()
     values, weights = [], []
     for d, (d_RC, weight, mask) in enumerate(zip(task_vectors(chunk), s.weights, s.masks, strict=True)):
@@ -203,9 +194,8 @@ def _apply(chunk: Chunk, s: MaskedSum, found: Resolved | None) -> Tensor:
             sum_RC.div_(weight_RC.masked_fill_(weight_RC == 0, 1))
     else:
         sum_RC = _sum(values)
-        total = math.fsum(s.weights)
-        if s.normalize and abs(total) >= 1e-8:
-            sum_RC.div_(total)
+        if s.divides:
+            sum_RC.div_(math.fsum(s.weights))
     return torch.add(base_RC, sum_RC if s.scale == 1 else sum_RC.mul_(s.scale))
 
 
@@ -264,210 +254,3 @@ def random_mask(chunk: Chunk, d_RC: Tensor, mask: Mask) -> Tensor:
     order_RC = torch.sort(magnitude_bits(d_RC), dim=1, stable=True).indices
     limit_RC = torch.empty_like(drawn_RC).scatter_(1, order_RC, limit_C.expand(rows, columns))
     return drawn_RC < limit_RC
-
-
-def _native_reduce(
-    chunk: Chunk,
-    s: MaskedSum,
-    finders: dict[int, Finder],
-    sums: dict[int, tuple[list[float], list[float]]],
-) -> Any:
-    """Adds what a chunk holds to ``finders`` and ``sums``; its masks by rank, packed."""
-    x = Inputs(chunk)
-    n = x.elements
-    first = chunk.first
-    for d, finder in finders.items():
-        inputs = x.addresses, x.kind, n, d
-        finder.collect(n, lambda *room, inputs=inputs: functions().collect(*inputs, *room, first))
-    modes = {d: _native_mask(s.masks[d], x.columns) for d in sums}
-    ranked = any(mode == functions().RANKED for mode, _, _ in modes.values())
-    shape = (x.rows, -(-x.columns // 8)) if ranked else (0, 0)
-    packed = np.empty((len(s.masks), *shape), dtype=np.uint8)
-    for d, (mode, keys, limits) in modes.items():
-        before, after = np.zeros(blocks(x.rows)), np.zeros(blocks(x.rows))
-        functions().random_l1(
-            x.addresses,
-            x.kind,
-            x.rows,
-            x.columns,
-            x.row,
-            d,
-            mode,
-            keys,
-            limits,
-            ROW_BLOCK,
-            before,
-            after,
-            packed[d],
-        )
-        sums[d][0].extend(before.tolist())
-        sums[d][1].extend(after.tolist())
-    return packed
-
-
-@functools.lru_cache(maxsize=256)
-def _native_mask(mask: Mask, columns: int) -> tuple[int, Any, Any]:
-    """Mode, keys and limits of one mask, as the compiled functions want them: the same for many chunks."""
-    f = functions()
-    keys = np.array([mask.key & 0xFFFFFFFF, mask.key >> 32], dtype=np.uint32)
-    if mask.empty:
-        return f.EMPTY, keys, np.zeros(1, dtype=np.int32)
-    if mask.trim is not None:
-        return f.TRIM, keys, np.zeros(1, dtype=np.int32)
-    if not mask.random:
-        return f.FULL, keys, np.zeros(1, dtype=np.int32)
-    if mask.spread == 0 or columns == 1:
-        return f.RANDOM, keys, np.array([threshold(mask.probability)], dtype=np.int32)
-    return f.RANKED, keys, rank_limits(mask, columns).numpy()
-
-
-def _native_apply(chunk: Chunk, s: MaskedSum, found: Resolved | None, target: Target) -> None:
-    x, out = Inputs(chunk), Output(chunk, target)
-    found = found if found is not None else Resolved()
-    masks = [_native_mask(mask, x.columns) for mask in s.masks]
-    limits = np.zeros((len(masks), max(len(m[2]) for m in masks)), dtype=np.int32)
-    cuts = np.full((len(masks), 4), -1, dtype=np.int64)
-    for d, mask in enumerate(s.masks):
-        limits[d, : len(masks[d][2])] = masks[d][2]
-        for k, cut in enumerate(mask.trim.cuts if mask.trim is not None else ()):
-            exact = found.cuts[d, cut]
-            cuts[d, 2 * k : 2 * k + 2] = exact.bits, exact.index
-    total = math.fsum(s.weights)
-    normalize = s.normalize and (s.consensus or abs(total) >= 1e-8)
-    finite = functions().masked_sum(
-        x.addresses,
-        x.kind,
-        x.rows,
-        x.columns,
-        x.row,
-        floats(
-            [w * m.factor * found.factor(d) for d, (w, m) in enumerate(zip(s.weights, s.masks, strict=True))]
-        ),
-        floats(s.weights),
-        np.array([m[0] for m in masks], dtype=np.int64),
-        cuts,
-        np.array([m[1] for m in masks], dtype=np.uint32),
-        limits,
-        found.packed.get(chunk.row, np.empty((len(masks), 0, 0), dtype=np.uint8)),
-        np.array([s.consensus, normalize, s.scale != 1], dtype=np.int64),
-        single(total),
-        single(s.scale),
-        out.address,
-        out.kind,
-    )
-    out.finish(finite)
-
-
-# --------------------------------------------------------------------------- on a GPU
-
-
-@dataclass(frozen=True)
-class _Used:
-    """The task vectors that add to a sum, in the form that Triton's kernels want them."""
-
-    launch: Launch
-    places: tuple[int, ...]
-    mode: int
-    cuts: int
-    """For each of them; 0 but where magnitudes are trimmed."""
-
-
-@dataclass(frozen=True)
-class _FoundOnGpu:
-    """The numbers of a tensor on its device: factors of L1 norms, and where the ties of cuts stand."""
-
-    used: _Used
-    factors: Tensor
-    prefix: Tensor
-
-
-def _used(s: MaskedSum) -> tuple[int, ...]:
-    return tuple(d for d, mask in enumerate(s.masks) if not mask.empty and s.weights[d] != 0)
-
-
-def _can_fused(chunk: Chunk, s: MaskedSum) -> bool:
-    """All but ranks in rows, L1 norms of trimmed task vectors, and cuts whose value is not known."""
-    for d in _used(s):
-        mask = s.masks[d]
-        if mask.trim is not None and (s.rescale or any(cut.exact is None for cut in mask.trim.cuts)):
-            return False
-        if mask.random and mask.spread != 0 and chunk.shape[1] > 1:
-            return False
-    return len(_used(s)) > 0
-
-
-def _entries(mask: Mask, weight: float, mode: int) -> list[int]:
-    """What the table holds for one task vector; see ``gpu.triton_kernels.masked_sum``."""
-    entries = [double_bits(weight * mask.factor), float_bits(weight), 0, 0, 0, 0]
-    if mode == RANDOM:
-        limit = threshold(mask.probability) if mask.random else 2**31
-        entries[2:5] = mask.key & 0xFFFFFFFF, mask.key >> 32, limit
-    elif mode == TRIM:
-        cuts = [cut.exact for cut in mask.trim.cuts] if mask.trim is not None else []
-        entries[2:] = -1, 1, 0x7FFFFFFF, 1  # all is above the last cut, nothing above the first
-        for k, exact in enumerate(cuts):
-            if exact is not None:
-                entries[2 + 2 * k : 4 + 2 * k] = exact.bits, exact.equal
-    return entries
-
-
-def _prepared(chunk: Chunk, s: MaskedSum, dtype: torch.dtype) -> _Used:
-    places = _used(s)
-    masks = [s.masks[d] for d in places]
-    mode, cuts = FULL, 0
-    if any(mask.random for mask in masks):
-        mode = RANDOM
-    elif any(mask.trim is not None for mask in masks):
-        mode, cuts = TRIM, max(len(mask.trim.cuts) for mask in masks if mask.trim is not None)
-    numbers = [float_bits(math.fsum(s.weights)), float_bits(s.scale)]
-    for d, mask in zip(places, masks, strict=True):
-        numbers += _entries(mask, s.weights[d], mode)
-    x_MRC = (chunk.x_MRC[0], *(chunk.x_MRC[d + 1] for d in places))
-    return _Used(Launch(x_MRC, numbers, dtype), places, mode, cuts)
-
-
-@functools.cache
-def _ones(count: int, device: torch.device) -> Tensor:
-    return torch.ones(count, dtype=torch.float64, device=device)
-
-
-def _fused_reduce(chunk: Chunk, s: MaskedSum, dtype: torch.dtype) -> _FoundOnGpu:
-    """One read at most: ties of the cuts by block, or L1 norms around random masks."""
-    used = _prepared(chunk, s, dtype)
-    launch, count, device = used.launch, len(used.places), chunk.device
-    factors = _ones(count, device)
-    prefix = launch.numbers
-    if used.cuts:
-        counts = torch.empty(count, used.cuts, 1 + launch.blocks, dtype=torch.int32, device=device)
-        launch.count_equal(counts)
-        prefix = counts.cumsum(dim=2)
-    if s.rescale and used.mode == RANDOM:
-        before, after = launch.random_l1().sum(dim=0).unbind(dim=1)
-        random = uploaded(tuple(int(s.masks[d].random) for d in used.places), device)
-        counts_for = (random > 0) & (before > _L1_ZERO) & (after > _L1_ZERO)
-        factors = torch.where(counts_for, before / after, factors)
-    return _FoundOnGpu(used, factors, prefix)
-
-
-def _fused_apply(chunk: Chunk, s: MaskedSum, found: _FoundOnGpu, target: Target) -> None:  # noqa: ARG001
-    used = found.used
-    used.launch.write(
-        "masked_sum",
-        target,
-        (found.prefix, found.factors),
-        COUNT=len(used.places),
-        MODE=used.mode,
-        CUTS=used.cuts,
-        CONSENSUS=s.consensus,
-        NORMALIZE=s.normalize and (s.consensus or abs(math.fsum(s.weights)) >= 1e-8),
-        SCALED=s.scale != 1,
-    )
-
-
-masked_sum = Kernel(
-    _apply,
-    reduce=_reduce,
-    native=_native_apply,
-    fused=Fused(_fused_apply, reduce=_fused_reduce, can=_can_fused),
-)
-"""Numbers: MaskedSum."""
