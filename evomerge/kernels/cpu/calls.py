@@ -1,11 +1,7 @@
-"""The kernels again for CPUs, compiled by numba: one pass over memory instead of one per operation.
+"""How compiled functions are called: inputs by address, numbers as float32.
 
-Same arithmetic, same order, same rounding as the torch versions, which GPUs use: a test compares the bits.
-Only sums in float64 (Gram matrices, L1 norms, mean squares) are added in another order, their own, which
-depends on nothing but the shape. Arrays are passed by address, so that one compiled function serves any
-number of models. Where numba is missing, torch does the work.
-
-Elements come as bfloat16 (``uint16`` here) or float32; tensors in float16 are widened first.
+With addresses one compiled function serves any number of models. Elements come as bfloat16 (``uint16`` there)
+or float32; tensors in float16 are widened first.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The kernels again for GPUs, compiled by Triton: what starts them. They are in ``triton_kernels``."""
+"""How Triton's kernels are started; they are in ``triton_kernels``."""
 
 from __future__ import annotations
 
