@@ -1,14 +1,13 @@
 """Every merge formula on about four numbers, worked out by hand from the method's paper.
 
-The expected values are written as the arithmetic that gives them. They go the way of a user: a recipe and model
-folders in, a model folder out. b is the base, d = x - b a task vector.
+The expected values are written as the arithmetic that gives them. They go the way of a user: a recipe and
+model folders in, a model folder out. b is the base, d = x - b a task vector.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from math import cos, log, pi, sin, sqrt
 from pathlib import Path
 from typing import Any
@@ -16,24 +15,11 @@ from typing import Any
 import pytest
 import torch
 from method_support import ModelFolders
+from sparse_examples import DRAWN, drawn, trimmed
+from worked_example import Numbers, Worked, over
 
 from evomerge.errors import RecipeError
 from evomerge.methods import methods
-
-Numbers = list[Any]
-"""A vector, or a matrix as its rows."""
-
-
-@dataclass(frozen=True)
-class Worked:
-    """A merge and its result. Of the settings, those that are lists have one number per model."""
-
-    method: str
-    shows: str
-    models: list[Numbers]
-    result: Numbers
-    base: Numbers | None = None
-    settings: dict[str, Any] = field(default_factory=dict)
 
 
 def sin_of(degrees: float) -> float:
@@ -125,8 +111,8 @@ def spheres() -> Iterator[Worked]:
     shifted = [[1 + 3, 1, 1, 1], [1, 1 + 3, 1, 1], [1, 1, 1 + 6, 1]]
     result = [1 + 4 / sqrt(3), 1 + 4 / sqrt(3), 1 + 4 / sqrt(3), 1]
     yield Worked("multislerp", "task vectors", shifted, result, [1, 1, 1, 1], equal)
-    # eps = 1/4: directions x / (|x| + 1/4) = (1/2, 0) and (0, 3/4), mean (2, 3) / sqrt(13), turned by |T| + eps =
-    # 1/4 towards T = 0, which leaves the cosine of it.
+    # eps = 1/4: directions x / (|x| + 1/4) = (1/2, 0) and (0, 3/4), mean (2, 3) / sqrt(13), turned by
+    # |T| + eps = 1/4 towards T = 0, which leaves the cosine of it.
     length = (0.25 + 0.75) / 2 * cos(0.25)
     result = [length * 2 / sqrt(13), length * 3 / sqrt(13), 0, 0]
     short, settings = [[0.25, 0, 0, 0], [0, 0.75, 0, 0]], {"weight": [1, 1], "eps": 0.25}
@@ -171,139 +157,6 @@ def spheres() -> Iterator[Worked]:
     yield Worked("model_stock", "opposite: the base", [[3, 1, 1, 1], [-1, 1, 1, 1]], b, b)
 
 
-def over(b: float, *task_vectors: Numbers) -> list[Numbers]:
-    """The models with these task vectors over a base whose elements are all ``b``."""
-    return [[over(b, v)[0] if isinstance(v, list) else b + v for v in d] for d in task_vectors]
-
-
-def trimmed() -> Iterator[Worked]:
-    """ties and breadcrumbs."""
-    b: Numbers = [1, 1, 1, 1]
-    two = over(1, [2, -1, 3, 0], [5, -2, -4, 2])
-    w = {"weight": [1, 2]}
-    # w d = (2, -1, 3, 0) and (10, -4, -8, 4): signs of the sums + - - +. A zero agrees with none.
-    result: Numbers = [1 + (2 + 10) / 3, 1 - (1 + 4) / 3, 1 - 8 / 2, 1 + 4 / 2]
-    yield Worked("ties", "dense", two, result, b, w)
-    # The two largest of each: (4, 0, 2, 0) and (-3, -2, 0, 0), weighted (4, 0, 2, 0) and (-6, -4, 0, 0).
-    two = over(1, [4, -1, 2, 0.5], [-3, -2, 0.5, 1])
-    half: dict[str, Any] = {"density": [0.5, 0.5], **w}
-    yield Worked("ties", "half", two, [1 - 6 / 2, 1 - 4 / 2, 1 + 2 / 1, 1], b, half)
-    yield Worked("ties", "sum", two, [1 - 6, 1 - 4, 1 + 2, 1], b, {"normalize": False, **half})
-    yield Worked("ties", "lambda", two, [1 - 3 / 2, 1 - 2 / 2, 1 + 2 / 2, 1], b, {"lambda": 0.5, **half})
-    # Sum zero counts as positive.
-    yield Worked("ties", "no majority", [[1 + 3], [1 - 3]], [1 + 3], [1], {"weight": [1, 1]})
-    # w d = (2, -1) and (2, 3): where both agree the weights 1 and -1 add up to zero, which divides by 1.
-    two = over(1, [2, -1], [-2, -3])
-    yield Worked("ties", "weights of sum zero", two, [1 + 4, 1 + 3 / -1], [1, 1], {"weight": [1, -1]})
-    # (4, 0, 2, 0) of L1 norm 6 gets the norm 8 back.
-    one, only = over(1, [4, -1, 2, 1]), {"weight": [1], "density": [0.5]}
-    result = [1 + 4 * 8 / 6, 1, 1 + 2 * 8 / 6, 1]
-    yield Worked("ties", "rescale", one, result, b, {"rescale": True, **only})
-    yield Worked("ties", "equals: the first", over(1, [1, -1, 1, -1]), [2, 0, 1, 1], b, only)
-    few = {"weight": [1], "density": [0.2]}  # 0.2 * 4 rounds to no element
-    yield Worked("ties", "one at least", one, [5, 1, 1, 1], b, few)
-    yield Worked("ties", "density 0", one, b, b, {"weight": [1], "density": [0]})
-
-    # Of 0.5, 1, 2, 4 the largest quarter goes, half stays, and so the smallest quarter goes.
-    one, some = over(1, [4, -1, 2, 0.5]), {"weight": [0.5], "density": [0.5], "gamma": [0.25]}
-    yield Worked("breadcrumbs", "middle", one, [1, 1 - 0.5, 1 + 1, 1], b, some)
-    yield Worked("breadcrumbs", "lambda", one, [1, 1 - 1, 1 + 2, 1], b, {"lambda": 2, **some})
-    yield Worked("breadcrumbs", "normalize", one, [1, 1 - 1, 1 + 2, 1], b, {"normalize": True, **some})
-    result = [1, 1 - 0.5 * 7.5 / 3, 1 + 1 * 7.5 / 3, 1]  # L1 norm 4 + 1 + 2 + 0.5 before, 1 + 2 after
-    yield Worked("breadcrumbs", "rescale", one, result, b, {"rescale": True, **some})
-    # Half of the largest and a quarter of the rest are too many by one: only one of the largest goes.
-    most = {"weight": [1], "density": [0.75], "gamma": [0.5]}
-    yield Worked("breadcrumbs", "too much gamma", one, [1, 0, 3, 1.5], b, most)
-    # 0.01 * 4 rounds to no element: the two smallest go.
-    yield Worked("breadcrumbs", "no gamma", one, [5, 1, 3, 1], b, only)
-    # Kept: (0, -1, 2, 0) and (3, 0, -1, 0); weighted (0, -2, 4, 0) and (3, 0, -1, 0).
-    two = over(1, [4, -1, 2, 0.5], [3, 5, -1, -0.5])
-    both = {"weight": [2, 1], "density": [0.5, 0.5], "gamma": [0.25, 0.25]}
-    yield Worked("breadcrumbs", "two", two, [1 + 3, 1 - 2, 1 + 4 - 1, 1], b, both)
-    yield Worked("breadcrumbs_ties", "two", two, [1 + 3, 1 - 2, 1 + 4, 1], b, both)
-    result = [1 + 3 / 1, 1 - 2 / 2, 1 + 4 / 2, 1]
-    yield Worked("breadcrumbs_ties", "normalize", two, result, b, {"normalize": True, **both})
-    result = [1 + 3 / 2, 1 - 2 / 2, 1 + 4 / 2, 1]
-    yield Worked("breadcrumbs_ties", "lambda", two, result, b, {"lambda": 0.5, **both})
-    # L1 norms 7.5 of 3 and 9.5 of 4
-    result = [1 + 3 * 9.5 / 4, 1 - 2 * 7.5 / 3, 1 + 4 * 7.5 / 3, 1]
-    yield Worked("breadcrumbs_ties", "rescale", two, result, b, {"rescale": True, **both})
-
-
-DRAWN = {  # in [0, 1), of the tensor "w": (seed, model, row) -> columns
-    (0, 0, 0): [0.077, 0.354, 0.879, 0.272],
-    (0, 0, 1): [0.218, 0.879],
-    (0, 1, 0): [0.071, 0.799, 0.757, 0.266],
-    (1, 0, 0): [0.994, 0.265, 0.823, 0.214],
-}
-
-
-def drawn() -> Iterator[Worked]:
-    """dare and della: an element stays where its number in ``DRAWN`` is below its probability."""
-    b: Numbers = [1, 1, 1, 1]
-    # With probability 1/2: d_1 = (1, 2, 0, -5), of L1 norm 8 instead of 12; d_2 = (2, 0, 0, 2), 4 instead of 6.
-    # Both are made 1.5 times as long and weighted by 2 and 1: (3, 6, 0, -15) and (3, 0, 0, 3).
-    two, half = over(1, [1, 2, 4, -5], [2, 1, -1, 2]), {"weight": [2, 1], "density": [0.5, 0.5]}
-    plain: Numbers = [1 + 2 * 1 + 2, 1 + 2 * 2, 1, 1 + 2 * -5 + 2]  # (4, 4, 0, -8)
-    for shows, result, more in (
-        ("half", [1 + 6, 1 + 6, 1, 1 - 12], {}),
-        ("normalize", [1 + 6 / 3, 1 + 6 / 3, 1, 1 - 12 / 3], {"normalize": True}),
-        ("lambda", [1 + 3, 1 + 3, 1, 1 - 6], {"lambda": 0.5}),
-        ("no rescale", plain, {"rescale": False}),
-        ("inverse density", [1 + 4 / 0.5, 1 + 4 / 0.5, 1, 1 - 8 / 0.5], {"rescale": "inverse_density"}),
-    ):
-        yield Worked("dare_linear", shows, two, result, b, {**half, **more})
-    for shows, result, more in (
-        ("half", [1 + 6, 1 + 6, 1, 1 - 15], {}),
-        ("normalize", [1 + 6 / 3, 1 + 6 / 2, 1, 1 - 15 / 2], {"normalize": True}),
-        ("lambda", [1 + 3, 1 + 3, 1, 1 - 7.5], {"lambda": 0.5}),
-        ("no rescale", [1 + 4, 1 + 4, 1, 1 - 10], {"rescale": False}),
-        ("inverse density", [1 + 8, 1 + 8, 1, 1 - 20], {"rescale": "inverse_density"}),
-    ):
-        yield Worked("dare_ties", shows, two, result, b, {**half, **more})
-    # Of another seed (0, 2, 0, -5), of L1 norm 7 instead of 12.
-    another = {"weight": [1], "density": [0.5], "seed": 1}
-    result = [1, 1 + 2 * 12 / 7, 1, 1 - 5 * 12 / 7]
-    yield Worked("dare_linear", "seed", two[:1], result, b, another)
-    dense = [1 + 2 * 1 + 2, 1 + 2 * 2 + 1, 1 + 2 * 4 - 1, 1 - 2 * 5 + 2]
-    for method in ("dare_linear", "della_linear"):
-        yield Worked(method, "dense", two, dense, b, {"weight": [2, 1]})
-    elected = [1 + 4, 1 + 5, 1 + 8, 1 - 10]  # (2, 4, 8, -10) and (2, 1, -1, 2)
-    yield Worked("dare_ties", "dense", two, elected, b, {"weight": [2, 1]})
-    yield Worked("della", "dense", two, [1 + 4 / 3, 1 + 5 / 3, 1 + 8 / 2, 1 - 10 / 2], b, {"weight": [2, 1]})
-    yield Worked("dare_linear", "density 0", two[:1], b, b, {"weight": [1], "density": [0]})
-
-    # della: probabilities 0.1, 0.3, 0.5, 0.7 from the smallest to the largest of the row (of equals the first
-    # is the smaller). d_1: below 0.1, 0.3, 0.5, 0.7: (1, 0, 0, -5), twice as long for the norm 12 instead of 6.
-    # d_2: below 0.5, 0.1, 0.3, 0.7: (2, 0, 0, 2), times 6/4. Weighted: (4, 0, 0, -20) and (3, 0, 0, 3).
-    ranked: dict[str, Any] = {"weight": [2, 1], "density": [0.4, 0.4], "epsilon": [0.3, 0.3]}
-    for shows, result, more in (
-        ("ranks", [1 + 7 / 3, 1, 1, 1 - 20 / 2], {}),
-        ("sum", [1 + 7, 1, 1, 1 - 20], {"normalize": False}),
-        ("lambda", [1 + 2 * 7 / 3, 1, 1, 1 - 20], {"lambda": 2}),
-        ("no rescale", [1 + (2 + 2) / 3, 1, 1, 1 - 10 / 2], {"rescale": False}),
-        ("inverse density", [1 + 4 / 3 / 0.4, 1, 1, 1 - 5 / 0.4], {"rescale": "inverse_density"}),
-    ):
-        yield Worked("della", shows, two, result, b, {**ranked, **more})
-    for shows, result, more in (
-        ("ranks", [1 + 7, 1, 1, 1 - 17], {}),
-        ("normalize", [1 + 7 / 3, 1, 1, 1 - 17 / 3], {"normalize": True}),
-        ("lambda", [1 + 3.5, 1, 1, 1 - 8.5], {"lambda": 0.5}),
-        ("no rescale", [1 + 4, 1, 1, 1 - 8], {"rescale": False}),
-        ("inverse density", [1 + 4 / 0.4, 1, 1, 1 - 8 / 0.4], {"rescale": "inverse_density"}),
-    ):
-        yield Worked("della_linear", shows, two, result, b, {**ranked, **more})
-    # The other way round, (5, 4, 2, -1): below 0.7, 0.5, 0.3, 0.1. L1 norm 9 instead of 12.
-    turned = {"weight": [1], "density": [0.4], "epsilon": [0.3]}
-    result = [1 + 5 * 12 / 9, 1 + 4 * 12 / 9, 1, 1]
-    yield Worked("della_linear", "falling", over(1, [5, 4, 2, -1]), result, b, turned)
-    # Ranks are those of a row: of each the smaller stays below 0.2, the larger below 0.8. In the whole matrix
-    # the 3 would be above the middle, and stay.
-    rows = {"weight": [1], "density": [0.5], "epsilon": [0.3]}
-    matrix: Numbers = [[1 + 4 * 10 / 6, 1], [1 + 2 * 10 / 6, 1]]
-    yield Worked("della_linear", "rows", over(1, [[4, 3], [2, 1]]), matrix, [[1, 1], [1, 1]], rows)
-
-
 def chosen() -> Iterator[Worked]:
     """Elements that are chosen by comparing the models."""
     b: Numbers = [1, 1, 1, 1]
@@ -311,7 +164,7 @@ def chosen() -> Iterator[Worked]:
     two = over(1, [1, -2, 1, 0], [-4, -1, 1, 0])
     result: Numbers = [1 - 4, 1 + (1 / 4 * -2 + 3 / 4 * -1) / 1, 1 + 1, 1]
     yield Worked("sce", "all", two, result, b)
-    # Variances 4, 1/4, 0, 1: three are not zero, of which 0.7 are 2. Of what is left both mean squares are 10/4.
+    # Variances 4, 1/4, 0, 1: three are not zero, of which 0.7 are 2. What is left has mean squares of 10/4.
     two = over(1, [1, -2, 1, 3], [-3, -1, 1, 1])
     yield Worked("sce", "largest variance", two, [1 - 3, 1, 1, 1 + (3 + 1) / 2], b, {"select_topk": 0.7})
     # Of 0.5 of three it is one; mean squares 1/4 and 9/4, of which the second agrees.
@@ -326,12 +179,13 @@ def chosen() -> Iterator[Worked]:
     yield Worked("nearswap", "distances", [[1.5, 1, 3, 0.8]], result, b, {"t": 0.5})
     yield Worked("nearswap", "t is zero", [[1.5, 1, 3, 0.8]], b, b, {"t": 0})
 
-    # In one row the divergence is a common factor: quartiles of 0.1, 0.2, 0.2, 1 are its elements 0, 1 and 2 of
-    # 0 to 3, and the threshold is 0.2 + 1.5 * (0.2 - 0.1) = 0.35.
+    # In one row the divergence is a common factor. Quartiles of 0.1, 0.2, 0.2, 1 are its first three elements
+    # (3 * 0.25, 3 * 0.5 and 3 * 0.75 cut to whole numbers): the threshold is 0.2 + 1.5 * (0.2 - 0.1) = 0.35.
     yield Worked("arcee_fusion", "a row", [[1, 0.1, -0.2, 0.2]], [1, 0, 0, 0], [0, 0, 0, 0])
     # Both rows change one element by 2 log(3). Row 1: p = (1, 27) / 28 over q = (1, 3) / 4, divergence
-    # 1/28 log(4/28) + 27/28 log(4 * 27 / (28 * 3)) = 0.173; row 2: p = (1, 1) / 2 over q = (1, 9) / 10, divergence
-    # 1/2 log(10/2) + 1/2 log(10/18) = 0.511. Importances 0, 0.380, 0, 1.122: the threshold is 0 + 1.5 * 0.380.
+    # 1/28 log(4/28) + 27/28 log(4 * 27 / (28 * 3)) = 0.173. Row 2: p = (1, 1) / 2 over q = (1, 9) / 10,
+    # divergence 1/2 log(10/2) + 1/2 log(10/18) = 0.511. Importances 0, 0.380, 0, 1.122 with the quartiles 0, 0
+    # and 0.380: the threshold is 0 + 1.5 * 0.380 = 0.570.
     base, other = [[0, log(3)], [0, log(9)]], [[[0, log(27)], [0, 0]]]
     yield Worked("arcee_fusion", "divergence", other, [[0, log(3)], [0, 0]], base)
 
@@ -381,7 +235,7 @@ def test_three_directions_that_cancel_out_have_no_multislerp(tmp_path: Path) -> 
 
 
 def test_the_drawn_numbers_are_those_of_the_counter_based_generator() -> None:
-    """MurmurHash3's finalizer of column and key, the row's key mixed in half way; in whole numbers of Python."""
+    """MurmurHash3's finalizer of column and key, the row's key mixed in half way, in whole numbers."""
     low, c1, c2, golden = 0xFFFFFFFF, 0x85EBCA6B, 0xC2B2AE35, 0x9E3779B9
 
     def key(*parts: int | str) -> int:
@@ -409,5 +263,5 @@ def test_divided_by_the_density_a_random_mask_keeps_the_mean(
     settings = {"weight": [1], "density": [0.25], "rescale": "inverse_density", **more}
     d = [torch.ones(100, 100)]
     merged = ModelFolders(tmp_path).merge(method, d, torch.zeros(100, 100), settings)
-    # An element is 4 with probability 1/4: its deviation is sqrt(16/4 - 1), that of the mean of 10^4 a hundredth.
+    # An element is 4 with probability 1/4, its deviation sqrt(16/4 - 1); that of the mean of 10^4 a hundredth.
     assert float(merged.mean()) == pytest.approx(1, abs=4 * sqrt(16 / 4 - 1) / 100)
