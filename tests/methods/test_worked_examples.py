@@ -184,8 +184,8 @@ def chosen() -> Iterator[Worked]:
     yield Worked("arcee_fusion", "a row", [[1, 0.1, -0.2, 0.2]], [1, 0, 0, 0], [0, 0, 0, 0])
     # Both rows change one element by 2 log(3). Row 1: p = (1, 27) / 28 over q = (1, 3) / 4, divergence
     # 1/28 log(4/28) + 27/28 log(4 * 27 / (28 * 3)) = 0.173. Row 2: p = (1, 1) / 2 over q = (1, 9) / 10,
-    # divergence 1/2 log(10/2) + 1/2 log(10/18) = 0.511. Importances 0, 0.380, 0, 1.122 with the quartiles 0, 0
-    # and 0.380: the threshold is 0 + 1.5 * 0.380 = 0.570.
+    # divergence 1/2 log(10/2) + 1/2 log(10/18) = 0.511. Importances 0, 0.380, 0, 1.122 with the quartiles 0,
+    # 0 and 0.380: the threshold is 0 + 1.5 * 0.380 = 0.570.
     base, other = [[0, log(3)], [0, log(9)]], [[[0, log(27)], [0, 0]]]
     yield Worked("arcee_fusion", "divergence", other, [[0, log(3)], [0, 0]], base)
 
@@ -263,5 +263,5 @@ def test_divided_by_the_density_a_random_mask_keeps_the_mean(
     settings = {"weight": [1], "density": [0.25], "rescale": "inverse_density", **more}
     d = [torch.ones(100, 100)]
     merged = ModelFolders(tmp_path).merge(method, d, torch.zeros(100, 100), settings)
-    # An element is 4 with probability 1/4, its deviation sqrt(16/4 - 1); that of the mean of 10^4 a hundredth.
+    # An element is 4 with probability 1/4, its deviation sqrt(16/4 - 1), that of the mean a hundredth of it.
     assert float(merged.mean()) == pytest.approx(1, abs=4 * sqrt(16 / 4 - 1) / 100)
