@@ -17,7 +17,8 @@ from evomerge.engine.export import MergeOptions, MergeResult, merge_to_disk
 from evomerge.engine.plan import Input, TensorPlan
 from evomerge.engine.sources import open_sources
 from evomerge.engine.statistics import Statistics
-from evomerge.methods import Base, Digest, InMemory, get_method
+from evomerge.kernels import Digest, InMemory
+from evomerge.methods import Base, get_method
 from evomerge.recipe import parse_recipe
 
 
@@ -90,6 +91,32 @@ def inputs(shape: tuple[int, ...], dtype: torch.dtype) -> dict[str, Tensor]:
     return found
 
 
+def degenerate_inputs(
+    kind: str, base_kind: str, shape: tuple[int, ...], size: float, count: int
+) -> list[Tensor]:
+    """Base and models, float32, with task vectors of about ``size``."""
+    g = torch.Generator().manual_seed(len(shape) * 31 + count)
+    d = [torch.randn(shape, generator=g, dtype=torch.float64) for _ in range(count)]
+    if kind == "zero":
+        d = [v * 0 for v in d]
+    if kind == "one zero":
+        d[-1] = d[-1] * 0
+    if kind in ("equal", "opposite", "parallel"):
+        factor = {"equal": 1.0, "opposite": -1.0, "parallel": 2.0}[kind]
+        changed = slice(1, 2) if kind == "opposite" else slice(1, None)
+        d[changed] = [d[0] * factor for _ in d[changed]]
+    if kind.startswith("nearly") and count > 1:
+        d[1] = d[0] * (1 if kind == "nearly parallel" else -1) + 1e-3 * d[1]
+    if kind == "zero row" and len(shape) > 1:
+        d = [torch.cat([v[:1] * 0, v[1:]]) for v in d]
+    if kind == "zero column" and shape:
+        d = [v * (torch.arange(shape[-1]) > 0) for v in d]
+    scale = max(1.0, size) if size >= 1e-10 else size
+    base = {"ones": torch.ones(shape), "zero": torch.zeros(shape), "random": torch.randn(shape, generator=g)}
+    start = base[base_kind].double() * scale
+    return [start.float(), *((start.float().double() + v * size).float() for v in d)]
+
+
 def merge_in_memory(
     plan: TensorPlan,
     tensors: Mapping[str, Tensor],
@@ -121,9 +148,7 @@ def bits(tensor: Tensor) -> Tensor:
 def recipe_of(method: str, count: int, settings: Mapping[str, Any], **top: Any) -> dict[str, Any]:
     """A recipe for models x0, x1, ...; of the settings, lists and tuples have one number per model."""
     per_model = {k: v for k, v in settings.items() if isinstance(v, list | tuple)}
-    models = [
-        {"model": f"x{i}", "parameters": {k: v[i] for k, v in per_model.items()}} for i in range(count)
-    ]
+    models = [{"model": f"x{i}", "parameters": {k: v[i] for k, v in per_model.items()}} for i in range(count)]
     shared = {k: v for k, v in settings.items() if k not in per_model}
     return {"merge_method": method, "models": models, "parameters": shared, **top}
 
@@ -154,7 +179,9 @@ class ModelFolders:
         """Writes the merge; ``merged`` reads it."""
         recipe = parse_recipe(dict(document))
         checkpoints = open_sources({r: r for r in recipe.references()}, (self.folder,))
-        return merge_to_disk(recipe, checkpoints, self.folder / "out", MergeOptions(overwrite=True, **options))
+        return merge_to_disk(
+            recipe, checkpoints, self.folder / "out", MergeOptions(overwrite=True, **options)
+        )
 
     @property
     def merged(self) -> Tensor:

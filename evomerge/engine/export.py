@@ -21,7 +21,7 @@ from evomerge.engine.inputs import Inputs
 from evomerge.engine.plan import MergePlan, TensorPlan
 from evomerge.engine.statistics import Statistics
 from evomerge.errors import CandidateError, CheckpointError, OutputError
-from evomerge.methods import Digest
+from evomerge.kernels import Digest
 from evomerge.recipe import Recipe, dump_recipe
 from evomerge.tokenizers.vocabulary import tokenizer_files
 

@@ -18,7 +18,7 @@ from evomerge.engine.plan import MergePlan, TensorPlan
 from evomerge.engine.statistics import Statistics
 from evomerge.engine.tokenizer_folders import TokenizerFolder
 from evomerge.errors import CandidateError, CheckpointError, FailureKind
-from evomerge.methods import Digest, InMemory
+from evomerge.kernels import Digest, InMemory
 from evomerge.recipe import Recipe
 from evomerge.tokenizers.vocabulary import load_tokenizer
 

@@ -1,9 +1,9 @@
-"""Chunks of weights, and the three steps that work on them.
+"""Chunks of weights: what every operation works on.
 
 Shape letters in this package: M = inputs (base first where there is one), D = task vectors, R = rows,
 C = columns, B = bins, K = blocks of rows.
 
-Every measure and kernel gives the same bits for any chunk size and any number of threads:
+Every operation gives the same bits for any chunk size and any number of threads:
 
 - elementwise work uses operations that are exactly rounded one by one (multiply, add, divide, compare),
   never a fused or an approximated one whose vector and scalar versions differ;
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,13 +23,9 @@ __all__ = [
     "ROW_BLOCK",
     "Chunk",
     "Chunks",
-    "Fused",
-    "Kernel",
-    "Measure",
     "Target",
     "block_sums",
     "magnitude_bits",
-    "nothing",
     "task_vectors",
 ]
 
@@ -75,54 +70,16 @@ Chunks = Callable[[], Iterator[Chunk]]
 
 
 @dataclass(frozen=True)
-class Measure:
-    """A statistic of the inputs that no searched parameter changes; ``run`` reads them once or more."""
-
-    name: str
-    run: Callable[[Chunks], Any]
-
-
-@dataclass(frozen=True)
 class Target:
-    """Where the rows of a tensor go: to ``place_RC``, whatever its dtype, rounded to ``dtype`` before.
+    """Where rows go: to ``place_RC``, (R, C) of any dtype, rounded to ``dtype`` before.
 
-    ``state`` is that of the ``Digest`` of what was rounded. ``native`` gets rows of one chunk, in ``dtype``.
+    ``state`` is that of the ``Digest`` of what was rounded. On a CPU the rows are those of one chunk and
+    ``place_RC`` has ``dtype``; on a GPU they are all of a tensor.
     """
 
     place_RC: Tensor
     dtype: torch.dtype
     state: Tensor
-
-
-@dataclass(frozen=True)
-class Fused:
-    """A kernel for GPUs, which works on whole tensors and does all that remains to be done, digest included.
-
-    ``can`` says whether it knows numbers like these (all of them, without it); ``reduce`` and ``apply`` are
-    those of the ``Kernel``, but nothing they do waits for the device.
-    """
-
-    apply: Callable[[Chunk, Any, Any, Target], None]
-    reduce: Callable[[Chunk, Any, torch.dtype], Any] | None = None
-    can: Callable[[Chunk, Any], bool] | None = None
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """What happens to the weights of one tensor for one candidate.
-
-    ``apply`` makes float32 rows from a chunk, the candidate's numbers, and what the optional ``reduce`` pass
-    found; ``reduce`` returns None where the numbers need no pass. ``native`` does the work of ``apply`` on a
-    CPU, with the same bits, and all that remains to be done, digest included; ``fused`` does both on a GPU.
-    """
-
-    apply: Callable[[Chunk, Any, Any], Tensor]
-    reduce: Callable[[Chunks, Any], Any] | None = None
-    native: Callable[[Chunk, Any, Any, Target], None] | None = None
-    fused: Fused | None = None
-
-
-nothing = Measure("nothing", lambda _: None)
 
 
 def task_vectors(chunk: Chunk) -> Iterator[Tensor]:

@@ -8,11 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_bits import inputs, merged, plan_of
+from method_support import inputs, merged, plan_of
 from torch import Tensor
 
 from evomerge.engine.plan import Input, TensorPlan
-from evomerge.methods._random import keep, key_of, random_bits
+from evomerge.kernels.reference.random_masks import keep, key_of, random_bits
 
 VALUES = st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.5, 2.0, -2.0, 3.0, 1e-40, -1e-40, 1.0000001])
 

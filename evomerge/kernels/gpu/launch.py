@@ -1,4 +1,4 @@
-"""The kernels again for GPUs, compiled by Triton: what starts them. They are in ``_triton``."""
+"""How Triton's kernels are started; they are in ``triton_kernels``."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evomerge.methods._chunks import Target
-from evomerge.methods._digest import KEY_BLOCK
-from evomerge.methods._native import wanted
+from evomerge.kernels.chunks import Target
+from evomerge.kernels.reference.digest import KEY_BLOCK
 
 __all__ = [
     "FULL",
@@ -29,9 +28,9 @@ __all__ = [
     "double_bits",
     "fits",
     "float_bits",
-    "has_kernels",
+    "runs_on",
     "triton_kernels",
-    "uploaded",
+    "upload",
 ]
 
 _log = logging.getLogger(__name__)
@@ -56,27 +55,17 @@ _SPAN = 8
 def triton_kernels() -> ModuleType | None:
     """The kernels, or ``None`` where Triton is missing or too old."""
     try:
-        from evomerge.methods import _triton
+        from evomerge.kernels.gpu import triton_kernels
     except (ImportError, RuntimeError):
         return None
-    return _triton
-
-
-def has_kernels(device: torch.device) -> bool:
-    """Whether they are to work on ``device``.
-
-    ``EVOMERGE_NATIVE=0`` turns them off; with ``EVOMERGE_NATIVE=triton`` they work on a CPU too, in Triton's
-    interpreter (``TRITON_INTERPRET=1``), as tests want it.
-    """
-    how = wanted()
-    if how != "triton" and (how == "0" or device.type != "cuda" or torch.version.cuda is None):
-        return False
-    return triton_kernels() is not None and _runs_on(device)
+    return triton_kernels
 
 
 @functools.cache
-def _runs_on(device: torch.device) -> bool:
+def runs_on(device: torch.device) -> bool:
     """Whether a small sum comes out right there: Triton also needs a C compiler, and a GPU that it knows."""
+    if triton_kernels() is None:
+        return False
     x_RC = torch.arange(24.0, device=device).view(3, 8)
     target = Target(torch.empty_like(x_RC), torch.float32, torch.zeros(3, dtype=torch.int64, device=device))
     try:
@@ -140,8 +129,8 @@ class Launch:
         self.device = first_RC.device
         self.n, self.columns = first_RC.numel(), first_RC.shape[1]
         addresses = tuple(x_RC.data_ptr() for x_RC in x_MRC)
-        self.addresses = uploaded(addresses, self.device)
-        self.numbers = uploaded(tuple(numbers), self.device)
+        self.addresses = upload(addresses, self.device)
+        self.numbers = upload(tuple(numbers), self.device)
         self.block = KEY_BLOCK * 8 // dtype.itemsize
         self.blocks = -(-self.n // self.block)
         self.dtype = _triton_type(dtype)
@@ -203,8 +192,8 @@ _at_once: dict[tuple[Any, ...], int] = {}
 
 
 @functools.lru_cache(maxsize=1 << 14)
-def uploaded(numbers: tuple[int, ...], device: torch.device) -> Tensor:
-    """int64 on the device; equal ones are uploaded once.
+def upload(numbers: tuple[int, ...], device: torch.device) -> Tensor:
+    """int64 on the device; equal ones are upload once.
 
     Resident inputs keep their addresses, and many tensors of a candidate have the same numbers.
     """

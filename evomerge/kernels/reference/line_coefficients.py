@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evomerge.methods._chunks import Chunk
+from evomerge.kernels.chunks import Chunk
 
-__all__ = ["LineCoefficients", "Lines", "conditioned"]
+__all__ = ["LineCoefficients", "Lines", "stable_coefficients"]
 
 _Floats = NDArray[np.float64]
 
@@ -43,7 +43,7 @@ class LineCoefficients:
     of_task_vectors: bool = False
 
 
-def conditioned(
+def stable_coefficients(
     c_LM: _Floats, g_LMM: _Floats, *, has_base: bool, per_column: bool = False
 ) -> LineCoefficients:
     """Coefficients with the mark of the lines whose terms nearly cancel.

@@ -1,4 +1,4 @@
-"""What numba compiles. Imported through ``_native``; see there.
+"""What numba compiles. Imported through ``calls``; see there.
 
 Conventions: ``x`` are addresses of the inputs (base first), ``kind`` says whether elements are bfloat16 (0)
 or float32 (1), ``n`` counts elements, ``row`` is the absolute first row. All arithmetic is float32 unless it
@@ -181,7 +181,7 @@ def _digest_block(words, table, block, state):
 
 @njit(**_fast)
 def digest(address, size, word, table, state):
-    """Adds ``size`` bytes, the first of them in ``word``, to the sums in ``state``; see ``_digest``."""
+    """Adds ``size`` bytes, the first of them in ``word``, to the sums in ``state``; see ``reference.digest``."""
     whole = size // 8
     words = carray(_word_pointer(address), whole)
     at = 0
@@ -467,7 +467,7 @@ def _mix(x):
 
 @njit(**_fast)
 def _draw(low, high, row, column, n, out):
-    """Uniform bits of ``n`` elements of one row; see ``_random.random_bits``."""
+    """Uniform bits of ``n`` elements of one row; see ``reference.random_masks``."""
     first = _mix(u32(u32(u32(row & i64(0xFFFFFFFF)) * u32(_GOLDEN)) + low))
     second = _mix(u32(first ^ u32(row >> i64(32)) ^ high))
     for i in range(n):
@@ -693,7 +693,7 @@ def masked_sum(
     out,
     out_kind,
 ):
-    """The generalised task arithmetic; see ``_masked.MaskedSum``.
+    """The generalised task arithmetic; see ``reference.masked_sum``.
 
     ``weights`` multiply task vectors, ``plain`` are divided by; ``flags`` = (consensus, normalize, scaled);
     ``limits`` is (task vectors, columns) for ranks, (task vectors, 1) otherwise; ``packed`` is (task vectors,

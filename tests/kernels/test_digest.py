@@ -8,7 +8,7 @@ from torch import Tensor
 
 from evomerge.engine.fingerprint import fingerprint
 from evomerge.engine.plan import TensorPlan
-from evomerge.methods import Digest
+from evomerge.kernels import Digest
 
 MASK = (1 << 64) - 1
 DTYPES = [torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.int8, torch.int64, torch.bool]

@@ -3,65 +3,56 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from evomerge.methods._chunks import ROW_BLOCK, Chunk, Chunks, Fused, Kernel, Measure, Target, block_sums
-from evomerge.methods._conditioning import LineCoefficients, Lines
-from evomerge.methods._gpu import Launch, float_bits
-from evomerge.methods._native import Inputs, blocks, floats, functions, usable
-from evomerge.methods._output import Output, write_plainly
+from evomerge.kernels.chunks import ROW_BLOCK, Chunk, Chunks, block_sums
+from evomerge.kernels.reference.line_coefficients import LineCoefficients, Lines
 
 __all__ = [
     "LineGrams",
     "column_grams",
     "gram",
+    "gram_matrix",
     "line_weighted_sum",
     "row_grams",
     "task_gram",
     "weighted_sum",
-    "write_weighted",
 ]
 
 
-def _gram(chunks: Chunks, *, of_task_vectors: bool) -> Tensor:
+def gram(chunks: Chunks) -> Tensor:
+    """Gram matrix of the inputs taken as vectors; (M, M), float64."""
+    return gram_matrix(_pair_sums(chunks, of_task_vectors=False))
+
+
+def task_gram(chunks: Chunks) -> Tensor:
+    """That of base and task vectors, subtracted before they are multiplied; (M, M), float64."""
+    return gram_matrix(_pair_sums(chunks, of_task_vectors=True))
+
+
+def _pair_sums(chunks: Chunks, *, of_task_vectors: bool) -> dict[tuple[int, int], list[float]]:
+    """For each pair i >= j of inputs, the sum of products in each block of rows."""
     pairs: dict[tuple[int, int], list[float]] = {}
     for chunk in chunks():
-        if usable(chunk):
-            _native_gram(chunk, pairs, of_task_vectors=of_task_vectors)
-            continue
         wide = list(_wide(chunk, of_task_vectors=of_task_vectors))
         for i, a_RC in enumerate(wide):
             for j, b_RC in enumerate(wide[: i + 1]):
                 # Products and sums rather than a matrix product: BLAS picks its order of summation itself.
                 pairs.setdefault((i, j), []).extend(block_sums(a_RC * b_RC).tolist())
+    return pairs
+
+
+def gram_matrix(pairs: Mapping[tuple[int, int], Sequence[float]]) -> Tensor:
+    """Partial sums of the pairs i >= j, added exactly; (M, M), float64."""
     count = 1 + max(i for i, _ in pairs)
     gram_MM = torch.zeros(count, count, dtype=torch.float64)
     for (i, j), sums in pairs.items():
         gram_MM[i, j] = gram_MM[j, i] = math.fsum(sums)
     return gram_MM
-
-
-def _native_gram(chunk: Chunk, pairs: dict[tuple[int, int], list[float]], *, of_task_vectors: bool) -> None:
-    x = Inputs(chunk)
-    count = len(chunk.x_MRC)
-    sums = np.zeros((count * (count + 1) // 2, blocks(x.rows)))
-    differences = of_task_vectors and chunk.has_base
-    functions().gram(x.addresses, x.kind, x.rows, x.columns, differences, ROW_BLOCK, sums)
-    order = [(i, j) for i in range(count) for j in range(i + 1)]
-    for pair, values in zip(order, sums.tolist(), strict=True):
-        pairs.setdefault(pair, []).extend(values)
-
-
-gram = Measure("gram", lambda chunks: _gram(chunks, of_task_vectors=False))
-"""Gram matrix of the inputs taken as vectors; (M, M), float64."""
-
-task_gram = Measure("task_gram", lambda chunks: _gram(chunks, of_task_vectors=True))
-"""The same of base and task vectors, subtracted before they are multiplied; without a base, ``gram``."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +66,8 @@ class LineGrams:
     per_column: bool
 
 
-def _row_grams(chunks: Chunks) -> LineGrams:
+def row_grams(chunks: Chunks) -> LineGrams:
+    """Gram matrices of base and task vectors (of the inputs, without a base), one for each row."""
     parts = []
     for chunk in chunks():
         wide = list(_wide(chunk, of_task_vectors=True))
@@ -83,11 +75,12 @@ def _row_grams(chunks: Chunks) -> LineGrams:
     return LineGrams(torch.cat(parts).cpu(), per_column=False)
 
 
-def _column_grams(chunks: Chunks) -> LineGrams:
+def column_grams(chunks: Chunks) -> LineGrams:
+    """The same, one for each column: along the first dimension, however many there are."""
     total_LMM: Tensor | None = None
     for chunk in chunks():
         if chunk.is_vector:  # a vector has one line, whichever way one looks at it
-            return _row_grams(chunks)
+            return row_grams(chunks)
         if total_LMM is None:
             count, lines = len(chunk.x_MRC), chunk.period * chunk.shape[1]
             total_LMM = torch.zeros(lines, count, count, dtype=torch.float64, device=chunk.device)
@@ -117,14 +110,7 @@ def _row_blocks(chunk: Chunk) -> Iterator[Chunk]:
         row = end
 
 
-row_grams = Measure("row_grams", _row_grams)
-"""Gram matrix of base and task vectors (of the inputs, without a base) for each row."""
-
-column_grams = Measure("column_grams", _column_grams)
-"""The same for each column: along the first dimension, however many there are."""
-
-
-def _weighted_sum(chunk: Chunk, c_M: Tensor, _: None) -> Tensor:
+def weighted_sum(chunk: Chunk, c_M: Tensor, _: None) -> Tensor:
     """Sum over m of c_M[m] * x_MRC[m], in the order of the inputs; inputs with c = 0 are not read."""
     coefficients: list[float] = c_M.tolist()
     out_RC: Tensor | None = None
@@ -137,75 +123,15 @@ def _weighted_sum(chunk: Chunk, c_M: Tensor, _: None) -> Tensor:
     return torch.zeros_like(chunk.x_MRC[0], dtype=torch.float32) if out_RC is None else out_RC
 
 
-def _native_weighted_sum(chunk: Chunk, c_M: Tensor, _: None, target: Target) -> None:
-    write_weighted(chunk, c_M.tolist(), target)
-
-
-def write_weighted(chunk: Chunk, coefficients: Sequence[float], target: Target) -> None:
-    """The compiled weighted sum of a chunk's inputs, written to ``target``."""
-    x, out = Inputs(chunk), Output(chunk, target)
-    c, n = floats(coefficients), x.elements
-    out.finish(
-        functions().weighted_sum(x.addresses, x.kind, n, c, out.address, out.kind, *out.digest), digested=True
-    )
-
-
-def _can_weighted_sum(_: Chunk, c_M: Tensor) -> bool:
-    return any(c_M.tolist())
-
-
-def _fused_weighted_sum(chunk: Chunk, c_M: Tensor, _: None, target: Target) -> None:
-    used = [(x_RC, c) for x_RC, c in zip(chunk.x_MRC, c_M.tolist(), strict=True) if c != 0]
-    launch = Launch([x_RC for x_RC, _ in used], [float_bits(c) for _, c in used], target.dtype)
-    no_lines = (launch.numbers,)
-    launch.write("weighted_sum", target, no_lines, COUNT=len(used), LINES=0)
-
-
-weighted_sum = Kernel(
-    _weighted_sum, native=_native_weighted_sum, fused=Fused(_fused_weighted_sum, can=_can_weighted_sum)
-)
-"""Numbers: c_M, one coefficient per input, float64."""
-
-
-def _line_weighted_sum(chunk: Chunk, lines: LineCoefficients, _: None) -> Tensor:
+def line_weighted_sum(chunk: Chunk, lines: LineCoefficients, _: None) -> Tensor:
+    """The weighted sum with coefficients of its own for each row or column."""
     place = Lines(chunk, lines)
     if lines.c_LM.shape[0] == 1:
-        return place.put_wide(_weighted_sum(chunk, lines.c_LM[0], None))
+        return place.put_wide(weighted_sum(chunk, lines.c_LM[0], None))
     out_RC = torch.zeros(chunk.shape, dtype=torch.float32, device=chunk.device)
     for m, x_RC in enumerate(chunk.x_MRC):
         out_RC.add_(torch.mul(x_RC.float(), place.coefficients(m)))
     return place.put_wide(out_RC)
-
-
-def _native_line_weighted_sum(chunk: Chunk, lines: LineCoefficients, found: None, target: Target) -> None:
-    if lines.c_LM.shape[0] == 1 and lines.wide_L is None:
-        _native_weighted_sum(chunk, lines.c_LM[0], found, target)
-        return
-    write_plainly(_line_weighted_sum(chunk, lines, found), chunk, target)
-
-
-def _can_line_weighted_sum(chunk: Chunk, lines: LineCoefficients) -> bool:
-    if lines.wide_L is not None or (lines.per_column and chunk.period > 1):
-        return False
-    return lines.c_LM.shape[0] > 1 or _can_weighted_sum(chunk, lines.c_LM[0])
-
-
-def _fused_line_weighted_sum(chunk: Chunk, lines: LineCoefficients, found: None, target: Target) -> None:
-    if lines.c_LM.shape[0] == 1:
-        _fused_weighted_sum(chunk, lines.c_LM[0], found, target)
-        return
-    c_LM = lines.c_LM.float().contiguous().to(chunk.device, non_blocking=True)
-    launch = Launch(chunk.x_MRC, (), target.dtype)
-    along = 2 if lines.per_column else 1
-    launch.write("weighted_sum", target, (c_LM,), COUNT=len(chunk.x_MRC), LINES=along)
-
-
-line_weighted_sum = Kernel(
-    _line_weighted_sum,
-    native=_native_line_weighted_sum,
-    fused=Fused(_fused_line_weighted_sum, can=_can_line_weighted_sum),
-)
-"""Numbers: LineCoefficients; those of a whole tensor are one line that serves every row."""
 
 
 def _wide(chunk: Chunk, *, of_task_vectors: bool) -> Iterator[Tensor]:

@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from evomerge.errors import RecipeError, did_you_mean
-from evomerge.methods._chunks import Kernel, Measure, nothing
+from evomerge.kernels import Kernel, Measure, nothing
 
 __all__ = ["Base", "MergeMethod", "Parameter", "PerModel", "Range", "get_method", "merge_method", "methods"]
 

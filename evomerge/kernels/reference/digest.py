@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evomerge.methods._native import functions, usable
+from evomerge.kernels.chunks import Target
 
-__all__ = ["KEY_BLOCK", "KEY_BLOCK_BITS", "Digest", "key_table"]
+__all__ = ["KEY_BLOCK", "KEY_BLOCK_BITS", "add", "align", "key_table", "round_rows"]
 
 KEY_BLOCK_BITS = 9
 KEY_BLOCK = 1 << KEY_BLOCK_BITS
@@ -31,43 +31,27 @@ KEY_BLOCK = 1 << KEY_BLOCK_BITS
 _LOW = 0xFFFFFFFF
 
 
-class Digest:
-    """Digest of one output tensor, and whether all its elements are finite.
+def add(state: Tensor, rows_RC: Tensor, first: int) -> None:
+    """Adds rows to the sums in ``state``, (3,), int64; see ``Digest.add``."""
+    if rows_RC.numel():
+        bytes_ = align(rows_RC).view(-1).view(torch.uint8)
+        state[:2] += _sums(bytes_, first * rows_RC.dtype.itemsize // 8)
 
-    It lies on the tensor's device, where kernels add to it, and waits for nothing: ``state`` is (3,), int64,
-    the two sums, and something other than 0 where an element is NaN or infinite.
-    """
 
-    def __init__(self, state: Tensor) -> None:
-        self.state = state
+def align(rows_RC: Tensor) -> Tensor:
+    """The rows in contiguous memory that begins with a word of 64 bits; a copy where they do not lie so."""
+    flat = rows_RC.contiguous()
+    if flat.data_ptr() % 8 or flat.storage_offset() * flat.dtype.itemsize % 8:
+        return flat.clone()
+    return flat
 
-    @classmethod
-    def on(cls, device: torch.device) -> Digest:
-        """That of no bytes."""
-        return cls(torch.zeros(3, dtype=torch.int64, device=device))
 
-    def add(self, rows_RC: Tensor, first: int) -> None:
-        """Adds rows in their output dtype, whose first element is number ``first`` of the tensor.
-
-        Chunks may come in any order. ``first`` is a multiple of 8, so that words do not lie in two of them.
-        """
-        flat = rows_RC.contiguous()
-        if not flat.numel():
-            return
-        address, size = flat.data_ptr(), flat.dtype.itemsize
-        if address % 8 or flat.storage_offset() * size % 8:
-            flat = flat.clone()
-            address = flat.data_ptr()
-        word = first * size // 8
-        if usable(flat):
-            functions().digest(address, flat.nbytes, word, key_table(), self.state.numpy())
-        else:
-            self.state[:2] += _sums(flat.view(-1).view(torch.uint8), word)
-
-    def add_finite(self, rows_RC: Tensor) -> None:
-        """Looks whether all of the rows are finite, on their device."""
-        known_RC = rows_RC.float() if rows_RC.dtype.itemsize == 1 else rows_RC  # torch has none for 8 bits
-        self.state[2] += torch.logical_not(torch.isfinite(known_RC).all())
+def round_rows(rows_RC: Tensor, target: Target) -> None:
+    """Rounds float32 rows to where they go, and notes in its state whether all are finite afterwards."""
+    place_RC = target.place_RC
+    place_RC.copy_(rows_RC)
+    known_RC = place_RC.float() if place_RC.dtype.itemsize == 1 else place_RC  # torch cannot tell in 8 bits
+    target.state[2] += torch.logical_not(torch.isfinite(known_RC).all())
 
 
 @functools.cache

@@ -5,22 +5,22 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from method_support import EXAMPLES, bits, degenerate_inputs, inputs, plan_of
 from support import ROOT
-from test_bits import EXAMPLES, bits, inputs, plan_of
-from test_degenerate import inputs as degenerate
 from torch import Tensor
 
 from evomerge.engine.compute import merge_tensor, rows_of
 from evomerge.engine.fingerprint import fingerprint
 from evomerge.engine.plan import TensorPlan
 from evomerge.engine.statistics import Statistics
-from evomerge.methods import Digest, InMemory, _gpu, _native
-from evomerge.methods._gpu import triton_kernels
+from evomerge.kernels import Digest, InMemory
+from evomerge.kernels.gpu import launch
+from evomerge.kernels.gpu.launch import triton_kernels
 
 pytest.importorskip("triton", reason="Triton is not installed (the extra `dev` has it on Linux)")
 if os.environ.get("TRITON_INTERPRET") != "1":
@@ -35,16 +35,14 @@ Merge = Callable[..., tuple[Tensor, Digest]]
 
 
 @pytest.fixture
-def merge(monkeypatch: pytest.MonkeyPatch) -> Iterator[Merge]:
+def merge(monkeypatch: pytest.MonkeyPatch) -> Merge:
     def merge(plan: TensorPlan, tensors: dict[str, Tensor], how: str, place: Tensor | None = None) -> Any:
         monkeypatch.setenv("EVOMERGE_NATIVE", how)
-        _native.compiled.cache_clear()
         out = torch.empty(plan.shape, dtype=plan.dtype) if place is None else place
         digest = merge_tensor(plan, lambda model, _: tensors[model], Statistics(), InMemory(rows_of(out)))
         return out, digest
 
-    yield merge
-    _native.compiled.cache_clear()
+    return merge
 
 
 def test_triton_can_be_used() -> None:
@@ -202,7 +200,7 @@ import triton
 import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from evomerge.methods import _triton
+from evomerge.kernels.gpu import triton_kernels
 
 POINTERS = dict.fromkeys(("addresses", "numbers", "state", "prefix"), "*i64")
 POINTERS |= dict.fromkeys(("lines", "divergence"), "*fp32") | dict.fromkeys(("factors", "sums"), "*fp64")
@@ -211,22 +209,22 @@ BASE = dict(KIND=tl.bfloat16, ALIGNED=True, BLOCK=2048)
 WRITE = dict(BASE, OUT=tl.bfloat16, WORDS=512, LONG=True)
 MASKED = dict(WRITE, CUTS=0, CONSENSUS=True, NORMALIZE=True, SCALED=True)
 KERNELS = [
-    (_triton.weighted_sum, dict(WRITE, COUNT=3, LINES=0), 3),
-    (_triton.weighted_sum, dict(WRITE, COUNT=16, LINES=0), 16),
-    (_triton.weighted_sum, dict(WRITE, COUNT=3, LINES=0, OUT=tl.float32, BLOCK=1024), 0),
-    (_triton.masked_sum, dict(MASKED, COUNT=2, MODE=2, OUT=tl.float16, KIND=tl.float32), 6),
-    (_triton.weighted_sum, dict(WRITE, COUNT=4, LINES=1), 4),
-    (_triton.weighted_sum, dict(WRITE, COUNT=4, LINES=2, LONG=False), 4),
-    (_triton.masked_sum, dict(MASKED, COUNT=3, MODE=0), 4),
-    (_triton.masked_sum, dict(MASKED, COUNT=3, MODE=1, CUTS=1), 4),
-    (_triton.masked_sum, dict(MASKED, COUNT=3, MODE=1, CUTS=2), 4),
-    (_triton.masked_sum, dict(MASKED, COUNT=3, MODE=2), 4),
-    (_triton.masked_sum, dict(MASKED, COUNT=3, MODE=2, LONG=False, CONSENSUS=False), 4),
-    (_triton.selected, dict(WRITE, COUNT=1, HOW=0), 2),
-    (_triton.selected, dict(WRITE, COUNT=1, HOW=1), 2),
-    (_triton.selected, dict(WRITE, COUNT=3, HOW=2), 4),
-    (_triton.equal_counts, dict(BASE, COUNT=3, CUTS=2), 4),
-    (_triton.random_l1, dict(BASE, COUNT=3, SPAN=8, LONG=True), 6),
+    (triton_kernels.weighted_sum, dict(WRITE, COUNT=3, LINES=0), 3),
+    (triton_kernels.weighted_sum, dict(WRITE, COUNT=16, LINES=0), 16),
+    (triton_kernels.weighted_sum, dict(WRITE, COUNT=3, LINES=0, OUT=tl.float32, BLOCK=1024), 0),
+    (triton_kernels.masked_sum, dict(MASKED, COUNT=2, MODE=2, OUT=tl.float16, KIND=tl.float32), 6),
+    (triton_kernels.weighted_sum, dict(WRITE, COUNT=4, LINES=1), 4),
+    (triton_kernels.weighted_sum, dict(WRITE, COUNT=4, LINES=2, LONG=False), 4),
+    (triton_kernels.masked_sum, dict(MASKED, COUNT=3, MODE=0), 4),
+    (triton_kernels.masked_sum, dict(MASKED, COUNT=3, MODE=1, CUTS=1), 4),
+    (triton_kernels.masked_sum, dict(MASKED, COUNT=3, MODE=1, CUTS=2), 4),
+    (triton_kernels.masked_sum, dict(MASKED, COUNT=3, MODE=2), 4),
+    (triton_kernels.masked_sum, dict(MASKED, COUNT=3, MODE=2, LONG=False, CONSENSUS=False), 4),
+    (triton_kernels.selected, dict(WRITE, COUNT=1, HOW=0), 2),
+    (triton_kernels.selected, dict(WRITE, COUNT=1, HOW=1), 2),
+    (triton_kernels.selected, dict(WRITE, COUNT=3, HOW=2), 4),
+    (triton_kernels.equal_counts, dict(BASE, COUNT=3, CUTS=2), 4),
+    (triton_kernels.random_l1, dict(BASE, COUNT=3, SPAN=8, LONG=True), 6),
 ]
 for function, constants, loads in KERNELS:
     for arch, big in ((90, False), (90, True), (80, False), (90, None)):
@@ -271,12 +269,12 @@ def test_where_triton_does_not_run_torch_does_the_work(
 
     plan, tensors = plan_of("linear", (70, 33), torch.bfloat16), inputs((70, 33), torch.bfloat16)
     expected, _ = merge(plan, tensors, "1")
-    _gpu._runs_on.cache_clear()
-    monkeypatch.setattr(_gpu, "_kernel", broken)
+    launch.runs_on.cache_clear()
+    monkeypatch.setattr(launch, "_kernel", broken)
     try:
         found, _ = merge(plan, tensors, "triton")
     finally:
-        _gpu._runs_on.cache_clear()
+        launch.runs_on.cache_clear()
     assert torch.equal(bits(found), bits(expected))
     assert "C compiler" in caplog.text
 
@@ -287,7 +285,9 @@ def test_degenerate_inputs_give_the_bits_of_the_cpu(name: str, kind: str, merge:
     """Ill-conditioned sums are left to torch, which adds them in float64 on any device."""
     for shape in ((6, 5), (3, 4, 5)):
         plan = plan_of(name, shape, torch.float32)
-        models = dict(zip(("base", "x0", "x1", "x2"), degenerate(kind, "random", shape, 1.0, 3), strict=True))
+        models = dict(
+            zip(("base", "x0", "x1", "x2"), degenerate_inputs(kind, "random", shape, 1.0, 3), strict=True)
+        )
         variants: list[dict[str, Any]] = [{}]
         if name == "nuslerp":
             variants = [{"nuslerp_flatten": False, "nuslerp_row_wise": by_row} for by_row in (False, True)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -16,13 +16,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evomerge.methods._chunks import Chunk, Chunks
-from evomerge.methods._native import functions, usable
+from evomerge.kernels.chunks import Chunk, Chunks
 
-__all__ = ["Cut", "Exact", "Finder", "Histogram", "Threshold", "exact_histograms", "histograms"]
+__all__ = [
+    "BINS",
+    "LOW_BITS",
+    "LOW_MASK",
+    "Cut",
+    "Exact",
+    "Finder",
+    "Histogram",
+    "Threshold",
+    "Values",
+    "histograms",
+]
 
 LOW_BITS = 16
-_LOW = (1 << LOW_BITS) - 1
+LOW_MASK = (1 << LOW_BITS) - 1
 BINS = 1 << 15
 
 Fields = Callable[[Chunk], Iterable[Tensor]]
@@ -72,7 +82,7 @@ class Histogram:
     """The bins that hold values, ascending: how many each holds, and the sum of their lower bits.
 
     With those sums the sum of a whole bin is exact. Empty bins are left out: a study keeps one histogram for
-    each tensor of each model. Kernels for GPUs also want the ``values`` themselves; see ``exact_histograms``.
+    each tensor of each model. Kernels for GPUs also want the ``values`` themselves; see ``gpu.ranks``.
     """
 
     bins: Tensor
@@ -136,7 +146,7 @@ def histograms(chunks: Chunks, fields: Fields) -> tuple[Histogram, ...]:
     totals: list[tuple[Tensor, Tensor]] = []
     for chunk in chunks():
         for i, bits_RC in enumerate(fields(chunk)):
-            counts, lows = _histogram(bits_RC, native=usable(chunk))
+            counts, lows = _histogram(bits_RC)
             if len(totals) == i:
                 totals.append((counts, lows))
             else:
@@ -145,52 +155,11 @@ def histograms(chunks: Chunks, fields: Fields) -> tuple[Histogram, ...]:
     return tuple(Histogram.of(counts.cpu(), lows.to(torch.int64).cpu()) for counts, lows in totals)
 
 
-MOST_VALUES = 1 << 18
-"""Of one tensor of one model. Differences of 16-bit weights have some ten thousands; of float32 too many."""
-
-
-def exact_histograms(chunks: Chunks, fields: Fields) -> tuple[Histogram, ...]:
-    """As ``histograms``, by sorting, with the values that occur where they are not too many; one read.
-
-    With them a cut is found without looking at the weights again, and nothing has to wait for that.
-    """
-    totals: list[tuple[Tensor, Tensor]] = []
-    for chunk in chunks():
-        for i, bits_RC in enumerate(fields(chunk)):
-            bits, counts = torch.unique(bits_RC, return_counts=True)
-            if len(totals) == i:
-                totals.append((bits, counts))
-            else:
-                totals[i] = _joined(totals[i], (bits, counts))
-    return tuple(_exact(bits.cpu(), counts.cpu()) for bits, counts in totals)
-
-
-def _joined(one: tuple[Tensor, Tensor], two: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    bits, place = torch.unique(torch.cat([one[0], two[0]]), return_inverse=True)
-    counts = torch.zeros(bits.numel(), dtype=torch.int64, device=bits.device)
-    return bits, counts.index_add_(0, place, torch.cat([one[1], two[1]]))
-
-
-def _exact(bits: Tensor, counts: Tensor) -> Histogram:
-    bins, low = bits >> LOW_BITS, bits & _LOW
-    coarse = torch.zeros(2, BINS, dtype=torch.int64)
-    coarse[0].index_add_(0, bins, counts)
-    coarse[1].index_add_(0, bins, counts * low)
-    values = None
-    if bits.numel() <= MOST_VALUES:
-        values = Values(bits.flip(0).numpy(), torch.cumsum(counts.flip(0), 0).numpy())
-    return replace(Histogram.of(coarse[0], coarse[1]), values=values)
-
-
-def _histogram(bits_RC: Tensor, *, native: bool) -> tuple[Tensor, Tensor]:
+def _histogram(bits_RC: Tensor) -> tuple[Tensor, Tensor]:
     flat = bits_RC.flatten()
-    if native:
-        counts, lows = torch.zeros(BINS, dtype=torch.int64), torch.zeros(BINS, dtype=torch.int64)
-        functions().value_histogram(flat.view(torch.float32).numpy(), counts.numpy(), lows.numpy())
-        return counts, lows
     bins = flat >> LOW_BITS
     # Sums of 16-bit integers are exact in float64, in any order.
-    lows = torch.bincount(bins, weights=(flat & _LOW).double(), minlength=BINS)
+    lows = torch.bincount(bins, weights=(flat & LOW_MASK).double(), minlength=BINS)
     return torch.bincount(bins, minlength=BINS), lows.to(torch.int64)
 
 
@@ -200,36 +169,14 @@ class Finder:
 
     cuts: Sequence[Cut]
     _found: dict[int, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
-    _room: tuple[Tensor, Tensor] | None = None
 
     def add(self, bits_RC: Tensor, first: int) -> None:
         """Looks through one chunk of the values."""
         flat = bits_RC.flatten()
-        if usable(bits_RC):
-            values = flat.view(torch.float32).numpy()
-            self.collect(flat.numel(), lambda *room: functions().collect_values(values, *room, first))
-            return
         bins = flat >> LOW_BITS
         for bin_ in self.bins:
             index = torch.nonzero(bins == bin_).flatten()
             self.put(bin_, flat[index].cpu(), (index + first).cpu())
-
-    def collect(self, elements: int, run: Callable[..., None]) -> None:
-        """Has a compiled function look through a chunk: ``run(bins, bits, index, filled)``, as NumPy arrays.
-
-        It finds ``elements`` at most, and may write one more.
-        """
-        bins = self.bins
-        if self._room is None or self._room[0].shape[1] <= elements:  # used again for each chunk
-            self._room = (
-                torch.empty(len(bins), elements + 1, dtype=torch.int32),
-                torch.empty(len(bins), elements + 1, dtype=torch.int64),
-            )
-        bits, index = self._room
-        filled = np.zeros(len(bins), dtype=np.int64)
-        run(np.array(bins, dtype=np.int64), bits.numpy(), index.numpy(), filled)
-        for k, count in enumerate(filled.tolist()):
-            self.put(bins[k], bits[k, :count].clone(), index[k, :count].clone())
 
     @property
     def bins(self) -> tuple[int, ...]:
@@ -247,7 +194,7 @@ class Finder:
         above = values[values > bits]
         equal = cut.taken - len(above)
         index = self._index(cut)[int(np.flatnonzero(values == bits)[equal - 1])]
-        lows = int((above & _LOW).sum(dtype=np.int64)) + equal * (bits & _LOW)
+        lows = int((above & LOW_MASK).sum(dtype=np.int64)) + equal * (bits & LOW_MASK)
         return Threshold(bits, int(index)), cut.l1 + _bin_sum(cut.bin, cut.taken, lows)
 
     def taken(self, cut: Cut, threshold: Threshold) -> Tensor:
