@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +20,7 @@ from method_support import (
     plan_of,
     recipe_of,
 )
-from support import LLAMA, ROOT, llama_shapes, save_model
-from torch import Tensor
+from support import LLAMA, llama_shapes, save_model
 
 from evomerge.engine.compute import ComputePool
 from evomerge.engine.export import MergeOptions, merge_to_disk
