@@ -181,7 +181,7 @@ def _digest_block(words, table, block, state):
 
 @njit(**_fast)
 def digest(address, size, word, table, state):
-    """Adds ``size`` bytes, the first of them in ``word``, to the sums in ``state``; see ``reference.digest``."""
+    """Adds ``size`` bytes, the first of them in ``word``, to the sums in ``state``."""
     whole = size // 8
     words = carray(_word_pointer(address), whole)
     at = 0
