@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from method_support import inputs, merged, plan_of
+from method_support import merged, plan_of
 from torch import Tensor
 
 from evomerge.engine.plan import Input, TensorPlan
@@ -64,12 +64,6 @@ def test_rescale_gives_the_l1_norm_back(method: str) -> None:
     assert 0.35 < float((out != 0).float().mean()) < 0.45
 
 
-def test_inverse_density_divides_by_the_density() -> None:
-    d = torch.ones(200, 50)
-    out = one_model("dare_linear", d, weight=(1.0,), density=(0.25,), rescale="inverse_density")
-    assert set(out.unique().tolist()) == {0.0, 4.0}
-
-
 @pytest.mark.parametrize("probability", [0.05, 0.3, 0.5, 0.9])
 def test_a_random_mask_keeps_its_share_everywhere(probability: float) -> None:
     rows, columns = 400, 500
@@ -100,30 +94,3 @@ def test_della_keeps_large_elements_more_often() -> None:
     share = (out != 0).float().mean(0)
     assert float(share[:100].mean()) == pytest.approx(0.23, abs=0.02)
     assert float(share[-100:].mean()) == pytest.approx(0.77, abs=0.02)
-
-
-@pytest.mark.parametrize("method", ["dare_linear", "della_linear"])
-def test_density_one_is_task_arithmetic(method: str) -> None:
-    tensors = inputs((30, 20), torch.float32)
-    weight = (0.5, 0.3, 0.4)
-    ours = plan_of(method, (30, 20), torch.float32)
-    dense = TensorPlan(
-        "t",
-        (30, 20),
-        torch.float32,
-        method,
-        ours.inputs,
-        has_base=True,
-        parameters={**ours.parameters, "weight": weight, "density": (1.0,) * 3},
-    )
-    arithmetic = plan_of("task_arithmetic", (30, 20), torch.float32)
-    same = TensorPlan(
-        "t",
-        (30, 20),
-        torch.float32,
-        "task_arithmetic",
-        ours.inputs,
-        has_base=True,
-        parameters={**arithmetic.parameters, "weight": weight},
-    )
-    torch.testing.assert_close(merged(dense, tensors, 64), merged(same, tensors, 64), rtol=1e-6, atol=1e-7)

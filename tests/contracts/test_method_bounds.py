@@ -138,7 +138,7 @@ def folder(tmp_path: Path) -> Path:
 def test_a_merge_is_finite_or_refused_by_name(name: str, folder: Path, kernels: str) -> None:
     ended = {"merged": 0, "refused": 0}
 
-    @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(merges(name))
     def run(case: tuple[dict[str, Any], dict[str, list[Tensor]]]) -> None:
         document, stored = case
@@ -161,4 +161,4 @@ def test_a_merge_is_finite_or_refused_by_name(name: str, folder: Path, kernels: 
             assert tensor.shape == stored["m0"][0].shape
 
     run()
-    assert ended["merged"] > 5, ended
+    assert ended["merged"] > 3, ended
