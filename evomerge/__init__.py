@@ -10,8 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from evomerge.backends.transformers_model import TransformersModel
     from evomerge.engine.export import MergeOptions, merge_to_disk
-    from evomerge.engine.materialize import Materializer
     from evomerge.engine.sources import open_sources
     from evomerge.errors import CandidateError, UserError
     from evomerge.fitness import Evaluator, Fitness, Scores
@@ -28,13 +28,13 @@ __all__ = [
     "Evaluator",
     "Experiment",
     "Fitness",
-    "Materializer",
     "MergeOptions",
     "Recipe",
     "Scores",
     "SearchPlan",
     "SearchSpace",
     "Study",
+    "TransformersModel",
     "UserError",
     "Worker",
     "WorkerSpec",
@@ -48,13 +48,13 @@ _HOMES = {
     "Evaluator": "fitness",
     "Experiment": "search.experiment",
     "Fitness": "fitness",
-    "Materializer": "engine.materialize",
     "MergeOptions": "engine.export",
     "Recipe": "recipe",
     "Scores": "fitness",
     "SearchPlan": "search.controller",
     "SearchSpace": "recipe",
     "Study": "search.study",
+    "TransformersModel": "backends.transformers_model",
     "UserError": "errors",
     "Worker": "workers.worker",
     "WorkerSpec": "workers.worker",
@@ -64,8 +64,13 @@ _HOMES = {
 }
 
 
+_FORMER = {"Materializer": "TransformersModel"}
+"""Names of release 0.1.0, and what they are called now."""
+
+
 def __getattr__(name: str) -> Any:
     """The public name, from the module where it lives."""
+    name = _FORMER.get(name, name)
     if name not in _HOMES:
         raise AttributeError(f"module 'evomerge' has no attribute {name!r}")
     return getattr(importlib.import_module(f"evomerge.{_HOMES[name]}"), name)

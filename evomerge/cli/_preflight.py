@@ -187,6 +187,7 @@ def _model_warnings(plan: MergePlan, recipe: Recipe) -> list[str]:
 
 
 def _check_requests(evaluator: Evaluator, plan: MergePlan, splits: Sequence[Split]) -> tuple[str, ...]:
+    from evomerge.backends.transformers_lm import context_length, with_padding
     from evomerge.engine.model_names import parse_config
     from evomerge.tokenizers.vocabulary import has_tokenizer, load_tokenizer
 
@@ -196,7 +197,10 @@ def _check_requests(evaluator: Evaluator, plan: MergePlan, splits: Sequence[Spli
             f"no tokenizer files in {', '.join(plan.checkpoints)}, and lm-eval needs a tokenizer",
             "Put the tokenizer's files (tokenizer.json, tokenizer_config.json) into the base model's folder.",
         )
-    return evaluator.check_requests(load_tokenizer(plan.tokenizer.path), parse_config(plan.config)[0], splits)
+    tokenizer = with_padding(load_tokenizer(plan.tokenizer.path))
+    return evaluator.check_requests(
+        tokenizer, context_length(parse_config(plan.config)[0], tokenizer), splits
+    )
 
 
 def _check_folder(folder: Path, file: Path | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Scores a live model on the tasks of an experiment. Imports lm-eval and torch on first use only."""
+"""Scores a model on the tasks of an experiment. Imports lm-eval and torch on first use only."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from evomerge.fitness.spec import FitnessSpec
 from evomerge.fitness.task_info import TaskInfo
 
 if TYPE_CHECKING:
-    from torch import nn
-
+    from evomerge.fitness.askable import Askable
     from evomerge.fitness.deadline import Deadline
     from evomerge.fitness.lm_eval_tasks import EvalTask
 
@@ -34,7 +33,6 @@ class Evaluator:
         self.spec = spec
         self.as_drawn = as_drawn
         self.base_dir = base_dir
-        self._padded: tuple[Any, Any] | None = None
 
     def describe(self) -> tuple[TaskInfo, ...]:
         """The tasks with every default filled in, groups and tags expanded; needs no model.
@@ -44,18 +42,15 @@ class Evaluator:
         """
         return tuple(task.info for task in self._tasks)
 
-    def check_requests(self, tokenizer: Any, config: Any, splits: Iterable[Split] = ()) -> tuple[str, ...]:
+    def check_requests(self, tokenizer: Any, context: int, splits: Iterable[Split] = ()) -> tuple[str, ...]:
         """Makes one request of each task; what is worth a warning about the prompts of ``splits``.
 
-        ``config`` is transformers' configuration of the model to be scored.
+        ``context`` is how many tokens the model to be scored reads at once.
 
         Raises:
             FitnessError: as ``describe``; also a tokenizer or a context that a task cannot work with.
         """
-        from evomerge.fitness.lm_eval_model import context_length
-
-        tokenizer = self._with_padding(tokenizer)
-        context, splits = context_length(config, tokenizer), tuple(splits)
+        splits = tuple(splits)
         cut = {task.info.task: task.check_requests(tokenizer, context, splits) for task in self._tasks}
         return tuple(
             f"task {task!r}: {count} prompts are longer than the model's context of {context} tokens, so "
@@ -72,10 +67,8 @@ class Evaluator:
         """
         return ScoredDigest({task.info.task: task.digest() for task in self._tasks}, self.as_drawn)
 
-    def score(
-        self, model: nn.Module, tokenizer: Any, split: Split, deadline: Deadline | None = None
-    ) -> Scores:
-        """The scores of ``model`` (a transformers model, put into eval mode) on the items of ``split``.
+    def score(self, model: Askable, split: Split, deadline: Deadline | None = None) -> Scores:
+        """The scores of ``model`` on the items of ``split``.
 
         Out of memory, a task is tried again with half the batch, and so on down to single sequences. A
         ``deadline`` is looked at between two forward passes: one that hangs is not ended.
@@ -86,10 +79,8 @@ class Evaluator:
         """
         import torch
 
-        tokenizer = self._with_padding(tokenizer)
-        model.eval()
         with torch.inference_mode():
-            tasks = tuple(self._score(task, model, tokenizer, split, deadline) for task in self._tasks)
+            tasks = tuple(self._score(task, model, split, deadline) for task in self._tasks)
         return Scores(split, tasks)
 
     @cached_property
@@ -98,23 +89,10 @@ class Evaluator:
 
         return build_tasks(self.spec, self.base_dir, as_drawn=self.as_drawn)
 
-    def _with_padding(self, tokenizer: Any) -> Any:
-        """A tokenizer that can pad. Copying a large one takes a while, so the last copy is kept."""
-        from evomerge.fitness.lm_eval_model import with_padding
-
-        if self._padded is None or self._padded[0] is not tokenizer:
-            self._padded = (tokenizer, with_padding(tokenizer))
-        return self._padded[1]
-
-    def _score(
-        self, task: EvalTask, model: nn.Module, tokenizer: Any, split: Split, deadline: Deadline | None
-    ) -> TaskScore:
-        from evomerge.fitness.lm_eval_model import LiveModel
-
+    def _score(self, task: EvalTask, model: Askable, split: Split, deadline: Deadline | None) -> TaskScore:
         batch_size, tried = self.spec.batch_size, list[str]()
         while batch_size:
-            live = LiveModel(model, tokenizer, batch_size, self.spec.trust_remote_code, deadline)
-            scored = _unless_out_of_memory(partial(task.score, live, split))
+            scored = _unless_out_of_memory(partial(task.score, model.lm(batch_size, deadline), split))
             if scored is not None:
                 return scored
             tried.append(str(batch_size))

@@ -25,10 +25,10 @@ from lm_eval.api.task import Task
 from lm_eval.models.utils import normalize_gen_kwargs
 
 from evomerge.errors import CandidateError, FailureKind, FitnessError, did_you_mean
+from evomerge.fitness.askable import EvalLM, NonFiniteLogitsError
 from evomerge.fitness.lm_eval_digest import digest_of_task
 from evomerge.fitness.lm_eval_fewshot import Examples
 from evomerge.fitness.lm_eval_index import load_tasks, task_manager
-from evomerge.fitness.lm_eval_model import LiveModel, NonFiniteLogitsError
 from evomerge.fitness.lm_eval_trust import refuse_code, sandbox_templates
 from evomerge.fitness.objectives import POSITIVE_AGGREGATIONS
 from evomerge.fitness.scored import TaskDigest
@@ -101,7 +101,7 @@ class EvalTask:
             items={split: len(positions) for split, positions in self._splits.items()},
         )
 
-    def score(self, model: LiveModel, split: Split) -> TaskScore:
+    def score(self, model: EvalLM, split: Split) -> TaskScore:
         """The task's metric over the items of ``split``, and each item's part in it.
 
         Raises:
@@ -186,7 +186,7 @@ class EvalTask:
                 return 0.0, 0.0
         return (value, 1.0) if math.isfinite(value) else (0.0, 0.0)
 
-    def _answer(self, model: LiveModel, items: Sequence[_Item], instances: Sequence[Instance]) -> None:
+    def _answer(self, model: EvalLM, items: Sequence[_Item], instances: Sequence[Instance]) -> None:
         """Runs the model on all requests as ``lm_eval.evaluate`` does: by kind, repeats side by side."""
         kinds = dict.fromkeys(instance.request_type for instance in instances)
         for kind in kinds:
@@ -419,7 +419,7 @@ def _own_random_stream(device: torch.device) -> Iterator[None]:
         yield
 
 
-def _item_of_prompt(model: LiveModel, items: Sequence[_Item], tokens: Sequence[int]) -> str | None:
+def _item_of_prompt(model: EvalLM, items: Sequence[_Item], tokens: Sequence[int]) -> str | None:
     """The item whose prompt ends ``tokens`` (padding lies to the left)."""
     for item in items:
         for instance in item.instances:
