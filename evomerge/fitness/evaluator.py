@@ -7,7 +7,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evomerge.errors import CandidateError, FailureKind
+from evomerge.errors import CandidateError, FailureKind, FitnessError, did_you_mean
+from evomerge.fitness.items import ItemSet, Measure
 from evomerge.fitness.scored import ScoredDigest
 from evomerge.fitness.scores import Scores, Split, TaskScore
 from evomerge.fitness.spec import FitnessSpec
@@ -67,21 +68,32 @@ class Evaluator:
         """
         return ScoredDigest({task.info.task: task.digest() for task in self._tasks}, self.as_drawn)
 
-    def score(self, model: Askable, split: Split, deadline: Deadline | None = None) -> Scores:
-        """The scores of ``model`` on the items of ``split``.
+    def score(
+        self,
+        model: Askable,
+        items: ItemSet,
+        measure: Measure = Measure.METRIC,
+        deadline: Deadline | None = None,
+    ) -> Scores:
+        """The scores of ``model`` on ``items``, item by item and together.
+
+        An item has the same prompt and examples in every set. Its score may differ in the last bits of a
+        log-likelihood where other items are in its batch, and at random where a task samples its answers.
 
         Out of memory, a task is tried again with half the batch, and so on down to single sequences. A
         ``deadline`` is looked at between two forward passes: one that hangs is not ended.
 
         Raises:
-            FitnessError: as ``describe``; also a task that does not fit the model or tokenizer.
+            FitnessError: as ``describe``; also a task that does not fit the model or tokenizer, and items
+                that are not there.
             CandidateError: logits or metrics are not finite, or memory or time do not suffice.
         """
         import torch
 
+        self._refuse_other_tasks(items)
         with torch.inference_mode():
-            tasks = tuple(self._score(task, model, split, deadline) for task in self._tasks)
-        return Scores(split, tasks)
+            tasks = tuple(self._score(task, model, items, measure, deadline) for task in self._tasks)
+        return Scores(items.split, tasks)
 
     @cached_property
     def _tasks(self) -> tuple[EvalTask, ...]:
@@ -89,10 +101,21 @@ class Evaluator:
 
         return build_tasks(self.spec, self.base_dir, as_drawn=self.as_drawn)
 
-    def _score(self, task: EvalTask, model: Askable, split: Split, deadline: Deadline | None) -> TaskScore:
+    def _refuse_other_tasks(self, items: ItemSet) -> None:
+        known = {task.info.task for task in self._tasks}
+        other = [task for task, _ in items.only if task not in known]
+        if other:
+            raise FitnessError(
+                "fitness.tasks", f"there is no task {other[0]!r}", did_you_mean(other[0], known)
+            )
+
+    def _score(
+        self, task: EvalTask, model: Askable, items: ItemSet, measure: Measure, deadline: Deadline | None
+    ) -> TaskScore:
+        score = {Measure.METRIC: task.score}[measure]
         batch_size, tried = self.spec.batch_size, list[str]()
         while batch_size:
-            scored = _unless_out_of_memory(partial(task.score, model.lm(batch_size, deadline), split))
+            scored = _unless_out_of_memory(partial(score, model.lm(batch_size, deadline), items))
             if scored is not None:
                 return scored
             tried.append(str(batch_size))

@@ -80,7 +80,7 @@ class Worker:
             torch.set_num_threads(
                 self.spec.threads
             )  # here: the threads that merge set their own, for MKL too
-            scores = evaluator.score(model, job.split, deadline)
+            scores = evaluator.score(model, job.items, job.measure, deadline)
             return Outcome(job.key, scores, None, fingerprint, _seconds(start, made))
         except RecipeError as exception:  # the values of this candidate do not go together
             failure = Failure(FailureKind.INVALID_RECIPE, str(exception))
