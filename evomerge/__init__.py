@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from evomerge.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from evomerge.backends.transformers_model import TransformersModel
     from evomerge.engine.export import MergeOptions, merge_to_disk
-    from evomerge.engine.materialize import Materializer
     from evomerge.engine.sources import open_sources
     from evomerge.errors import CandidateError, UserError
     from evomerge.fitness import Evaluator, Fitness, Scores
@@ -31,7 +31,6 @@ __all__ = [
     "Evaluator",
     "Experiment",
     "Fitness",
-    "Materializer",
     "MergeOptions",
     "Observer",
     "Recipe",
@@ -40,6 +39,7 @@ __all__ = [
     "SearchPlan",
     "SearchSpace",
     "Study",
+    "TransformersModel",
     "UserError",
     "Worker",
     "WorkerSpec",
@@ -54,7 +54,6 @@ _HOMES = {
     "Evaluator": "fitness",
     "Experiment": "runs.experiment",
     "Fitness": "fitness",
-    "Materializer": "engine.materialize",
     "MergeOptions": "engine.export",
     "Observer": "search.observers",
     "Recipe": "recipe",
@@ -63,6 +62,7 @@ _HOMES = {
     "SearchPlan": "search.controller",
     "SearchSpace": "recipe",
     "Study": "study.study",
+    "TransformersModel": "backends.transformers_model",
     "UserError": "errors",
     "Worker": "workers.worker",
     "WorkerSpec": "workers.worker",
@@ -73,8 +73,13 @@ _HOMES = {
 }
 
 
+_FORMER = {"Materializer": "TransformersModel"}
+"""Names of release 0.1.0, and what they are called now."""
+
+
 def __getattr__(name: str) -> Any:
     """The public name, from the module where it lives."""
+    name = _FORMER.get(name, name)
     if name not in _HOMES:
         raise AttributeError(f"module 'evomerge' has no attribute {name!r}")
     return getattr(importlib.import_module(f"evomerge.{_HOMES[name]}"), name)

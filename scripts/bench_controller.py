@@ -59,7 +59,7 @@ class Simulated:
         while queue:
             job = queue.popleft()
             start = time.perf_counter()
-            scores = self._scores(job.recipe, job.split)
+            scores = self._scores(job.recipe, job.items.split)
             self.seconds += time.perf_counter() - start
             yield Outcome(job.key, scores, None, "0" * 32, Seconds())
 

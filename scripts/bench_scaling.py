@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from evomerge.fitness.items import ItemSet
 from evomerge.fitness.scores import ItemScore, Scores, Split, TaskScore
 from evomerge.recipe import Recipe, SearchSpace, Source
 from evomerge.search.baselines import starts
@@ -58,7 +59,9 @@ class Sleeper:
         right = round((0.5 + 0.4 * math.sin(total)) * ITEMS)
         items = tuple(ItemScore(f"{i:016x}", float(i < right)) for i in range(ITEMS))
         task = TaskScore("t", "acc", right / ITEMS, True, "mean", items)  # noqa: FBT003
-        outcome = Outcome(job.key, Scores(job.split, (task,)), None, str(os.getpid()), Seconds(0.0, seconds))
+        outcome = Outcome(
+            job.key, Scores(job.items.split, (task,)), None, str(os.getpid()), Seconds(0.0, seconds)
+        )
         time.sleep(max(0.0, until - time.monotonic()))
         return outcome
 
@@ -97,7 +100,7 @@ def make_plan(population: int, generations: int, lag: int) -> SearchPlan:
 
 def wait_for_all(executor: RayExecutor, recipe: Recipe) -> None:
     """Runs jobs until every worker has had one."""
-    jobs = [Job(f"warm-up {i}", recipe, Split.SEARCH) for i in range(executor.count)]
+    jobs = [Job(f"warm-up {i}", recipe, ItemSet(Split.SEARCH)) for i in range(executor.count)]
     while len({outcome.fingerprint for outcome in executor.map(deque(jobs))}) < executor.count:
         pass
 

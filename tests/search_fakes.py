@@ -138,7 +138,7 @@ class FakeExecutor:
         if self._fails(job.recipe):
             failure = Failure(FailureKind.NON_FINITE_WEIGHTS, "model.norm.weight holds NaN")
             return Outcome(job.key, None, failure, None, seconds)
-        scores = fake_scores(job.recipe, job.split)
+        scores = fake_scores(job.recipe, job.items.split)
         return Outcome(job.key, scores, None, f"xxh:{hash_of(job.recipe)}", seconds)
 
 
@@ -207,7 +207,7 @@ def check_search(
     executor = FakeExecutor(order=1, seconds=0.05)
     with during or nullcontext():
         search(plan, study, executor)
-    assert len(executor.jobs) == len({(j.key, j.split) for j in executor.jobs})  # nothing evaluated twice
+    assert len(executor.jobs) == len({(j.key, j.items) for j in executor.jobs})  # nothing evaluated twice
     again = Study.open(url, "s")
     assert again.digest() == study.digest() == expected.digest()
     assert len({t.number for t in again.trials()}) == len(again.trials())

@@ -40,6 +40,7 @@ def command(
     warn_of_trust(spec)
     from evomerge.engine.device import resolve_device
     from evomerge.errors import CandidateError
+    from evomerge.fitness.items import ItemSet
     from evomerge.fitness.objectives import Fitness
     from evomerge.fitness.scores import Split
     from evomerge.recipe import parse_recipe
@@ -56,7 +57,7 @@ def command(
         )
     )
     recipe = parse_recipe({"merge_method": "passthrough", "models": [{"model": "model"}]})
-    outcome = worker.run(Job("model", recipe, Split(split)))
+    outcome = worker.run(Job("model", recipe, ItemSet(Split(split))))
     if outcome.scores is None:
         failure = outcome.failure
         raise (

@@ -4,6 +4,7 @@ Importing this package loads neither torch nor lm-eval.
 """
 
 from evomerge.fitness.evaluator import Evaluator
+from evomerge.fitness.items import ItemSet, Measure
 from evomerge.fitness.objectives import Fitness, aggregate
 from evomerge.fitness.scores import ItemScore, Scores, Split, TaskScore
 from evomerge.fitness.spec import FitnessSpec, SplitSpec, TaskSpec
@@ -14,6 +15,8 @@ __all__ = [
     "Fitness",
     "FitnessSpec",
     "ItemScore",
+    "ItemSet",
+    "Measure",
     "Scores",
     "Split",
     "SplitSpec",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from evomerge.backends.transformers_lm import context_length, with_padding
 from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.engine.device import resolve_device
 from evomerge.engine.header import check_header
@@ -178,7 +179,10 @@ def _check_requests(evaluator: Evaluator, plan: MergePlan, splits: Sequence[Spli
             f"no tokenizer files in {', '.join(plan.checkpoints)}, and lm-eval needs a tokenizer",
             "Put the tokenizer's files (tokenizer.json, tokenizer_config.json) into the base model's folder.",
         )
-    return evaluator.check_requests(load_tokenizer(plan.tokenizer.path), parse_config(plan.config)[0], splits)
+    tokenizer = with_padding(load_tokenizer(plan.tokenizer.path))
+    return evaluator.check_requests(
+        tokenizer, context_length(parse_config(plan.config)[0], tokenizer), splits
+    )
 
 
 def _check_study(experiment: Experiment, sources: dict[str, str], scored: ScoredDigest) -> None:

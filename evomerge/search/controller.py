@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from evomerge.errors import StudyError
+from evomerge.fitness.items import ItemSet
 from evomerge.fitness.scores import Split
 from evomerge.recipe import Recipe, SearchSpace
 from evomerge.search.baselines import Baseline
@@ -173,7 +174,7 @@ class _Run:
         done = self.study.split_results(split)
         todo = {t.name: t for t in trials if t.number not in done}
         self._begin(phase, len(trials) - len(todo), len(trials))
-        jobs = deque(Job(name, recipe_of(trial, self.plan), split) for name, trial in todo.items())
+        jobs = deque(Job(name, recipe_of(trial, self.plan), ItemSet(split)) for name, trial in todo.items())
         for outcome in self.executor.map(jobs):
             self.split_jobs += 1
             trial = todo[outcome.key]

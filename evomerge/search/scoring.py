@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from evomerge.errors import FailureKind, RecipeError
+from evomerge.fitness.items import ItemSet
 from evomerge.fitness.scores import Split
 from evomerge.recipe import Recipe, SearchSpace, Values
 from evomerge.search.baselines import Baseline
@@ -77,7 +78,7 @@ class Scoring:
         else:
             self._waiting[recipe] = []
             self._running[candidate.trial.name] = candidate.trial
-            self._queue.append(Job(candidate.trial.name, candidate.recipe, Split.SEARCH))
+            self._queue.append(Job(candidate.trial.name, candidate.recipe, ItemSet(Split.SEARCH)))
 
     def run(self) -> Iterator[Trial]:
         """Each trial as soon as it is recorded, until none is left; more may be added between two."""

@@ -56,7 +56,7 @@ import re, sys
 from pathlib import Path
 import torch
 from evomerge.engine.inputs import Inputs
-from evomerge.engine.live_model import LiveModel
+from evomerge.backends.transformers_weights import TransformersWeights
 from evomerge.engine.memory import memory_plan
 from evomerge.engine.sources import open_sources
 from evomerge.recipe import parse_recipe
@@ -64,9 +64,9 @@ def status(key):
     return int(re.search(rf"{key}:\\s+(\\d+)", Path("/proc/self/status").read_text()).group(1)) * 1024
 models = open_sources({"a": sys.argv[1]})
 plan = Inputs(models).plan(parse_recipe({"merge_method": "passthrough", "models": [{"model": "a"}]}))
-LiveModel(plan, torch.float32, torch.device("meta"))  # what is imported is not measured
+TransformersWeights(plan, torch.float32, torch.device("meta"))  # what is imported is not measured
 before = status("VmRSS")
-live = LiveModel(plan, torch.float32, torch.device("cpu"))
+live = TransformersWeights(plan, torch.float32, torch.device("cpu"))
 print(status("VmHWM") - before, memory_plan(models, plan, "cpu", 4).live_model)
 """
 

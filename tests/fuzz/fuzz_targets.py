@@ -164,7 +164,9 @@ def _experiment(given: Any, shop: Workshop) -> None:
     experiment.sampler()
     experiment.baselines()
     json.dumps(experiment.document({}))
-    experiment.space.fill(experiment.space.decode(experiment.space.start())).with_references(experiment.references).key()
+    experiment.space.fill(experiment.space.decode(experiment.space.start())).with_references(
+        experiment.references
+    ).key()
 
 
 _overrides = st.dictionaries(

@@ -174,7 +174,9 @@ def test_recipe_and_space_exclude_each_other(tmp_path: Path) -> None:
 
 def test_an_exported_recipe_names_folders(tmp_path: Path) -> None:
     experiment = load(EXPERIMENT, tmp_path)
-    recipe = experiment.space.fill(experiment.space.decode(experiment.space.start())).with_references(experiment.references)
+    recipe = experiment.space.fill(experiment.space.decode(experiment.space.start())).with_references(
+        experiment.references
+    )
     assert recipe.base_model == str((ZOO / "base").resolve())
     assert [s.model for s in recipe.models or ()] == [
         str((ZOO / n).resolve()) for n in ("add", "reverse", "sort")

@@ -52,7 +52,7 @@ class NotingWorker(FakeWorker):
 
         node = ray.get_runtime_context().get_node_id()
         with (self._folder / "notes").open("a") as file:
-            file.write(f"{node} {job.split} {job.key}\n")
+            file.write(f"{node} {job.items.split} {job.key}\n")
         outcome = super().run(job)
         doomed = self._folder / "doomed"
         if doomed.exists() and doomed.read_text() == node:

@@ -166,7 +166,7 @@ def test_the_search_sees_search_items_only(journal: str) -> None:
     executor = FakeExecutor()
     plan = make_plan()
     study, _ = run(journal, plan, executor)
-    splits = [job.split for job in executor.jobs]
+    splits = [job.items.split for job in executor.jobs]
     searched = splits.count(Split.SEARCH)
     assert splits == [Split.SEARCH] * searched + [Split.VALIDATION] * 3 + [Split.TEST] * (
         len(splits) - searched - 3
@@ -368,7 +368,7 @@ def test_a_recipe_is_evaluated_once_across_generations_in_flight(journal: str) -
     plan = make_plan(DISCRETE, trials=60, population=4, lag=25)
     executor = FakeExecutor(order=3)
     study, _ = run(journal, plan, executor)
-    keys = [job.recipe.key() for job in executor.jobs if job.split is Split.SEARCH]
+    keys = [job.recipe.key() for job in executor.jobs if job.items.split is Split.SEARCH]
     assert len(keys) == len(set(keys))
     first: dict[str, Trial] = {}
     for trial in study.trials():
@@ -569,7 +569,7 @@ def test_a_recipe_is_evaluated_once_and_its_equals_are_answered_from_it(journal:
     plan = make_plan(DISCRETE, trials=60)
     executor = FakeExecutor(order=3)
     study, _ = run(journal, plan, executor)
-    keys = [job.recipe.key() for job in executor.jobs if job.split is Split.SEARCH]
+    keys = [job.recipe.key() for job in executor.jobs if job.items.split is Split.SEARCH]
     assert len(keys) == len(set(keys)) <= 9 + len(plan.baselines)
     first: dict[str, Trial] = {}
     for trial in study.trials():
@@ -693,7 +693,7 @@ def test_a_finalist_that_fails_on_validation_does_not_win(journal: str) -> None:
     class OnValidation(FakeExecutor):
         def _outcome(self, job: Job) -> Outcome:
             outcome = super()._outcome(job)
-            if job.split is Split.VALIDATION and job.recipe == unlucky:
+            if job.items.split is Split.VALIDATION and job.recipe == unlucky:
                 return replace(outcome, scores=None, failure=failure("lost"))
             return outcome
 

@@ -18,6 +18,7 @@ import pytest
 
 import evomerge
 from evomerge.errors import CheckpointError, FailureKind, RecipeError, UserError
+from evomerge.fitness.items import ItemSet
 from evomerge.fitness.scores import ItemScore, Scores, Split, TaskScore
 from evomerge.recipe import Recipe, Source
 from evomerge.workers import _ray_cluster, _ray_pool
@@ -39,7 +40,7 @@ class Worker:
         note = getattr(self, what)(argument)
         weight = job.recipe.parameters.get("weight", 0.0)
         item, higher = ItemScore("item", weight**0.5), True
-        scores = Scores(job.split, (TaskScore("task", "acc", weight / 3, higher, "mean", (item,)),))
+        scores = Scores(job.items.split, (TaskScore("task", "acc", weight / 3, higher, "mean", (item,)),))
         return Outcome(job.key, scores, None, note, Seconds())
 
     def score(self, argument: str) -> str:
@@ -91,7 +92,7 @@ class Closing(Worker):
 
 def job(key: str, weight: float = 0.0) -> Job:
     recipe = Recipe(merge_method="linear", models=(Source(model="a"),), parameters={"weight": weight})
-    return Job(key, recipe, Split.SEARCH)
+    return Job(key, recipe, ItemSet(Split.SEARCH))
 
 
 def by_key(executor: Executor, *jobs: Job) -> dict[str, Outcome]:
@@ -352,6 +353,7 @@ def test_a_cluster_that_is_not_there_is_an_error_of_the_users(address: str) -> N
 DRIVER = """
 import json, signal, sys, time
 from collections import deque
+from evomerge.fitness.items import ItemSet
 from evomerge.fitness.scores import Split
 from evomerge.recipe import Recipe, Source
 from evomerge.workers.jobs import Job, Outcome, Seconds
@@ -375,7 +377,7 @@ def main(*keys):
     recipe = Recipe(merge_method="linear", models=(Source(model="a"),))
     executor = RayExecutor(Worker, 2)
     try:
-        for outcome in executor.map(deque([Job(key, recipe, Split.SEARCH) for key in keys])):
+        for outcome in executor.map(deque([Job(key, recipe, ItemSet(Split.SEARCH)) for key in keys])):
             print(json.dumps(outcome.key), flush=True)
         time.sleep(1)
     finally:

@@ -3,9 +3,9 @@
 from typing import Annotated
 
 import torch
-from evomerge.kernels import weighted_sum
 from torch import Tensor
 
+from evomerge.kernels import weighted_sum
 from evomerge.methods import Base, Range, merge_method
 
 

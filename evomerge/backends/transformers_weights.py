@@ -1,10 +1,9 @@
-"""The resident model that candidates are written into: the one door to transformers' models."""
+"""A transformers model in memory, and where in it each tensor of a merge goes."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,20 +11,18 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from evomerge.engine.compute import rows_of
-from evomerge.engine.loading import load
+from evomerge.engine.header import check_unused, refused_stack
+from evomerge.engine.loading import load_complete
 from evomerge.engine.model_names import Uncopied, parse_config
 from evomerge.engine.plan import MergePlan, TensorPlan
-from evomerge.errors import CheckpointError, RecipeError
 
-__all__ = ["LiveModel", "check_loads"]
+__all__ = ["TransformersWeights"]
 
-_LISTED = 8
-_STACK_HINT = "Slices that keep the order of the different kinds of layers may work."
 _MARKS = 65521
 """Marks repeat after this many elements; a prime, so that no two rows are marked alike."""
 
 
-class LiveModel:
+class TransformersWeights:
     """A transformers model with room for a plan's weights, in one dtype on one device.
 
     ``place(name)`` is where a tensor of the checkpoint is written; after the last one, ``settle``. It never
@@ -54,20 +51,17 @@ class LiveModel:
         self._loads_again = device.type != "meta" and self._find_places(marked)
 
     @classmethod
-    def of_layers(cls, plan: MergePlan, dtype: torch.dtype, device: torch.device) -> LiveModel:
+    def of_layers(cls, plan: MergePlan, dtype: torch.dtype, device: torch.device) -> TransformersWeights:
         """The model of a layer-stack, whose configuration was changed for it.
 
         Raises:
             RecipeError: The configuration cannot say what the layers are: weights would be missing, left over
                 or of another shape.
         """
-        try:
-            live = cls(plan, dtype, device)
-            _check_unused(live, plan)
-        except CheckpointError as exception:
-            reason = f"cannot be stacked like this: {exception.where} {exception.reason}"
-            raise RecipeError("slices", reason, _STACK_HINT) from None
-        return live
+        with refused_stack():
+            weights = cls(plan, dtype, device)
+            check_unused(plan, weights.unused)
+        return weights
 
     def fits(self, plan: MergePlan, dtype: torch.dtype) -> bool:
         """Whether this model has room for the weights of ``plan`` and calculates in ``dtype``."""
@@ -91,17 +85,9 @@ class LiveModel:
 
     def _load(self, tensors: Mapping[str, Tensor | _Marked], donor: str = "") -> nn.Module:
         """The model that transformers makes of ``tensors``, which it shares where it can."""
-        try:
-            module, report = load(self._config, self._class, tensors, self._dtype, self._device)
-        except CheckpointError as exception:
-            raise CheckpointError(donor, exception.reason) from None
-        for what, found in (
-            ("has weights of another shape than", report.unequal),
-            ("lacks weights of", report.missing),
-        ):
-            if found:
-                raise CheckpointError(donor, f"{what} {self._class.__name__}: {_some(found)}")
-        self.unused = report.unused
+        module, self.unused = load_complete(
+            self._config, self._class, tensors, self._dtype, self._device, donor
+        )
         model: nn.Module = module.requires_grad_(requires_grad=False).eval()
         return model
 
@@ -180,44 +166,9 @@ class _Marked:
         return marks.to(place.device, place.dtype)
 
 
-def check_loads(plan: MergePlan) -> str | None:
-    """Has transformers load a layer-stack, without its weights; a warning where it cannot tell.
-
-    Raises:
-        RecipeError: As ``LiveModel.of_layers``.
-    """
-    try:
-        parse_config(plan.config)
-    except CheckpointError as exception:
-        return f"whether transformers can load the layers is not known: {exception.reason}"
-    LiveModel.of_layers(plan, torch.float32, torch.device("meta"))
-    return None
-
-
-def _check_unused(live: LiveModel, plan: MergePlan) -> None:
-    """Whether what the layer-stack has no use for is only what its donor has no use for either."""
-    if not live.unused:
-        return
-    donor = plan.checkpoints[plan.donor]
-    tensors = tuple(
-        TensorPlan(n, i.shape, i.dtype, "passthrough", (), has_base=False) for n, i in donor.tensors.items()
-    )
-    whole = LiveModel(
-        replace(plan, tensors=tensors, config=donor.config), torch.float32, torch.device("meta")
-    )
-    extra = [name for name in live.unused if name not in whole.unused]
-    if extra:
-        raise CheckpointError(plan.donor, f"its configuration has no word for these layers: {_some(extra)}")
-
-
 def _key(plan: MergePlan, dtype: torch.dtype) -> tuple[Any, ...]:
     shapes = tuple((t.name, t.shape) for t in plan.tensors)
     return dtype, json.dumps(plan.config, sort_keys=True), shapes
-
-
-def _some(found: Sequence[str]) -> str:
-    more = f"; and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
-    return "; ".join(found[:_LISTED]) + more
 
 
 def _reverted(module: Any, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

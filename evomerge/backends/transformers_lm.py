@@ -1,9 +1,10 @@
-"""lm-eval's view of the live model: no progress bars, a time limit, logits that are not finite an error."""
+"""lm-eval's view of a transformers model: no progress bars, a time limit, infinite logits an error."""
 
 from __future__ import annotations
 
 import copy
 import types
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,20 +12,33 @@ from lm_eval.models.huggingface import HFLM
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from evomerge.errors import FitnessError
+from evomerge.fitness.askable import NonFiniteLogitsError
 from evomerge.fitness.deadline import Deadline
 
-__all__ = ["LiveModel", "NonFiniteLogitsError", "context_length", "with_padding"]
+__all__ = ["LoadedModel", "TransformersLM", "context_length", "with_padding"]
 
 
-class NonFiniteLogitsError(Exception):
-    """While generating, the logits of a prompt were not finite; holds the prompt's tokens, padded left."""
+class LoadedModel:
+    """A transformers model and its tokenizer, ready to be asked: an ``Askable``."""
 
-    def __init__(self, tokens: list[int]) -> None:
-        super().__init__(tokens)
-        self.tokens = tokens
+    def __init__(self, model: torch.nn.Module, tokenizer: Any) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+
+    def lm(self, batch_size: int, deadline: Deadline | None = None) -> TransformersLM:
+        """As ``Askable.lm``; puts the model into eval mode.
+
+        Raises:
+            FitnessError: The tokenizer has no end-of-text token.
+        """
+        return TransformersLM(self.model.eval(), self._padded, batch_size, deadline)
+
+    @cached_property
+    def _padded(self) -> Any:
+        return with_padding(self.tokenizer)  # once: copying a large one takes a while
 
 
-class LiveModel(HFLM):  # type: ignore[misc]
+class TransformersLM(HFLM):  # type: ignore[misc]
     """An ``HFLM`` around a model that is in memory. Cheap (0.2 ms): make one per use, keep none.
 
     Keeping one would keep the model's memory when its owner replaces the model. ``deadline`` is looked at
@@ -36,7 +50,6 @@ class LiveModel(HFLM):  # type: ignore[misc]
         model: torch.nn.Module,
         tokenizer: Any,
         batch_size: int,
-        trust_remote_code: bool = False,
         deadline: Deadline | None = None,
     ) -> None:
         self._deadline = deadline
@@ -44,7 +57,6 @@ class LiveModel(HFLM):  # type: ignore[misc]
             pretrained=model,
             tokenizer=tokenizer,
             batch_size=batch_size,
-            trust_remote_code=trust_remote_code,
         )
 
     def _loglikelihood_tokens(
