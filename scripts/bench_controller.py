@@ -37,7 +37,7 @@ from evomerge.search._records import row_of
 from evomerge.search.baselines import baselines, starts
 from evomerge.search.controller import SearchPlan, search
 from evomerge.search.progress import Progress, Quiet
-from evomerge.search.samplers import SamplerSettings
+from evomerge.search.samplers import CmaEsSettings, SamplerPlan
 from evomerge.search.study import Study, Trial
 from evomerge.workers.jobs import Job, Outcome, Seconds
 
@@ -171,7 +171,7 @@ def make_plan(dimensions: int, trials: int) -> SearchPlan:
         for i in range(dimensions // 2)
     ]
     space = SearchSpace({"merge_method": "ties", "base_model": "base", "models": models})
-    settings = SamplerSettings("cma_es", POPULATION, seed=1, starts=starts(space))
+    settings = SamplerPlan(CmaEsSettings(population=POPULATION, seed=1), starts(space))
     return SearchPlan(space, settings, FirstTask(), baselines(space), trials, top_k=1)
 
 

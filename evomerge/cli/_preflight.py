@@ -138,7 +138,7 @@ def _idle_workers(experiment: Experiment) -> tuple[str, ...]:
     from evomerge.search.samplers import first_population
 
     count, lag = experiment.spec.workers.count, experiment.spec.search.lag
-    most = lag + first_population(experiment.sampler(), experiment.space.dimensions)
+    most = lag + first_population(experiment.spec.search.settings, experiment.space.dimensions)
     if count <= most:
         return ()
     return (

@@ -13,7 +13,8 @@ from evomerge.errors import OutputError, StudyError, did_you_mean
 if TYPE_CHECKING:
     from evomerge.fitness.objectives import Fitness
     from evomerge.recipe import Recipe, SearchSpace
-    from evomerge.search.experiment import Experiment, SearchSpec
+    from evomerge.search.experiment import Experiment
+    from evomerge.search.search_section import SearchSpec
     from evomerge.search.study import Study, Trial
 
 __all__ = [
@@ -120,7 +121,7 @@ def open_study(text: str, storage: str | None) -> OpenedStudy:
     """
     from evomerge.fitness.objectives import Fitness
     from evomerge.fitness.spec import FitnessSpec
-    from evomerge.search.experiment import SearchSpec
+    from evomerge.search.search_section import stored_search
     from evomerge.search.study import Study
 
     place = _locate(text)
@@ -130,7 +131,7 @@ def open_study(text: str, storage: str | None) -> OpenedStudy:
         study = Study.open(*_own(text, place))
     document = study.document
     spec = FitnessSpec.model_validate(document["fitness"])
-    return OpenedStudy(study, Fitness(spec.tasks), SearchSpec.model_validate(document["search"]))
+    return OpenedStudy(study, Fitness(spec.tasks), stored_search(document["search"]))
 
 
 @dataclass(frozen=True)

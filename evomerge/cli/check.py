@@ -112,6 +112,7 @@ def _document(
             }
             for t in checked.tasks
         ],
+        "search": experiment.spec.search.shown(experiment.space.dimensions),
         "baselines": [b.name for b in experiment.baselines()],
         "models": dict(experiment.references),
         "tensors": len(checked.plan.tensors),

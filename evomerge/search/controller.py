@@ -17,7 +17,7 @@ from evomerge.recipe import Recipe, SearchSpace
 from evomerge.search.baselines import Baseline
 from evomerge.search.progress import Meter, Observer, Phase, Quiet
 from evomerge.search.ranking import Objective, finalists, winner
-from evomerge.search.samplers import SamplerSettings
+from evomerge.search.samplers import SamplerPlan
 from evomerge.search.scoring import Candidate, Scoring
 from evomerge.search.stream import Stream, open_stream
 from evomerge.search.study import SplitResult, Study, Trial
@@ -47,7 +47,7 @@ class SearchPlan:
     """
 
     space: SearchSpace
-    sampler: SamplerSettings
+    sampler: SamplerPlan
     objective: Objective
     baselines: tuple[Baseline, ...]
     trials: int

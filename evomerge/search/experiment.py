@@ -31,12 +31,12 @@ from evomerge.recipe import (
     parse,
     read_recipe,
     read_yaml,
-    whole,
     without_extras,
 )
 from evomerge.search._recipe_section import searched_space
 from evomerge.search.baselines import Baseline, baselines, starts
-from evomerge.search.samplers import SAMPLERS, SamplerSettings
+from evomerge.search.samplers import SamplerPlan, Whole
+from evomerge.search.search_section import SearchSpec, read_search, stored_search
 
 __all__ = [
     "Experiment",
@@ -52,48 +52,12 @@ FREE_FIELDS = ("search.trials", "search.top_k", "models")
 """Fields of the study's document that may change when a search goes on. What the models hold is compared by
 ``sources``, so that a folder may move."""
 
-_Whole = Annotated[StrictInt, BeforeValidator(whole)]
-_Positive = Annotated[_Whole, Field(ge=1)]
+_Positive = Annotated[Whole, Field(ge=1)]
 _Seconds = Annotated[StrictInt | StrictFloat, BeforeValidator(as_number), Field(gt=0, le=10**9)]
 
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class SearchSpec(_Frozen):
-    """The ``search`` section."""
-
-    sampler: str = Field(default="cma_es", description="How candidates are proposed: cma_es or random.")
-    trials: _Positive = Field(
-        default=100,
-        description="Candidates of all runs together. Baselines come on top. May grow from run to run.",
-    )
-    population: _Positive | None = Field(
-        default=None, description="Candidates in a generation; 4 + 3 ln(dimensions) if not given."
-    )
-    lag: Annotated[_Whole, Field(ge=0, le=10_000)] = Field(
-        default=0,
-        description="How many candidates may be proposed beyond the end of a generation that is still being "
-        "scored, so that no worker waits for the slowest; about twice the number of workers.",
-    )
-    sigma: Annotated[float, Field(gt=0, le=1)] = Field(
-        default=0.25, description="First step size, as a share of each hole's range."
-    )
-    seed: Annotated[_Whole, Field(ge=0)] = Field(default=0, description="Another seed, another search.")
-    restarts: Annotated[_Whole, Field(ge=0)] | None = Field(
-        default=None,
-        description="Restarts with twice the population after convergence; as many as fit if not given.",
-    )
-    top_k: _Positive = Field(
-        default=5, description="Best candidates that are compared on validation items after the search."
-    )
-
-    @model_validator(mode="after")
-    def _known_sampler(self) -> Self:
-        if self.sampler not in SAMPLERS:
-            raise ValueError(f"there is no sampler {self.sampler!r}. {did_you_mean(self.sampler, SAMPLERS)}")
-        return self
 
 
 class WorkersSpec(_Frozen):
@@ -155,7 +119,9 @@ class ExperimentSpec(_Frozen):
         default=None, description="A file with such a recipe: a path, or a name from search_spaces/."
     )
     fitness: FitnessSpec = Field(description="What makes a model good.")
-    search: SearchSpec = Field(default_factory=SearchSpec, description="How it is searched.")
+    search: Annotated[SearchSpec, BeforeValidator(read_search)] = Field(
+        default_factory=lambda: stored_search({}), description="How it is searched."
+    )
     workers: WorkersSpec = Field(default_factory=WorkersSpec, description="Who does it.")
     storage: str | None = Field(
         default=None,
@@ -255,17 +221,9 @@ class Experiment:
         """What a searched merge has to beat."""
         return baselines(self.space)
 
-    def sampler(self) -> SamplerSettings:
-        """Settings of the sampler, with the points the search starts from."""
-        search = self.spec.search
-        return SamplerSettings(
-            name=search.sampler,
-            population=search.population,
-            sigma=search.sigma,
-            seed=search.seed,
-            restarts=search.restarts,
-            starts=starts(self.space),
-        )
+    def sampler(self) -> SamplerPlan:
+        """The sampler with its settings and the points the search starts from."""
+        return SamplerPlan(self.spec.search.settings, starts(self.space))
 
     def document(self, sources: Mapping[str, str]) -> dict[str, Any]:
         """Everything that decides what the search finds, for the study to keep and to compare.
