@@ -92,12 +92,11 @@ class SearchSpec(BaseModel):
 @cache
 def search_model(sampler: str) -> type[SearchSpec]:
     """The schema of the section with the settings of the registered ``sampler``."""
-    of_sampler = create_model(
-        f"SearchSpec[{sampler}]",
-        __base__=(SearchSpec, SAMPLERS[sampler].Settings),
-        sampler=(str, Field(default=sampler, description=SearchSpec.model_fields["sampler"].description)),
-    )
-    return of_sampler
+    bases: Any = (SearchSpec, SAMPLERS[sampler].Settings)
+    field: Any = (str, Field(default=sampler, description=SearchSpec.model_fields["sampler"].description))
+    made: Any = create_model(f"SearchSpec[{sampler}]", __base__=bases, sampler=field)
+    model: type[SearchSpec] = made
+    return model
 
 
 def read_search(section: Any) -> Any:

@@ -242,7 +242,9 @@ def test_whatever_fails_proposals_stay_in_the_space(name: str, space: str, faili
         vectors = ask(sampler)
         assert_lie_in(vectors, SPACES[space])
         scored = told(vectors)
-        sampler.tell([Told(t.vector, (), True) if fails(generation, i) else t for i, t in enumerate(scored)])
+        sampler.tell(
+            [Told(t.vector, (), failed=True) if fails(generation, i) else t for i, t in enumerate(scored)]
+        )
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -60,7 +60,9 @@ def make_plan(
 ) -> SearchPlan:
     space = SearchSpace(document)
     settings = SAMPLERS[sampler].Settings(population=population, seed=7)
-    return SearchPlan(space, SamplerPlan(settings, starts(space)), MeanScore(), baselines(space), trials, top_k, lag)
+    return SearchPlan(
+        space, SamplerPlan(settings, starts(space)), MeanScore(), baselines(space), trials, top_k, lag
+    )
 
 
 def weights_of(recipe: Recipe) -> list[float]:

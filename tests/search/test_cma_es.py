@@ -24,7 +24,7 @@ from sampler_support import (
 )
 
 from evomerge.recipe import Dimension
-from evomerge.search.samplers import CmaEs, Sampler, Told, make_sampler
+from evomerge.search.samplers import CmaEs, Sampler, Told, Vector, make_sampler
 
 
 def test_cma_es_learns_from_a_foreign_history() -> None:

@@ -39,7 +39,9 @@ def line() -> Iterator[str]:
     del registry._SAMPLERS["line"]
 
 
-@pytest.mark.parametrize("start", [(0.5, 3.0, 0.0, 0.5), (1.3, 3.0, 0.0, 0.5, 0.0), (0.5, 3.5, 0.0, 0.5, 0.0)])
+@pytest.mark.parametrize(
+    "start", [(0.5, 3.0, 0.0, 0.5), (1.3, 3.0, 0.0, 0.5, 0.0), (0.5, 3.5, 0.0, 0.5, 0.0)]
+)
 def test_a_start_outside_the_space_is_refused(start: tuple[float, ...]) -> None:
     with pytest.raises(ExperimentError, match="not a point of the search space"):
         make_sampler(plan_for("cma_es", (start,)), SPACES["mixed"])

@@ -102,8 +102,7 @@ class CmaEs(Sampler):
     Settings: ClassVar[type[CmaEsSettings]] = CmaEsSettings
 
     def __init__(self, plan: SamplerPlan, dimensions: Sequence[Dimension]) -> None:
-        assert isinstance(plan.settings, CmaEsSettings)
-        self._settings = settings = plan.settings
+        self._settings = settings = CmaEsSettings.model_validate(plan.settings)
         self._starts = plan.starts
         self._dimensions = tuple(dimensions)
         self._free = free_dimensions(dimensions)

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, field_validator
 
@@ -59,7 +59,9 @@ class SamplerSettings(BaseModel):
     @classmethod
     def _large_enough(cls, population: int | None) -> int | None:
         if population is not None and population < cls.smallest_population:
-            raise ValueError(f"must be at least {cls.smallest_population} with this sampler, got {population}")
+            raise ValueError(
+                f"must be at least {cls.smallest_population} with this sampler, got {population}"
+            )
         return population
 
 
@@ -152,5 +154,3 @@ def check_told(asked: Sequence[Vector], told: Sequence[Told], most_objectives: i
 def free_dimensions(dimensions: Sequence[Dimension]) -> list[int]:
     """Indices of the dimensions with more than one value."""
     return [i for i, d in enumerate(dimensions) if d.span[0] < d.span[1]]
-
-

@@ -12,7 +12,6 @@ from evomerge.search.samplers.interface import (
     Sampler,
     SamplerPlan,
     SamplerSettings,
-    Vector,
     free_dimensions,
 )
 
