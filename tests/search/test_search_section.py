@@ -86,18 +86,18 @@ def test_a_stored_section_is_read_without_the_settings_of_other_samplers(name: s
 def test_of_a_sampler_that_is_not_installed_the_common_fields_are_read_and_shown() -> None:
     read = stored_search({"sampler": "absent", **OLD})
     assert (read.sampler, read.trials, read.top_k) == ("absent", 9, 2)
-    assert search_text(read, SPACES["floats"]) == "Search: absent, 9 candidates, lag 0, top_k 2"
+    assert search_text(read, SPACES["floats"]) == "Search: absent, 9 candidates, lag 0"
 
 
 def test_shown_are_the_settings_of_the_sampler_with_what_stands_for_those_not_given() -> None:
     dimensions = SPACES["floats"]
     assert search_text(read_search({}), dimensions) == (
-        "Search: cma_es, 100 candidates, lag 0, top_k 5, population 8, seed 0, sigma 0.25, "
+        "Search: cma_es, 100 candidates, lag 0, population 8, seed 0, sigma 0.25, "
         "restarts as many as fit"
     )
     section = read_search({"sampler": "random", "population": 3, "seed": 2})
     assert search_text(section, dimensions) == (
-        "Search: random, 100 candidates, lag 0, top_k 5, population 3, seed 2"
+        "Search: random, 100 candidates, lag 0, population 3, seed 2"
     )
 
 
