@@ -37,7 +37,7 @@ from evomerge.search.baselines import baselines, starts
 from evomerge.search.controller import SearchPlan, search
 from evomerge.search.observers import Observer
 from evomerge.search.progress import Progress
-from evomerge.search.samplers import SamplerSettings
+from evomerge.search.samplers import CmaEsSettings, SamplerPlan
 from evomerge.study.serialization import row_of
 from evomerge.study.study import Study, Trial
 from evomerge.workers.jobs import Job, Outcome, Seconds
@@ -174,7 +174,7 @@ def make_plan(dimensions: int, trials: int) -> SearchPlan:
         for i in range(dimensions // 2)
     ]
     space = SearchSpace({"merge_method": "ties", "base_model": "base", "models": models})
-    settings = SamplerSettings("cma_es", POPULATION, seed=1, starts=starts(space))
+    settings = SamplerPlan(CmaEsSettings(population=POPULATION, seed=1), starts(space))
     return SearchPlan(space, settings, FirstTask(), baselines(space), trials, top_k=1)
 
 

@@ -16,7 +16,7 @@ from evomerge.fitness.scores import ItemScore, Scores, Split, TaskScore
 from evomerge.recipe import Recipe, SearchSpace
 from evomerge.search.baselines import baselines, starts
 from evomerge.search.controller import SearchPlan, search
-from evomerge.search.samplers import SamplerSettings
+from evomerge.search.samplers import SAMPLERS, SamplerPlan
 from evomerge.study.study import Study
 from evomerge.workers.jobs import Failure, Job, Outcome, Seconds
 
@@ -59,8 +59,10 @@ def make_plan(
     lag: int = 0,
 ) -> SearchPlan:
     space = SearchSpace(document)
-    settings = SamplerSettings(sampler, population, seed=7, starts=starts(space))
-    return SearchPlan(space, settings, MeanScore(), baselines(space), trials, top_k, lag)
+    settings = SAMPLERS[sampler].Settings(population=population, seed=7)
+    return SearchPlan(
+        space, SamplerPlan(settings, starts(space)), MeanScore(), baselines(space), trials, top_k, lag
+    )
 
 
 def weights_of(recipe: Recipe) -> list[float]:

@@ -32,13 +32,13 @@ from evomerge.recipe import (
     parse,
     read_recipe,
     read_yaml,
-    whole,
     without_extras,
 )
 from evomerge.runs.recipe_section import searched_space
 from evomerge.search.baselines import Baseline, baselines, starts
 from evomerge.search.observers import check_observers
-from evomerge.search.samplers import SAMPLERS, SamplerSettings
+from evomerge.search.samplers import SamplerPlan, Whole
+from evomerge.search.search_section import SearchSpec, read_search, stored_search
 
 __all__ = [
     "Experiment",
@@ -59,48 +59,14 @@ FREE_FIELDS = ("search.trials", "search.top_k", "models")
 AS_IT_WAS: Mapping[str, Any] = {"search.lag": 0, "fitness.objective": "weighted_mean"}
 """What a study did that was written before a field existed, by field; for lists, ``tasks[].field``."""
 
-_Whole = Annotated[StrictInt, BeforeValidator(whole)]
-_Positive = Annotated[_Whole, Field(ge=1)]
+_CMA_ES_SETTINGS = frozenset({"sigma", "restarts"})
+
+_Positive = Annotated[Whole, Field(ge=1)]
 _Seconds = Annotated[StrictInt | StrictFloat, BeforeValidator(as_number), Field(gt=0, le=10**9)]
 
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class SearchSpec(_Frozen):
-    """The ``search`` section."""
-
-    sampler: str = Field(default="cma_es", description="How candidates are proposed: cma_es or random.")
-    trials: _Positive = Field(
-        default=100,
-        description="Candidates of all runs together. Baselines come on top. May grow from run to run.",
-    )
-    population: _Positive | None = Field(
-        default=None, description="Candidates in a generation; 4 + 3 ln(dimensions) if not given."
-    )
-    lag: Annotated[_Whole, Field(ge=0, le=10_000)] = Field(
-        default=0,
-        description="How many candidates may be proposed beyond the end of a generation that is still being "
-        "scored, so that no worker waits for the slowest; about twice the number of workers.",
-    )
-    sigma: Annotated[float, Field(gt=0, le=1)] = Field(
-        default=0.25, description="First step size, as a share of each hole's range."
-    )
-    seed: Annotated[_Whole, Field(ge=0)] = Field(default=0, description="Another seed, another search.")
-    restarts: Annotated[_Whole, Field(ge=0)] | None = Field(
-        default=None,
-        description="Restarts with twice the population after convergence; as many as fit if not given.",
-    )
-    top_k: _Positive = Field(
-        default=5, description="Best candidates that are compared on validation items after the search."
-    )
-
-    @model_validator(mode="after")
-    def _known_sampler(self) -> Self:
-        if self.sampler not in SAMPLERS:
-            raise ValueError(f"there is no sampler {self.sampler!r}. {did_you_mean(self.sampler, SAMPLERS)}")
-        return self
 
 
 class WorkersSpec(_Frozen):
@@ -172,7 +138,9 @@ class ExperimentSpec(_Frozen):
         default=None, description="A file with such a recipe: a path, or a name from search_spaces/."
     )
     fitness: FitnessSpec = Field(description="What makes a model good.")
-    search: SearchSpec = Field(default_factory=SearchSpec, description="How it is searched.")
+    search: Annotated[SearchSpec, BeforeValidator(read_search)] = Field(
+        default_factory=lambda: stored_search({}), description="How it is searched."
+    )
     workers: WorkersSpec = Field(default_factory=WorkersSpec, description="Who does it.")
     storage: str | None = Field(
         default=None,
@@ -277,17 +245,9 @@ class Experiment:
         """What a searched merge has to beat."""
         return baselines(self.space)
 
-    def sampler(self) -> SamplerSettings:
-        """Settings of the sampler, with the points the search starts from."""
-        search = self.spec.search
-        return SamplerSettings(
-            name=search.sampler,
-            population=search.population,
-            sigma=search.sigma,
-            seed=search.seed,
-            restarts=search.restarts,
-            starts=starts(self.space),
-        )
+    def sampler(self) -> SamplerPlan:
+        """The sampler with its settings and the points the search starts from."""
+        return SamplerPlan(self.spec.search.settings, starts(self.space))
 
     def document(self, sources: Mapping[str, str]) -> dict[str, Any]:
         """Everything that decides what the search finds, for the study to keep and to compare.
@@ -370,17 +330,18 @@ def read_document(document: Mapping[str, Any]) -> dict[str, Any]:
         *parents, last = place.split(".")
         for node in _nodes_at(found, parents):
             node.setdefault(last, value)
+    search = found.get("search")
+    if isinstance(search, dict):  # release 0.1.0 stored the settings of CMA-ES for every sampler
+        for name in _CMA_ES_SETTINGS - stored_search(search).model_fields_set:
+            search.pop(name, None)
     return found
 
 
 def read_settings(document: Mapping[str, Any]) -> tuple[FitnessSpec, SearchSpec]:
     """The settings in a stored ``document``, to look at its study; those of a later release are left out."""
     read = read_document(document)
-    fitness, search = (
-        {key: value for key, value in read[section].items() if key in schema.model_fields}
-        for section, schema in (("fitness", FitnessSpec), ("search", SearchSpec))
-    )
-    return FitnessSpec.model_validate(fitness), SearchSpec.model_validate(search)
+    fitness = {key: value for key, value in read["fitness"].items() if key in FitnessSpec.model_fields}
+    return FitnessSpec.model_validate(fitness), stored_search(read["search"])
 
 
 def _nodes_at(node: Any, parents: Sequence[str]) -> list[dict[str, Any]]:

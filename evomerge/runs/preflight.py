@@ -132,7 +132,7 @@ def without_effect(experiment: Experiment) -> tuple[str, ...]:
 
 def _idle_workers(experiment: Experiment) -> tuple[str, ...]:
     count, lag = experiment.spec.workers.count, experiment.spec.search.lag
-    most = lag + first_population(experiment.sampler(), experiment.space.dimensions)
+    most = lag + first_population(experiment.spec.search.settings, experiment.space.dimensions)
     if count <= most:
         return ()
     return (

@@ -19,7 +19,7 @@ from evomerge.search.observers import Observer, Observers
 from evomerge.search.progress import Meter, Phase
 from evomerge.search.ranking import Objective, finalists, winner
 from evomerge.search.results import Ending, SearchResult
-from evomerge.search.samplers import SamplerSettings
+from evomerge.search.samplers import SamplerPlan
 from evomerge.search.scoring import Candidate, Scoring
 from evomerge.search.stream import Stream, open_stream
 from evomerge.study.study import SplitResult, Study, Trial
@@ -38,7 +38,7 @@ class SearchPlan:
     """
 
     space: SearchSpace
-    sampler: SamplerSettings
+    sampler: SamplerPlan
     objective: Objective
     baselines: tuple[Baseline, ...]
     trials: int

@@ -18,8 +18,7 @@ from dataclasses import dataclass, field
 
 from evomerge.errors import FailureKind, StudyError
 from evomerge.recipe import Dimension
-from evomerge.search.ranking import losses
-from evomerge.search.samplers import Sampler, SamplerSettings, Vector, make_sampler
+from evomerge.search.samplers import Sampler, SamplerPlan, Told, Vector, make_sampler
 from evomerge.study.manifest import differences, versions_text
 from evomerge.study.study import Study, Trial, versions
 from evomerge.workers.jobs import Failure
@@ -152,7 +151,7 @@ class Stream:
         run = self._sampler.run
         if generation.foreign:
             self._sampler.adopt(generation.vectors)
-        self._sampler.tell(generation.vectors, losses(trials))
+        self._sampler.tell([_told(v, t) for v, t in zip(generation.vectors, trials, strict=True)])
         if self._sampler.run != run or not self._sampler.population:
             for ahead in self._open:
                 ahead.teaches = False
@@ -213,7 +212,7 @@ class Stream:
 
 
 def open_stream(
-    settings: SamplerSettings,
+    plan: SamplerPlan,
     dimensions: Sequence[Dimension],
     lag: int,
     trials: int,
@@ -230,7 +229,7 @@ def open_stream(
         StudyError: The study is damaged, or too many candidates have failed.
     """
     try:
-        return _caught_up(make_sampler(settings, dimensions), lag, trials, study)
+        return _caught_up(make_sampler(plan, dimensions), lag, trials, study)
     except DriftError as drift:
         now = versions()
         recorded = ([study.versions] + [d.versions for d in study.accepted_drifts])[-1]
@@ -243,7 +242,7 @@ def open_stream(
             len(study.candidates()),
         )
         study.accept_drift(now, lag)
-        return _caught_up(make_sampler(settings, dimensions), lag, trials, study)
+        return _caught_up(make_sampler(plan, dimensions), lag, trials, study)
 
 
 def _caught_up(sampler: Sampler, lag: int, trials: int, study: Study) -> Stream:
@@ -255,6 +254,10 @@ def _caught_up(sampler: Sampler, lag: int, trials: int, study: Study) -> Stream:
     for last in study.candidates()[-1:]:
         stream.check_is_at(last)
     return stream
+
+
+def _told(vector: Vector, trial: Trial) -> Told:
+    return Told(vector, () if trial.score is None else (trial.score,), failed=trial.score is None)
 
 
 def _drift(generation: int, index: int) -> DriftError:

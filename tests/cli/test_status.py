@@ -22,8 +22,8 @@ def test_status_and_check_say_on_one_line_how_is_searched(tmp_path: Path) -> Non
     given = {**EXPERIMENT, "search": {**EXPERIMENT["search"], "lag": 6, "sigma": 0.1, "restarts": 1}}
     plain = {**EXPERIMENT, "search": {"sampler": "random", "trials": 8}}
     said = {
-        "given": "cma_es, 8 candidates, population 4, sigma 0.1, restarts 1, lag 6, seed 3",
-        "plain": "random, 8 candidates, population 16, lag 0, seed 0",
+        "given": "cma_es, 8 candidates, lag 6, population 4, seed 3, sigma 0.1, restarts 1",
+        "plain": "random, 8 candidates, lag 0, population 16, seed 0",
     }
     for name, document in (("given", given), ("plain", plain)):
         url = f"sqlite:///{tmp_path}/{name}.db"

@@ -29,8 +29,8 @@ from evomerge.search.controller import Ending, SearchPlan, SearchResult, recipe_
 from evomerge.search.leaderboard import leaderboard
 from evomerge.search.observers import Observer
 from evomerge.search.progress import Phase, Progress
-from evomerge.search.ranking import finalists, losses, winner
-from evomerge.search.samplers import Sampler, SamplerSettings, make_sampler
+from evomerge.search.ranking import finalists, winner
+from evomerge.search.samplers import Sampler, SamplerPlan, make_sampler
 from evomerge.study.study import SplitResult, Study, Trial, versions
 from evomerge.workers.jobs import Failure, Job, Outcome
 
@@ -69,6 +69,10 @@ class KillAfterWrite(Observer):
         self.left -= 1
         if self.left <= 0:
             raise Killed
+
+
+def with_settings(plan: SearchPlan, **changed: object) -> SamplerPlan:
+    return replace(plan.sampler, settings=plan.sampler.settings.model_copy(update=changed))
 
 
 class Diary(Observer):
@@ -180,7 +184,7 @@ def test_a_converged_sampler_ends_the_search(journal: str) -> None:
             return 0.5
 
     plan = make_plan(DISCRETE, trials=10_000)
-    plan = replace(plan, sampler=replace(plan.sampler, restarts=0), objective=Flat())
+    plan = replace(plan, sampler=with_settings(plan, restarts=0), objective=Flat())
     study, result = run(journal, plan)
     assert result.ending is Ending.CONVERGED
     assert result.candidates < 10_000
@@ -289,7 +293,7 @@ def test_a_clean_stop_goes_on_where_it_ended(tmp_path: Path) -> None:
 def test_a_study_that_was_altered_is_refused(journal: str) -> None:
     plan = make_plan(trials=20)
     run(journal, plan)
-    other = replace(plan, sampler=replace(plan.sampler, seed=8))
+    other = replace(plan, sampler=with_settings(plan, seed=8))
     with pytest.raises(StudyError, match=r"proposes another g0\.\d than the study recorded"):
         run(journal, other)
     with pytest.raises(StudyError, match=r"proposes another g0\.\d than the study recorded"):
@@ -398,7 +402,7 @@ def test_with_a_lag_a_converged_sampler_ends_the_search_when_the_rest_is_scored(
             return 0.5
 
     plan = make_plan(DISCRETE, trials=10_000, lag=13)
-    plan = replace(plan, sampler=replace(plan.sampler, restarts=1), objective=Flat())
+    plan = replace(plan, sampler=with_settings(plan, restarts=1), objective=Flat())
     reference, result = run(f"journal:///{tmp_path}/reference.log", plan)
     assert result.ending is Ending.CONVERGED
     sizes = [len(g) for g in reference.generations()]
@@ -451,8 +455,9 @@ def test_more_than_half_failed_of_what_was_told_stops_whatever_is_known_beyond(t
 def upgrade(monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on, pycma is a later one that proposes something else."""
 
-    def other(settings: SamplerSettings, dimensions: Sequence[Dimension]) -> Sampler:
-        return make_sampler(replace(settings, seed=settings.seed + 1), dimensions)
+    def other(plan: SamplerPlan, dimensions: Sequence[Dimension]) -> Sampler:
+        settings = plan.settings.model_copy(update={"seed": plan.settings.seed + 1})
+        return make_sampler(replace(plan, settings=settings), dimensions)
 
     monkeypatch.setattr(stream, "make_sampler", other)
     monkeypatch.setattr(stream, "versions", lambda: {**versions(), "cma": "99.0"})
@@ -598,19 +603,8 @@ def test_finalists_are_distinct_and_of_equals_the_earlier(journal: str) -> None:
 # --- failures ----------------------------------------------------------------------------------------------
 
 
-def trial_with(score: float | None) -> Trial:
-    why = None if score is not None else failure("x")
-    return Trial("candidate", "c", 0, 0, "d", values=(score,), failure=why)
-
-
 def failure(reason: str) -> Failure:
     return Failure(FailureKind.EVALUATION, reason)
-
-
-def test_losses_are_finite_whatever_failed() -> None:
-    assert losses([trial_with(0.5), trial_with(None), trial_with(-2.0)]) == [-0.5, 3.0, 2.0]
-    assert losses([trial_with(None), trial_with(None)]) == [0.0, 0.0]
-    assert losses([]) == []
 
 
 def test_failed_candidates_are_recorded_and_the_search_goes_on(journal: str) -> None:
