@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from evomerge.errors import FailureKind, StudyError
 from evomerge.recipe import Dimension
-from evomerge.search.samplers import Sampler, SamplerPlan, Told, Vector, make_sampler
+from evomerge.search.samplers import Sampler, SamplerPlan, Told, Vector, is_same_point, make_sampler
 from evomerge.study.manifest import differences, versions_text
 from evomerge.study.study import Study, Trial, versions
 from evomerge.workers.jobs import Failure
@@ -52,7 +52,9 @@ class _Generation:
     vectors: list[Vector] = field(default_factory=list)
     teaches: bool = True
     foreign: bool = False
-    """Whether the study holds something that the sampler did not propose."""
+    """Whether it holds others than the sampler proposed, in a study whose drift was accepted."""
+    rounded: bool = False
+    """Whether what is recorded differs from what was proposed by rounding: another processor wrote it."""
 
 
 class Stream:
@@ -151,6 +153,8 @@ class Stream:
         run = self._sampler.run
         if generation.foreign:
             self._sampler.adopt(generation.vectors)
+        elif generation.rounded:
+            self._sampler.restate(generation.vectors)
         self._sampler.tell([_told(v, t) for v, t in zip(generation.vectors, trials, strict=True)])
         if self._sampler.run != run or not self._sampler.population:
             for ahead in self._open:
@@ -201,9 +205,12 @@ class Stream:
         index = len(generation.vectors)
         recorded = generation.recorded.get(index)
         if recorded is not None and recorded != vector:
-            if generation.number >= self._accepted:
+            if generation.number < self._accepted:
+                generation.foreign = True
+            elif is_same_point(recorded, vector):
+                generation.rounded = True
+            else:
                 raise _drift(generation.number, index)
-            generation.foreign = True
             vector = recorded
         generation.vectors.append(vector)
         if recorded is None and self._proposed < self._trials:

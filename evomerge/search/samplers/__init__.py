@@ -10,6 +10,7 @@ from evomerge.search.samplers.interface import (
     Whole,
     check_told,
     free_dimensions,
+    is_same_point,
     losses,
 )
 from evomerge.search.samplers.random_search import RandomSearch, RandomSettings
@@ -37,6 +38,7 @@ __all__ = [
     "filled_settings",
     "first_population",
     "free_dimensions",
+    "is_same_point",
     "losses",
     "make_sampler",
     "sampler",

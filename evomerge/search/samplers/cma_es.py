@@ -17,7 +17,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Annotated, Any, ClassVar
 
@@ -145,6 +145,13 @@ class CmaEs(Sampler):
         """Takes ``vectors`` for those asked for longest ago; pycma also learns from foreign points."""
         foreign = [_Drawn(tuple(v), np.array(self._inner(v)), None) for v in vectors]
         self._asked[: len(vectors)] = foreign
+
+    def restate(self, vectors: Sequence[Vector]) -> None:
+        """Takes ``vectors`` for those asked for longest ago; pycma learns from the points as it drew them."""
+        drawn = self._asked[: len(vectors)]
+        self._asked[: len(vectors)] = [
+            replace(d, vector=tuple(v)) for d, v in zip(drawn, vectors, strict=True)
+        ]
 
     def tell(self, told: Sequence[Told]) -> None:
         """Learns from a generation; begins a new run where this one has converged."""
