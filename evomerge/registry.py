@@ -45,6 +45,11 @@ class Registry(Mapping[str, Part], Generic[Part]):
         self._parts[name] = part
 
     @property
+    def added(self) -> tuple[str, ...]:
+        """Names registered so far; loads nothing."""
+        return tuple(self._parts)
+
+    @property
     def failures(self) -> tuple[str, ...]:
         """A sentence for each entry point that could not be loaded, as far as they were tried."""
         return tuple(self._failures)

@@ -111,7 +111,8 @@ def read_search(section: Any) -> Any:
     if not isinstance(name, str):
         return SearchSpec.model_validate({"sampler": name})
     if name not in SAMPLERS:
-        problem = _wrong(f"there is no sampler {name!r}", did_you_mean(name, SAMPLERS))
+        hint = " ".join((did_you_mean(name, SAMPLERS), *SAMPLERS.failures))
+        problem = _wrong(f"there is no sampler {name!r}", hint)
         details = InitErrorDetails(type=problem, loc=("sampler",), input=name)
         raise ValidationError.from_exception_data(SearchSpec.__name__, [details])
     return search_model(name).model_validate(section)

@@ -36,7 +36,7 @@ def line() -> Iterator[str]:
         most_objectives = 2
 
     yield Line.name
-    del registry._SAMPLERS["line"]
+    del registry.SAMPLERS._parts["line"]
 
 
 @pytest.mark.parametrize(

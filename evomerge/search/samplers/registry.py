@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from evomerge.errors import ExperimentError
 from evomerge.recipe import Dimension
+from evomerge.registry import Registry
 from evomerge.search.samplers.interface import (
     Sampler,
     SamplerPlan,
@@ -17,8 +17,7 @@ from evomerge.search.samplers.interface import (
 
 __all__ = ["SAMPLERS", "filled_settings", "first_population", "make_sampler", "sampler"]
 
-_SAMPLERS: dict[str, type[Sampler]] = {}
-SAMPLERS: Mapping[str, type[Sampler]] = MappingProxyType(_SAMPLERS)
+SAMPLERS: Registry[type[Sampler]] = Registry("sampler", "evomerge.samplers")
 """Every registered sampler, by the name that ``search.sampler`` gives it."""
 
 _Class = TypeVar("_Class", bound=type[Sampler])
@@ -31,12 +30,10 @@ def sampler(name: str) -> Callable[[_Class], _Class]:
     """
 
     def register(made: _Class) -> _Class:
-        if name in _SAMPLERS:
-            raise ValueError(f"the sampler {name!r} is registered twice")
-        if any(made.Settings is other.Settings for other in _SAMPLERS.values()):
+        if any(made.Settings is SAMPLERS[other].Settings for other in SAMPLERS.added if other != name):
             raise ValueError(f"the sampler {name!r} needs settings of its own")
         made.name = name
-        _SAMPLERS[name] = made
+        SAMPLERS.add(name, made)
         return made
 
     return register
@@ -80,20 +77,20 @@ def filled_settings(settings: SamplerSettings, dimensions: Sequence[Dimension]) 
 
 
 def _class_of(settings: SamplerSettings) -> type[Sampler]:
-    return next(made for made in _SAMPLERS.values() if made.Settings is type(settings))
+    return next(SAMPLERS[name] for name in SAMPLERS.added if SAMPLERS[name].Settings is type(settings))
 
 
 def _check_handles(made: type[Sampler], dimensions: Sequence[Dimension], objectives: int) -> None:
     cannot = [d for d in dimensions if d.kind not in made.kinds]
     if cannot:
-        others = [n for n, s in _SAMPLERS.items() if {d.kind for d in dimensions} <= s.kinds]
+        others = [n for n, s in SAMPLERS.items() if {d.kind for d in dimensions} <= s.kinds]
         raise ExperimentError(
             "search.sampler",
             f"{made.name} cannot search holes of the kind {cannot[0].kind}, such as {cannot[0].name}",
             f"Samplers that can: {', '.join(others)}." if others else "Replace these holes by values.",
         )
     if made.most_objectives is not None and objectives > made.most_objectives:
-        others = [n for n, s in _SAMPLERS.items() if (s.most_objectives or objectives) >= objectives]
+        others = [n for n, s in SAMPLERS.items() if (s.most_objectives or objectives) >= objectives]
         raise ExperimentError(
             "search.sampler",
             f"{made.name} cannot search for {objectives} objectives at once",
