@@ -21,6 +21,7 @@ from method_support import (
     plan_of,
     recipe_of,
 )
+from safetensors.torch import load_file
 from support import LLAMA, llama_shapes, save_model
 
 from evomerge.engine.compute import ComputePool
@@ -136,8 +137,6 @@ def materializer(family: dict[str, str]) -> Materializer:
 def test_memory_and_disk_hold_the_same_bits(
     name: str, out: str, family: dict[str, str], materializer: Materializer, tmp_path: Path
 ) -> None:
-    from safetensors.torch import load_file
-
     recipe = parse_recipe(example_recipe(name, out_dtype=out))
     scored = materializer.load(recipe)
     options = MergeOptions(threads=2, chunk_elements=100)
@@ -234,36 +233,40 @@ def outside(parameter: Parameter) -> list[Any]:
     """Values that it may not have."""
     beyond = [] if parameter.low is None else [parameter.low - 1]
     beyond += [] if parameter.high is None else [parameter.high + 1e-3, parameter.high + 1]
-    broken = [math.nan, math.inf, "twice", None, [[1]]]
-    if parameter.kind is int:
-        broken.append(1.5)
-    return [v for v in (*beyond, *broken) if v is not None]
+    broken: list[Any] = [math.nan, math.inf, "twice", [[1]]]
+    return [*beyond, *broken, *([1.5] if parameter.kind is int else [])]
+
+
+def scopes_of(document: dict[str, Any], parameter: Parameter) -> list[dict[str, Any]]:
+    """Where a recipe sets it."""
+    return [m["parameters"] for m in document["models"]] if parameter.per_model else [document["parameters"]]
 
 
 def test_parameters_are_held_to_their_bounds_by_name(name: str, tmp_path: Path) -> None:
     folders = ModelFolders(tmp_path)
     folders.store(inputs((4, 5), torch.float32))
-    document = example_recipe(name)
-    top, per_model = document["parameters"], [m["parameters"] for m in document["models"]]
     for parameter in get_method(name).parameters.values():
-        scope = per_model[0] if parameter.per_model else top
-        before = dict(scope)
         for value in outside(parameter):
-            scope[parameter.name] = value
+            document = example_recipe(name)
+            scopes_of(document, parameter)[0][parameter.name] = value
             with pytest.raises(UserError, match=rf"\b{parameter.name}\b"):
                 folders.merge_recipe(document)
         for value in (parameter.low, parameter.high):
-            if value is not None:
-                assert parameter.check(value) == value
-        scope.clear()
-        scope.update(before)
-        if parameter.required:
-            for scope in per_model if parameter.per_model else (top,):
-                del scope[parameter.name]
-            with pytest.raises(UserError, match=rf"\b{parameter.name}\b"):
-                folders.merge_recipe(document)
-            document = example_recipe(name)
-            top, per_model = document["parameters"], [m["parameters"] for m in document["models"]]
+            assert value is None or parameter.check(value) == value
+
+
+def test_a_parameter_without_a_default_is_asked_for_by_name(name: str, tmp_path: Path) -> None:
+    folders = ModelFolders(tmp_path)
+    folders.store(inputs((4, 5), torch.float32))
+    for parameter in get_method(name).parameters.values():
+        document = example_recipe(name)
+        for scope in scopes_of(document, parameter):
+            scope.pop(parameter.name, None)
+        if not parameter.required:
+            folders.merge_recipe(document)
+            continue
+        with pytest.raises(UserError, match=rf"\b{parameter.name}\b"):
+            folders.merge_recipe(document)
 
 
 def test_fewer_and_more_models_than_it_takes_are_refused(name: str, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from evomerge.engine.fingerprint import fingerprint
 from evomerge.engine.plan import TensorPlan
 from evomerge.kernels import Digest
+from evomerge.kernels.cpu import calls
 
 MASK = (1 << 64) - 1
 DTYPES = [torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.int8, torch.int64, torch.bool]
@@ -51,6 +52,10 @@ def by_hand(data: bytes) -> tuple[int, int]:
         first += (a ^ k) * (b ^ l)
         second += a * k + b * l
     return first & MASK, second & MASK
+
+
+def test_numba_can_be_used_so_that_both_kinds_of_kernels_are_tested() -> None:
+    assert calls.available()
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

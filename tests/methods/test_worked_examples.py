@@ -74,6 +74,8 @@ def arcs() -> Iterator[Worked]:
     # t = w_2 / (w_1 + w_2) = 1/3
     w: dict[str, Any] = {"weight": [2, 1]}
     yield Worked("nuslerp", "right angle", [ahead, *right], [sqrt(3), 1.5, 0, 0], None, w)
+    turned, line = [[1, 2, 2, 0], [-1, -2, -2, 0]], [2 / 3 - 1 / 3, 4 / 3 - 2 / 3, 4 / 3 - 2 / 3, 0]
+    yield Worked("nuslerp", "opposite: a line", turned, line, None, w)
     result = [2 * sqrt(2) / 2, 3 * sqrt(2) / 2, 0, 0]
     yield Worked("nuslerp", "weights of sum zero", [ahead, *right], result, None, {"weight": [1, -1]})
     one = [1, 1, 1, 1]
@@ -154,7 +156,7 @@ def spheres() -> Iterator[Worked]:
     c = 6 / sqrt(6 * 22)
     t = 2 * c / (1 + c)
     yield Worked("model_stock", "matrix", matrices, [[1 + t, 1 + t], [1 + 2 * t, 1 + 2 * t]], ones)
-    yield Worked("model_stock", "opposite: the base", [[3, 1, 1, 1], [-1, 1, 1, 1]], b, b)
+    yield Worked("model_stock", "opposite: the base", [[3, 1, 1, 1], [-3, 1, 1, 1]], b, b)
 
 
 def chosen() -> Iterator[Worked]:
