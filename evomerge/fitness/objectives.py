@@ -1,7 +1,7 @@
 """Scores of several tasks to one number, and how sure it is. Only here are directions and weights known.
 
 Most of lm-eval's aggregations are a function of one ratio, sum of values over sum of weights, so that a
-task's value follows from its items: see ``aggregate``. For the others (``f1``, ``matthews_corrcoef``,
+task's value follows from its items. For the others (``f1``, ``matthews_corrcoef``,
 ``bleu``, ``chrf``, ``ter``, ``median``, a task's own) it does not, and intervals are approximations.
 """
 
@@ -15,10 +15,10 @@ import numpy.typing as npt
 
 from evomerge.errors import FitnessError, did_you_mean
 from evomerge.fitness.objective_registry import OBJECTIVES, ObjectiveFunction, TaskValue
-from evomerge.fitness.scores import ItemScore, Scores, TaskScore
+from evomerge.fitness.scores import Scores, TaskScore
 from evomerge.fitness.spec import FitnessSpec, TaskSpec
 
-__all__ = ["EXACT_AGGREGATIONS", "POSITIVE_AGGREGATIONS", "Fitness", "aggregate"]
+__all__ = ["EXACT_AGGREGATIONS", "POSITIVE_AGGREGATIONS", "Fitness"]
 
 _Array = npt.NDArray[np.float64]
 
@@ -55,21 +55,6 @@ EXACT_AGGREGATIONS = tuple(_OF_RATIO)
 
 POSITIVE_AGGREGATIONS = ("perplexity", "weighted_perplexity", "bits_per_byte")
 """Aggregations whose value has a logarithm, whatever the model."""
-
-
-def aggregate(items: Sequence[ItemScore], aggregation: str) -> float:
-    """What lm-eval's ``aggregation`` makes of ``items``.
-
-    Raises:
-        ValueError: there are no items, or the aggregation is not one of ``EXACT_AGGREGATIONS``.
-        OverflowError: a perplexity beyond the range of floats.
-    """
-    if aggregation not in _OF_RATIO:
-        raise ValueError(f"the value of {aggregation!r} does not follow from the items")
-    weight = sum(item.weight for item in items)
-    if weight == 0.0:
-        raise ValueError("no item has a weight")
-    return _OF_RATIO[aggregation](sum(item.value for item in items) / weight)
 
 
 class Fitness:
