@@ -79,14 +79,20 @@ def program() -> str:
     return short(called)
 
 
-def command_line() -> str:
-    """The command that this process runs, to be copied and run again.
+def command_line(without: Sequence[str] = (), more: Sequence[str] = ()) -> str:
+    """The command that this process runs, to be copied and run again; no passwords are shown.
 
-    Without passwords.
+    The options ``without`` and their values are left out, ``more`` is added at the end.
     """
     from evomerge.study.storage import redact
 
-    return shlex.join([program(), *map(redact, sys.argv[1:])])
+    words, rest = [program()], iter(sys.argv[1:])
+    for word in rest:
+        if word in without:
+            next(rest, None)
+        elif not word.startswith(tuple(f"{option}=" for option in without)):
+            words.append(redact(word))
+    return shlex.join([*words, *more])
 
 
 def short(path: Path) -> str:

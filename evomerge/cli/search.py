@@ -46,6 +46,10 @@ def command(
     workers: Annotated[int | None, typer.Option(min=1, help="Workers; more than one means Ray.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the search.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder.")] = None,
+    warm_start: Annotated[
+        str | None,
+        typer.Option(help="A study whose best points are the first candidates: folder, name or URL#NAME."),
+    ] = None,
     json_: Annotated[
         bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")
     ] = False,
@@ -59,6 +63,7 @@ def command(
         "name": study,
         "storage": storage,
         "search.seed": seed,
+        "search.warm_start": warm_start,
         "output.dir": None if out is None else str(out),
         "workers.count": workers,
         "workers.backend": None if workers is None else ("ray" if workers > 1 else "inline"),
@@ -80,17 +85,30 @@ class _Search:
     def run(self) -> None:
         from evomerge.cli._progress import LiveProgress
         from evomerge.search.controller import Ending
+        from evomerge.search.stream import DriftError
 
         with self._interruptible():
             for warning in self._run.prepare():
                 warn(warning)
             with LiveProgress(self._run.experiment, quiet=self._quiet, on_search=self._begun) as progress:
-                found = self._run.search(observers=[progress], should_stop=lambda: self._stop_asked)
+                try:
+                    found = self._run.search(observers=[progress], should_stop=lambda: self._stop_asked)
+                except DriftError as drift:
+                    raise DriftError(drift.where, drift.reason, self._successor(drift.hint)) from None
             self._searching = False
             if found.ending is Ending.STOPPED:
                 self._say_how_to_go_on("Stopped; nothing is lost.")
                 raise typer.Exit(STOPPED)
             self._report(found)
+
+    def _successor(self, hint: str) -> str:
+        """``hint`` with the command that starts a study in place of this one."""
+        from evomerge.study.storage import redact
+
+        experiment = self._run.experiment
+        old = f"{redact(experiment.storage)}#{experiment.name}"
+        new = ["--study", f"{experiment.name}-2", "--warm-start", old]
+        return f"{hint} The command:\n  {command_line(('--study', '--warm-start'), new)}"
 
     def _begun(self) -> None:
         self._searching = True

@@ -37,7 +37,7 @@ from evomerge.recipe import (
 from evomerge.runs.recipe_section import searched_space
 from evomerge.search.baselines import Baseline, baselines, starts
 from evomerge.search.observers import check_observers
-from evomerge.search.samplers import SamplerPlan, Whole
+from evomerge.search.samplers import SamplerPlan, Vector, Whole
 from evomerge.search.search_section import SearchSpec, read_search, stored_search
 
 __all__ = [
@@ -56,7 +56,11 @@ FREE_FIELDS = ("search.trials", "search.top_k", "models")
 """Fields of the study's document that may change when a search goes on. What the models hold is compared by
 ``sources``, so that a folder may move."""
 
-AS_IT_WAS: Mapping[str, Any] = {"search.lag": 0, "fitness.objective": "weighted_mean"}
+AS_IT_WAS: Mapping[str, Any] = {
+    "search.lag": 0,
+    "search.warm_start": None,
+    "fitness.objective": "weighted_mean",
+}
 """What a study did that was written before a field existed, by field; for lists, ``tasks[].field``."""
 
 _CMA_ES_SETTINGS = frozenset({"sigma", "restarts"})
@@ -245,9 +249,9 @@ class Experiment:
         """What a searched merge has to beat."""
         return baselines(self.space)
 
-    def sampler(self) -> SamplerPlan:
-        """The sampler with its settings and the points the search starts from."""
-        return SamplerPlan(self.spec.search.settings, starts(self.space))
+    def sampler(self, first: Sequence[Vector] = ()) -> SamplerPlan:
+        """The sampler with its settings and where the search starts: at ``first``, then its own starts."""
+        return SamplerPlan(self.spec.search.settings, tuple(dict.fromkeys((*first, *starts(self.space)))))
 
     def document(self, sources: Mapping[str, str]) -> dict[str, Any]:
         """Everything that decides what the search finds, for the study to keep and to compare.

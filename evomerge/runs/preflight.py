@@ -44,6 +44,8 @@ class Preflight:
     tasks: tuple[TaskInfo, ...]
     sources: dict[str, str]
     scored: ScoredDigest
+    study: Known
+    """What is known of the study, which need not exist yet."""
     warnings: tuple[str, ...]
 
 
@@ -108,7 +110,7 @@ def preflight(experiment: Experiment, *, dry: bool = False) -> Preflight:
         *unused,
         *without_effect(experiment),
     )
-    return Preflight(checkpoints, first, tasks, sources, scored, tuple(dict.fromkeys(told)))
+    return Preflight(checkpoints, first, tasks, sources, scored, study, tuple(dict.fromkeys(told)))
 
 
 def _first_digest(study: Known) -> tuple[str, ...]:

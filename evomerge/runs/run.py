@@ -21,10 +21,12 @@ from evomerge.runs.exporting import Exported, choose_trial, export_trial
 from evomerge.runs.opened_study import OpenedStudy
 from evomerge.runs.preflight import Preflight, preflight
 from evomerge.runs.run_folder import write_run_file
+from evomerge.runs.warm_starting import find_warm_start
 from evomerge.search.controller import Ending, SearchPlan, search
 from evomerge.search.leaderboard import Row, leaderboard
 from evomerge.search.observers import Observer, make_observers
 from evomerge.study.study import Study, Trial
+from evomerge.study.warm_start import WarmStart
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,6 +78,7 @@ class Run:
     def __init__(self, experiment: Experiment) -> None:
         self.experiment = experiment
         self._preflight: Preflight | None = None
+        self._warm: WarmStart | None = None
 
     def check(self) -> Check:
         """Look at all that a search can know before its first candidate; loads no weights, writes nothing.
@@ -85,6 +88,7 @@ class Run:
         """
         experiment = self.experiment
         checked = preflight(experiment, dry=True)
+        warm = None if checked.study.has_begun else find_warm_start(experiment, checked)
         workers = experiment.spec.workers
         size = {dtype_name(d): d.itemsize for d in DTYPES.values()}.get(workers.dtype or "")
         return Check(
@@ -94,7 +98,7 @@ class Run:
             tensors=len(checked.plan.tensors),
             bytes=checked.plan.bytes,
             memory=memory_plan(checked.checkpoints, checked.plan, resolve_device(workers.device), size),
-            warnings=checked.warnings,
+            warnings=(*checked.warnings, *(() if warm is None else warm.notes)),
         )
 
     def prepare(self) -> tuple[str, ...]:
@@ -105,7 +109,11 @@ class Run:
         """
         if self._preflight is None:
             self._preflight = preflight(self.experiment)
-        return self._preflight.warnings
+            if (
+                not self._preflight.study.has_trials
+            ):  # later it is in the study, and the other one may be gone
+                self._warm = find_warm_start(self.experiment, self._preflight)
+        return (*self._preflight.warnings, *(() if self._warm is None else self._warm.notes))
 
     def search(
         self, *, observers: Sequence[Observer] = (), should_stop: Callable[[], bool] = lambda: False
@@ -119,16 +127,17 @@ class Run:
         """
         experiment = self.experiment
         fitness = Fitness.of(experiment.fitness)
-        plan = SearchPlan(
-            space=experiment.space,
-            sampler=experiment.sampler(),
-            objective=fitness,
-            baselines=experiment.baselines(),
-            trials=experiment.spec.search.trials,
-            top_k=experiment.spec.search.top_k,
-            lag=experiment.spec.search.lag,
-        )
         with self._writable_study() as study:
+            warm = study.warm_start
+            plan = SearchPlan(
+                space=experiment.space,
+                sampler=experiment.sampler(() if warm is None else warm.vectors),
+                objective=fitness,
+                baselines=experiment.baselines(),
+                trials=experiment.spec.search.trials,
+                top_k=experiment.spec.search.top_k,
+                lag=experiment.spec.search.lag,
+            )
             executor = make_executor(experiment, self._checked.scored)
             try:
                 watching = (*observers, *make_observers(experiment.spec.observers, experiment.folder))
@@ -183,6 +192,8 @@ class Run:
             scored=checked.scored,
             read=read_document,
         ) as study:
+            if self._warm is not None and study.warm_start is None and not study.trials():
+                study.begin_from(self._warm)
             # Not before: what is there may point to another study.
             write_run_file(experiment.folder, experiment)
             yield study

@@ -52,16 +52,12 @@ def search(
     executor: Executor,
     observers: Sequence[Observer] = (),
     should_stop: Callable[[], bool] = lambda: False,
-    *,
-    accept_drift: bool = False,
 ) -> SearchResult:
     """Brings ``study`` to ``plan.trials`` candidates, validates the best and tests the winner.
 
     May be killed anywhere: the same call continues, and the finished study equals one that never was.
     ``should_stop`` is asked between two results; ``executor`` stays open (its owner closes it). An observer
     that raises is logged and dropped (``observers.Observers``).
-    ``accept_drift``: where the sampler no longer proposes what the study recorded (another version of a
-    library), go on from what it was told, and note that in the study.
 
     Raises:
         StudyError: The sampler no longer proposes what the study recorded; more than half of the
@@ -72,7 +68,7 @@ def search(
     run.observer.on_start(study)
     try:
         run.baselines()
-        ending = run.generations(accept_drift=accept_drift)
+        ending = run.generations()
         run.validation()
         run.test()
     except _Stopped:
@@ -137,12 +133,10 @@ class _Run:
         for trial in self.scoring.run():
             self._show(trial)
 
-    def generations(self, *, accept_drift: bool) -> Ending:
+    def generations(self) -> Ending:
         """Searches until the budget is spent or the sampler has converged."""
         plan, study = self.plan, self.study
-        stream = open_stream(
-            plan.sampler, plan.space.dimensions, plan.lag, plan.trials, study, accept_drift=accept_drift
-        )
+        stream = open_stream(plan.sampler, plan.space.dimensions, plan.lag, plan.trials, study)
         self._begin(Phase.SEARCH, len(study.candidates()), plan.trials)
         self._propose(stream)
         for trial in self.scoring.run():

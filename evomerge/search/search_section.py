@@ -41,6 +41,11 @@ class SearchSpec(BaseModel):
         description="How many candidates may be proposed beyond the end of a generation that is still being "
         "scored, so that no worker waits for the slowest; about twice the number of workers.",
     )
+    warm_start: str | tuple[str, ...] | None = Field(
+        default=None,
+        description="A study (its folder, name, experiment file or STORAGE_URL#NAME) or a list of recipe "
+        "files: their best points are the first candidates, and results of equal recipes are taken over.",
+    )
     top_k: Annotated[Whole, Field(ge=1)] = Field(
         default=5, description="Best candidates that are compared on validation items after the search."
     )

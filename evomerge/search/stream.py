@@ -219,37 +219,19 @@ class Stream:
 
 
 def open_stream(
-    plan: SamplerPlan,
-    dimensions: Sequence[Dimension],
-    lag: int,
-    trials: int,
-    study: Study,
-    *,
-    accept_drift: bool = False,
+    plan: SamplerPlan, dimensions: Sequence[Dimension], lag: int, trials: int, study: Study
 ) -> Stream:
     """The stream as it was when the last of the trials in ``study`` was recorded.
 
-    ``accept_drift``: where it no longer proposes what is recorded, go on from that, and note it in the study.
-
     Raises:
-        DriftError: It proposes something else, and that was not accepted.
+        DriftError: It proposes something else; the libraries that changed are named.
         StudyError: The study is damaged, or too many candidates have failed.
     """
     try:
         return _caught_up(make_sampler(plan, dimensions), lag, trials, study)
     except DriftError as drift:
-        now = versions()
         recorded = ([study.versions] + [d.versions for d in study.accepted_drifts])[-1]
-        explained = _explained(drift, recorded, now)
-        if not accept_drift:
-            raise explained from None
-        _log.warning(
-            "%s Going on from the %d candidates told so far, which is noted in the study.",
-            explained.reason,
-            len(study.candidates()),
-        )
-        study.accept_drift(now, lag)
-        return _caught_up(make_sampler(plan, dimensions), lag, trials, study)
+        raise _explained(drift, recorded, versions()) from None
 
 
 def _caught_up(sampler: Sampler, lag: int, trials: int, study: Study) -> Stream:
@@ -274,16 +256,11 @@ def _drift(generation: int, index: int) -> DriftError:
 def _explained(drift: DriftError, recorded: Mapping[str, str], now: Mapping[str, str]) -> DriftError:
     """``drift`` with the libraries that changed."""
     changed = versions_text(differences(recorded, now))
-    if changed:
-        why = f"; since then these versions changed: {changed}."
-        hint = "Install the recorded versions,"
-    else:
-        why = (
-            ", although no version of a library changed: it was altered, or written on another machine type."
-        )
-        hint = "Go on where it was written,"
+    why = f"; since then these versions changed: {changed}." if changed else ", though no version changed."
+    first = "Install the recorded versions, or start" if changed else "Start"
     return DriftError(
         drift.where,
         drift.reason + why,
-        f"{hint} begin a new study, or go on from the history as it is with --accept-drift.",
+        f"{first} a successor, which begins at this study's best points and takes over its results "
+        "(search.warm_start).",
     )

@@ -124,13 +124,6 @@ class Manifest(BaseModel):
             before = drift.versions
         return tuple(found)
 
-    def with_drift(self, generations: int, candidates: int, closed: int, now: Mapping[str, str]) -> Manifest:
-        """With one more accepted drift."""
-        drift = _StoredDrift(
-            generations=generations, candidates=candidates, closed=closed, versions=dict(now)
-        )
-        return self.model_copy(update={"drifts": (*self.drifts, drift)})
-
     def with_experiment(self, document: Mapping[str, Any]) -> Manifest:
         """With the experiment as it is now, to be written by this release."""
         return self.model_copy(update={"experiment": _plain(document), "format": FORMAT})
