@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -170,21 +171,19 @@ def differences_by_chance(ours: list[dict[str, Tensor]], peers: list[dict[str, T
         off = (one.mean(0) - other.mean(0)).abs()
         if bool((off[fixed] > 1e-5 * scale).any()):
             found.append(f"{name}: elements that do not depend on the seed differ by {off[fixed].max():.1e}")
-        if int((~fixed).sum()) < _FEW:
+        elements = int((~fixed).sum())
+        if elements < _FEW:
             continue
         squares = float((off[~fixed] ** 2 / ((a + b)[~fixed] / count)).mean())
         spread = float(a.sum() / b.sum())
-        if squares > _OFF or not 1 / _WIDE < spread < _WIDE:
+        if squares > 1.07 + 8 / math.sqrt(elements) or abs(math.log(spread)) > 5 / math.sqrt(elements):
             found.append(f"{name}: squares of t {squares:.2f} in the mean, variances {spread:.2f} to 1")
     return found
 
 
 _FEW = 100
-"""Elements of a tensor below which chance itself is too large."""
-_OFF = 1.6
-"""Mean of the squares of t above which means differ: with 16 seeds of each it is 1.07 where they do not."""
-_WIDE = 1.3
-"""Ratio of the variances of a tensor."""
+"""Elements of a tensor below which chance itself is too large. Where nothing differs, the squares of t are
+1.07 in the mean (16 seeds of each); both limits are more than four standard errors away."""
 
 
 @dataclass

@@ -113,6 +113,7 @@ class Recipes:
                     {"model": m, "parameters": {"weight": round(self._random.uniform(0.1, 1.5), 2)}}
                     for m in dict.fromkeys((own[0], own[-1]))
                 ],
+                "base_model": own[0],  # without one, MergeKit's copies any one's tokenizer
                 "dtype": "float32",
             }
             documents = [stage, _replaced(document, own[0], "half")]
@@ -162,7 +163,7 @@ class Recipes:
                 document[key] = value
         if self._by_chance:
             document["dtype"] = "float32"
-        elif "tokenizer_source" in document and self._random.random() < 0.6:
+        elif "tokenizer_source" in document and method.name not in _RANKS and self._random.random() < 0.6:
             document["tokenizer"] = self._vocabulary(
                 document.pop("tokenizer_source"), paths[self._random.choice(names)]
             )
@@ -200,6 +201,7 @@ class Recipes:
         if base is not None and all(s["model"] != base for s in sources):
             sources.append({"model": base, "parameters": {}})
         slices: list[dict[str, Any]] = []
+        same_words = not any("_c_" in source["model"] for source in sources)
         for _ in range(self._random.randint(1, 3)):
             count = self._random.randint(1, LAYERS)
             first = self._random.randint(0, LAYERS - count)
@@ -215,7 +217,8 @@ class Recipes:
             if self._random.random() < 0.3:
                 of_all = self._random.random() < 0.5
                 slices[-1]["parameters"] = self._parameters(method, per_model=not of_all)
-            if base is not None and self._random.random() < 0.15:
+            # Where vocabularies differ, rows come from the slice's base there, from the recipe's here.
+            if base is not None and self._random.random() < 0.2 and same_words:
                 slices[-1]["base_model"] = self._random.choice(sources)["model"]
         document["slices"] = slices
 
@@ -281,5 +284,7 @@ def _replaced(node: Any, old: str, new: str) -> Any:
     return new if node == old else node
 
 
+_RANKS = ("ties", "breadcrumbs", "breadcrumbs_ties", "sce")
+"""Methods that rank by magnitude: of equal rows (padding, copies of tokens) they keep others."""
 _NOT_THERE = {"karcher": ("weight",)}
 """Parameters that MergeKit's method of that name lacks."""
