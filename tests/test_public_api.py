@@ -52,7 +52,7 @@ def test_importing_evomerge_imports_nothing_else() -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True
     )
-    assert done.stdout.strip() == "['evomerge']"
+    assert done.stdout.strip() == "['evomerge', 'evomerge.version']"
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -16,6 +16,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from evomerge.errors import RecipeError, did_you_mean
 from evomerge.kernels import Kernel, Measure, nothing
+from evomerge.registry import Registry
 
 __all__ = ["Base", "MergeMethod", "Parameter", "PerModel", "Range", "get_method", "merge_method", "methods"]
 
@@ -113,7 +114,7 @@ class MergeMethod:
 
 _LARGEST = 1e300
 """Of any parameter: no infinity, and no whole number that is too large for a float."""
-_METHODS: dict[str, MergeMethod] = {}
+_METHODS: Registry[MergeMethod] = Registry("merge method", "evomerge.methods")
 _CONTEXT = ("has_base", "key")
 """Arguments of ``prepare`` that the engine gives and no recipe sets: whether the first input is the base,
 and a number that is different for each output tensor (for random masks)."""
@@ -136,12 +137,10 @@ def merge_method(  # noqa: PLR0913 (the keywords are the declaration of a method
     """
 
     def register(prepare: Callable[..., Any]) -> Callable[..., Any]:
-        if name in _METHODS:
-            raise ValueError(f"the merge method {name!r} is registered twice")
         hints = get_type_hints(prepare, include_extras=True)
         keyword_only = [p for p in inspect.signature(prepare).parameters.values() if p.kind is p.KEYWORD_ONLY]
         parameters = [_parameter(p, hints[p.name]) for p in keyword_only if p.name not in _CONTEXT]
-        _METHODS[name] = MergeMethod(
+        method = MergeMethod(
             name=name,
             doc=inspect.getdoc(prepare) or "",
             source=source,
@@ -154,6 +153,7 @@ def merge_method(  # noqa: PLR0913 (the keywords are the declaration of a method
             parameters={p.name: p for p in parameters},
             context=frozenset(p.name for p in keyword_only if p.name in _CONTEXT),
         )
+        _METHODS.add(name, method)
         return prepare
 
     return register
@@ -166,9 +166,8 @@ def get_method(name: str) -> MergeMethod:
         RecipeError: There is none.
     """
     if name not in _METHODS:
-        raise RecipeError(
-            "merge_method", f"there is no merge method {name!r}", did_you_mean(name, sorted(_METHODS))
-        )
+        hint = " ".join((did_you_mean(name, sorted(_METHODS)), *_METHODS.failures))
+        raise RecipeError("merge_method", f"there is no merge method {name!r}", hint)
     return _METHODS[name]
 
 

@@ -271,7 +271,7 @@ def _describe(problem: Any, model: type[BaseModel]) -> tuple[str, str, str]:
     given = problem.get("input")
     if problem["type"] not in ("missing", "value_error") and isinstance(given, str | int | float | bool):
         reason += f", got {given!r}"
-    return place, reason, ""
+    return place, reason, str(problem.get("ctx", {}).get("hint", ""))
 
 
 def _place(loc: tuple[int | str, ...]) -> str:

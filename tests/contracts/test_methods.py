@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from evomerge.engine.materialize import Materializer
 from method_support import (
     EXAMPLES,
     ModelFolders,
@@ -26,7 +27,6 @@ from support import LLAMA, llama_shapes, save_model
 from evomerge.engine.compute import ComputePool
 from evomerge.engine.export import MergeOptions, merge_to_disk
 from evomerge.engine.fingerprint import fingerprint
-from evomerge.engine.materialize import Materializer
 from evomerge.engine.plan import TensorPlan
 from evomerge.engine.sources import open_sources
 from evomerge.engine.statistics import Statistics

@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 from support import ZOO, MakeModel, numbers_printed
 from torch import Tensor
 
+from evomerge.backends.transformers_model import TransformersModel
 from evomerge.checkpoints.checkpoint import open_checkpoint
 from evomerge.engine.export import MergeOptions, merge_to_disk
-from evomerge.engine.materialize import Materializer
 from evomerge.engine.sources import open_sources
 from evomerge.errors import CandidateError, CheckpointError, FailureKind, OutputError
 from evomerge.recipe import Recipe, parse_recipe
@@ -39,14 +39,14 @@ def family(make_model: MakeModel) -> dict[str, str]:
     return {n: str(make_model(n, seed)) for seed, n in enumerate(("base", "one", "two", "three"))}
 
 
-def live_tensors(materializer: Materializer) -> dict[str, Tensor]:
-    return {n: p.detach() for n, p in materializer.model.state_dict().items()}
+def live_tensors(live: TransformersModel) -> dict[str, Tensor]:
+    return {n: p.detach() for n, p in live.model.state_dict().items()}
 
 
 def test_a_live_model_that_calculates_in_float32_holds_the_rounded_weights(family: dict[str, str]) -> None:
     checkpoints = open_sources(family)
     recipe = recipe_of("ties", *family, dtype="bfloat16")
-    wide, narrow = Materializer(checkpoints, compute_dtype=torch.float32), Materializer(checkpoints)
+    wide, narrow = TransformersModel(checkpoints, compute_dtype=torch.float32), TransformersModel(checkpoints)
     assert wide.load(recipe) == narrow.load(recipe)
     for name, tensor in live_tensors(wide).items():
         assert tensor.dtype == torch.float32
@@ -56,10 +56,10 @@ def test_a_live_model_that_calculates_in_float32_holds_the_rounded_weights(famil
 def test_an_earlier_candidate_leaves_no_trace(family: dict[str, str]) -> None:
     checkpoints = open_sources(family)
     recipes = [recipe_of(method, *family) for method in ("ties", "linear", "dare_ties")]
-    used = Materializer(checkpoints)
+    used = TransformersModel(checkpoints)
     first = [used.load(r) for r in recipes]
     assert [used.load(r) for r in reversed(recipes)] == first[::-1]
-    assert [Materializer(checkpoints).load(r) for r in recipes] == first
+    assert [TransformersModel(checkpoints).load(r) for r in recipes] == first
     assert len(set(first)) == 3
 
 
@@ -79,16 +79,16 @@ def test_a_deeper_candidate_rebuilds_the_model_and_equals_what_transformers_load
         }
     )
     flat = parse_recipe({"merge_method": "linear", "models": [{"model": "one", "parameters": {"weight": 1}}]})
-    materializer = Materializer(checkpoints)
-    before = materializer.load(flat)
+    live = TransformersModel(checkpoints)
+    before = live.load(flat)
     merge_to_disk(deep, checkpoints, tmp_path / "deep")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "deep")
-    materializer.load(deep)
+    live.load(deep)
     assert loaded.config.num_hidden_layers == 5
     tokens = torch.arange(12).view(1, -1)
     with torch.no_grad():
-        assert torch.equal(materializer.model(tokens).logits, loaded.eval()(tokens).logits)
-    assert materializer.load(flat) == before
+        assert torch.equal(live.model(tokens).logits, loaded.eval()(tokens).logits)
+    assert live.load(flat) == before
 
 
 def test_a_fingerprint_sees_one_bit(make_model: MakeModel, family: dict[str, str]) -> None:
@@ -97,8 +97,8 @@ def test_a_fingerprint_sees_one_bit(make_model: MakeModel, family: dict[str, str
 
     changed = make_model("flipped", 1, change=flip)
     recipe = parse_recipe({"merge_method": "passthrough", "models": [{"model": "one"}]})
-    original = Materializer(open_sources(family)).load(recipe)
-    assert Materializer(open_sources({"one": str(changed)})).load(recipe) != original
+    original = TransformersModel(open_sources(family)).load(recipe)
+    assert TransformersModel(open_sources({"one": str(changed)})).load(recipe) != original
 
 
 def test_nan_in_a_source_is_a_failed_candidate_in_memory_and_no_folder_on_disk(
@@ -115,7 +115,7 @@ def test_nan_in_a_source_is_a_failed_candidate_in_memory_and_no_folder_on_disk(
         }
     )
     with pytest.raises(CandidateError, match=r"model\.layers\.1\.mlp\.up_proj\.weight") as caught:
-        Materializer(open_sources(bad)).load(recipe)
+        TransformersModel(open_sources(bad)).load(recipe)
     assert caught.value.kind is FailureKind.NON_FINITE_WEIGHTS
     with pytest.raises(CheckpointError, match=r"model\.layers\.1\.mlp\.up_proj\.weight"):
         merge_to_disk(recipe, open_sources(bad), tmp_path / "out")
@@ -167,14 +167,14 @@ def test_tied_embeddings_stay_tied(make_model: MakeModel, tmp_path: Path) -> Non
         {"merge_method": "linear", "models": [{"model": n, "parameters": {"weight": 1}} for n in models]}
     )
     checkpoints = open_sources(models)
-    materializer = Materializer(checkpoints)
-    materializer.load(recipe)
+    live = TransformersModel(checkpoints)
+    live.load(recipe)
     merge_to_disk(recipe, checkpoints, tmp_path / "out")
     assert "lm_head.weight" not in load_file(tmp_path / "out" / "model.safetensors")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     tokens = torch.arange(8).view(1, -1)
     with torch.no_grad():
-        assert torch.equal(materializer.model(tokens).logits, loaded.eval()(tokens).logits)
+        assert torch.equal(live.model(tokens).logits, loaded.eval()(tokens).logits)
 
 
 def test_integer_buffers_are_copied(make_model: MakeModel, tmp_path: Path) -> None:

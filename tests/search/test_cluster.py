@@ -22,8 +22,9 @@ from search_fakes import FakeExecutor, FakeWorker, make_plan, weights_of
 from evomerge.errors import FailureKind
 from evomerge.recipe import Recipe
 from evomerge.search.controller import search
-from evomerge.search.progress import Progress, Quiet
-from evomerge.search.study import Study, Trial
+from evomerge.search.observers import Observer
+from evomerge.search.progress import Progress
+from evomerge.study.study import Study, Trial
 from evomerge.workers.jobs import Job, Outcome
 from evomerge.workers.ray_executor import RayExecutor
 
@@ -51,7 +52,7 @@ class NotingWorker(FakeWorker):
 
         node = ray.get_runtime_context().get_node_id()
         with (self._folder / "notes").open("a") as file:
-            file.write(f"{node} {job.split} {job.key}\n")
+            file.write(f"{node} {job.items.split} {job.key}\n")
         outcome = super().run(job)
         doomed = self._folder / "doomed"
         if doomed.exists() and doomed.read_text() == node:
@@ -59,7 +60,7 @@ class NotingWorker(FakeWorker):
         return outcome
 
 
-class AfterTrials(Quiet):
+class AfterTrials(Observer):
     """Calls ``actions[n]`` when ``n`` trials are recorded."""
 
     def __init__(self, actions: Mapping[int, Callable[[], object]]) -> None:

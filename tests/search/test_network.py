@@ -13,7 +13,7 @@ import pytest
 from postgres_support import PostgresServer
 from search_fakes import Disturbed, check_search, make_plan, reference
 
-from evomerge.search.study import Study
+from evomerge.study.study import Study
 
 pytestmark = pytest.mark.postgres
 
