@@ -103,7 +103,8 @@ def drawn() -> Iterator[Worked]:
     elected = [1 + 4, 1 + 5, 1 + 8, 1 - 10]  # (2, 4, 8, -10) and (2, 1, -1, 2)
     yield Worked("dare_ties", "dense", two, elected, b, {"weight": [2, 1]})
     yield Worked("della", "dense", two, [1 + 4 / 3, 1 + 5 / 3, 1 + 8 / 2, 1 - 10 / 2], b, {"weight": [2, 1]})
-    yield Worked("dare_linear", "density 0", two[:1], b, b, {"weight": [1], "density": [0]})
+    for method in ("dare_linear", "dare_ties", "della", "della_linear"):
+        yield Worked(method, "density 0", two[:1], b, b, {"weight": [1], "density": [0]})
 
     # della: probabilities 0.1, 0.3, 0.5, 0.7 from the smallest to the largest of the row (of equals the first
     # is the smaller). Below 0.1, 0.3, 0.5, 0.7: (1, 0, 0, -5), twice as long for the norm 12 instead of 6.
