@@ -14,6 +14,7 @@ from evomerge.engine.header import check_header
 from evomerge.engine.inputs import Inputs
 from evomerge.engine.model_names import parse_config
 from evomerge.engine.plan import MergePlan
+from evomerge.engine.recipe_faults import with_faults
 from evomerge.engine.sources import identities, open_sources
 from evomerge.errors import CheckpointError, ExperimentError, UserError
 from evomerge.fitness import Evaluator, Split, TaskInfo
@@ -82,11 +83,9 @@ def preflight(experiment: Experiment, *, dry: bool = False) -> Preflight:
     try:
         _check_workers(experiment.spec.workers)
         make_sampler(experiment.sampler(), experiment.space.dimensions)
-        checkpoints = _opened(experiment)
         space = experiment.space
-        inputs = Inputs(checkpoints)
         recipe = space.fill(space.decode(space.start()))
-        first = inputs.plan(recipe)
+        inputs, first = _first_plan(experiment, recipe)
         warnings = dict.fromkeys(first.warnings)
         for baseline in experiment.baselines():
             warnings |= dict.fromkeys(inputs.plan(baseline.recipe).warnings)
@@ -94,7 +93,7 @@ def preflight(experiment: Experiment, *, dry: bool = False) -> Preflight:
         tasks = evaluator.describe()
         warnings |= dict.fromkeys(_model_warnings(first, recipe))
         prompts = _check_requests(evaluator, first, tuple(Split) if dry else ())
-        sources, scored = identities(checkpoints), evaluator.digest()
+        sources, scored = identities(inputs.checkpoints), evaluator.digest()
     except UserError as exception:
         raise exception.within(str(experiment.path)) from None
     if file is not None and is_new:
@@ -110,7 +109,7 @@ def preflight(experiment: Experiment, *, dry: bool = False) -> Preflight:
         *unused,
         *without_effect(experiment),
     )
-    return Preflight(checkpoints, first, tasks, sources, scored, study, tuple(dict.fromkeys(told)))
+    return Preflight(inputs.checkpoints, first, tasks, sources, scored, study, tuple(dict.fromkeys(told)))
 
 
 def _first_digest(study: Known) -> tuple[str, ...]:
@@ -141,6 +140,14 @@ def _idle_workers(experiment: Experiment) -> tuple[str, ...]:
         f"workers.count is {count}, but no more than {most} candidates are proposed at a time; "
         "raise search.lag or search.population",
     )
+
+
+def _first_plan(experiment: Experiment, recipe: Recipe) -> tuple[Inputs, MergePlan]:
+    try:
+        inputs = Inputs(_opened(experiment))
+        return inputs, inputs.plan(recipe)
+    except UserError as exception:
+        raise with_faults(exception, recipe) from None
 
 
 def _opened(experiment: Experiment) -> dict[str, Checkpoint]:
