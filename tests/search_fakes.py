@@ -17,6 +17,7 @@ from evomerge.recipe import Recipe, SearchSpace
 from evomerge.search.baselines import baselines, starts
 from evomerge.search.controller import SearchPlan, search
 from evomerge.search.samplers import SAMPLERS, SamplerPlan
+from evomerge.study.manifest import MANIFEST, Manifest
 from evomerge.study.study import Study
 from evomerge.workers.jobs import Failure, Job, Outcome, Seconds
 
@@ -213,3 +214,16 @@ def check_search(
     again = Study.open(url, "s")
     assert again.digest() == study.digest() == expected.digest()
     assert len({t.number for t in again.trials()}) == len(again.trials())
+
+
+def note_drift(study: Study, lag: int, now: Mapping[str, str]) -> None:
+    """What release 0.1.0 wrote where its user accepted a drift with ``--accept-drift``."""
+    drift = {
+        "generations": len(study.generations()),
+        "candidates": len(study.candidates()),
+        "closed": study.closed(lag),
+        "versions": dict(now),
+    }
+    stored = study._manifest.stored()
+    drifts = [*stored.get("drifts", []), drift]
+    study._set_manifest(Manifest.read({MANIFEST: {**stored, "drifts": drifts}}, "here"))

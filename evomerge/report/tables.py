@@ -76,7 +76,7 @@ def driver_text(driver: Driver) -> str:
 
 
 def drift_text(drift: AcceptedDrift) -> str:
-    """What was accepted with ``--accept-drift``, on one line."""
+    """A drift that was accepted under release 0.1.0, on one line."""
     changed = versions_text(drift.changed) or "no version changed"
     return f"Drift accepted after {drift.candidates} candidates: {changed}"
 

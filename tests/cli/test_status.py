@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 
 from cli_support import EXPERIMENT
+from search_fakes import note_drift
 from typer.testing import CliRunner
 
 from evomerge.cli.main import app
@@ -39,7 +40,7 @@ def test_status_names_the_driver_and_the_drifts_that_were_accepted(tmp_path: Pat
     document = {**EXPERIMENT, "workers": {"dtype": None}}
     with Study.open(url, "small", document=document) as study:
         study.record(Trial("candidate", "g0.0", 0, 0, "digest", values=(0.5,)))
-        study.accept_drift({**versions(), "cma": "99.0"}, lag=0)
+        note_drift(study, 0, {**versions(), "cma": "99.0"})
         arguments = ["status", "small", "--storage", url]
         text = " ".join(CliRunner().invoke(app, arguments).stdout.split())
         shown = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)

@@ -18,6 +18,7 @@ from search_fakes import (
     fake_scores,
     heavy_fails,
     make_plan,
+    note_drift,
     weights_of,
 )
 
@@ -467,7 +468,9 @@ def drifted(
     url: str, plan: SearchPlan, executor: FakeExecutor | None = None, *, accept: bool = True
 ) -> Study:
     study = opened(url, plan)
-    search(plan, study, executor or FakeExecutor(), accept_drift=accept)
+    if accept:
+        note_drift(study, plan.lag, stream.versions())
+    search(plan, study, executor or FakeExecutor())
     return study
 
 
@@ -481,7 +484,7 @@ def test_with_a_lag_an_accepted_drift_keeps_what_is_recorded_of_every_open_gener
             run(url, plan, FakeExecutor(order=5, lives=24))
     old = opened(urls[0], plan).candidates()
     upgrade(monkeypatch)
-    with pytest.raises(StudyError, match="--accept-drift"):
+    with pytest.raises(StudyError, match=r"search\.warm_start"):
         run(urls[0], plan)
     expected = drifted(urls[0], plan)
     assert {t.place: t for t in expected.candidates()}.items() >= {t.place: t for t in old}.items()
@@ -489,14 +492,14 @@ def test_with_a_lag_an_accepted_drift_keeps_what_is_recorded_of_every_open_gener
     for lives, url in enumerate(urls[1:]):
         with pytest.raises(Killed):
             drifted(url, plan, FakeExecutor(order=lives, lives=3 * lives))
-        study = drifted(url, plan, FakeExecutor(order=lives, workers=3), accept=lives == 0)
+        study = drifted(url, plan, FakeExecutor(order=lives, workers=3), accept=False)
         assert study.snapshot() == expected.snapshot()
         assert len(study.accepted_drifts) == 1
 
 
 @pytest.mark.parametrize("before", [8, 16, 19])  # after whole generations, and in the midst of one
-def test_a_drift_is_refused_with_the_library_that_changed_and_accepted_when_told_so(
-    journal: str, before: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_drift_is_refused_with_the_library_that_changed_and_one_that_was_accepted_goes_on(
+    journal: str, before: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = make_plan(trials=40)
     run(journal, replace(plan, trials=before))
@@ -506,9 +509,8 @@ def test_a_drift_is_refused_with_the_library_that_changed_and_accepted_when_told
         run(journal, plan)
     assert f"cma {versions()['cma']} -> 99.0" in str(caught.value)
     assert "numpy" not in str(caught.value)
-    assert "--accept-drift" in str(caught.value)
+    assert "search.warm_start" in str(caught.value)
     study = drifted(journal, plan)
-    assert f"-> 99.0. Going on from the {before} candidates told so far" in caplog.text
     assert study.candidates()[:before] == old[:before] == old
     assert len(study.candidates()) == 40
     assert [len(g) for g in study.generations()] == [8] * 5
@@ -533,7 +535,7 @@ def test_after_an_accepted_drift_the_study_is_the_same_however_often_it_is_kille
         with pytest.raises(Killed):
             drifted(url, plan, FakeExecutor(order=lives, lives=2 * lives))
         # what was accepted stays accepted
-        study = drifted(url, plan, FakeExecutor(order=lives), accept=lives == 0)
+        study = drifted(url, plan, FakeExecutor(order=lives), accept=False)
         assert study.snapshot() == expected.snapshot()
         assert len(study.accepted_drifts) == 1
 
@@ -555,16 +557,6 @@ def test_going_back_to_the_old_versions_is_another_drift(
         [("cma", installed, "99.0")],
         [("cma", "99.0", installed)],
     ]
-
-
-def test_accepting_drift_changes_nothing_where_there_is_none(tmp_path: Path) -> None:
-    plan = make_plan(trials=20)
-    reference, _ = run(f"journal:///{tmp_path}/reference.log", plan)
-    url = f"journal:///{tmp_path}/study.log"
-    for trials in (5, 12, 20):
-        study = drifted(url, replace(plan, trials=trials))
-    assert study.snapshot()["trials"] == reference.snapshot()["trials"]
-    assert study.accepted_drifts == ()
 
 
 # --- duplicates --------------------------------------------------------------------------------------------

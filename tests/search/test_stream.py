@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from search_fakes import note_drift
 
 from evomerge.recipe import Dimension
 from evomerge.search.samplers import SAMPLERS, SamplerPlan, Told, Vector, make_sampler
 from evomerge.search.stream import DriftError, Proposal, Stream, open_stream
 from evomerge.study.manifest import MANIFEST, Manifest
-from evomerge.study.study import Study, Trial
+from evomerge.study.study import Study, Trial, versions
 
 DIMENSIONS = [Dimension("x", "float", 0, 1), Dimension("y", "float", 0, 1), Dimension("z", "int", 0, 6)]
 TRIALS = 70
@@ -44,7 +45,9 @@ class Search:
         self, study: Study, lag: int, config: SamplerPlan, trials: int = TRIALS, *, accept: bool = False
     ) -> None:
         self.study, self.lag = study, lag
-        self.stream = open_stream(config, DIMENSIONS, lag, trials, study, accept_drift=accept)
+        if accept:
+            note_drift(study, lag, versions())
+        self.stream = open_stream(config, DIMENSIONS, lag, trials, study)
         self.running = self.stream.take()
         self.generations: list[list[str]] = []
 
@@ -253,7 +256,7 @@ def test_after_an_accepted_drift_the_study_is_the_same_however_often_it_is_kille
         study = opened(tmp_path, name)
         Search(study, lag, settings_for(), 200).run(random.Random(3), before, loss)
         old = history(study)
-        with pytest.raises(DriftError, match="--accept-drift"):
+        with pytest.raises(DriftError, match="successor"):
             Search(study, lag, now, 200)
         chance = random.Random(8)
         for k, most in enumerate(stops):
