@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from evomerge.engine.materialize import Materializer
 from method_support import (
     EXAMPLES,
     ModelFolders,
@@ -24,6 +23,7 @@ from method_support import (
 from safetensors.torch import load_file
 from support import LLAMA, llama_shapes, save_model
 
+from evomerge.backends.transformers_model import TransformersModel
 from evomerge.engine.compute import ComputePool
 from evomerge.engine.export import MergeOptions, merge_to_disk
 from evomerge.engine.fingerprint import fingerprint
@@ -128,26 +128,26 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def materializer(family: dict[str, str]) -> Materializer:
+def live(family: dict[str, str]) -> TransformersModel:
     """One that has held the candidates of all methods before: none of them may leave a trace."""
-    return Materializer(open_sources(family))
+    return TransformersModel(open_sources(family))
 
 
 @pytest.mark.parametrize("out", ["float32", "bfloat16"])
 def test_memory_and_disk_hold_the_same_bits(
-    name: str, out: str, family: dict[str, str], materializer: Materializer, tmp_path: Path
+    name: str, out: str, family: dict[str, str], live: TransformersModel, tmp_path: Path
 ) -> None:
     recipe = parse_recipe(example_recipe(name, out_dtype=out))
-    scored = materializer.load(recipe)
+    scored = live.load(recipe)
     options = MergeOptions(threads=2, chunk_elements=100)
     result = merge_to_disk(recipe, open_sources(family), tmp_path / "out", options)
     assert result.fingerprint == scored
     on_disk = load_file(tmp_path / "out" / "model.safetensors")
-    live = materializer.model.state_dict()
-    assert set(live) == set(on_disk)
+    held = live.model.state_dict()
+    assert set(held) == set(on_disk)
     for tensor, weight in on_disk.items():
         assert weight.dtype == getattr(torch, out)
-        assert torch.equal(bits(live[tensor].detach()), bits(weight)), tensor
+        assert torch.equal(bits(held[tensor].detach()), bits(weight)), tensor
 
 
 @pytest.mark.usefixtures("kernels")
