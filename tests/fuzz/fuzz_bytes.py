@@ -169,7 +169,7 @@ def _journals(shop: Workshop) -> list[bytes]:
         task = TaskScore("t", "acc", 0.5, True, "mean", (ItemScore("i", 1.0), ItemScore("j", 0.0)))  # noqa: FBT003
         scores = Scores(Split.SEARCH, (task,))
         study.record(Trial("baseline", "base", -1, 0, "d"))
-        study.record(Trial("candidate", "g0.0", 0, 0, "e", (0.5,), {"w": 0.5}, 0.5, scores))
+        study.record(Trial("candidate", "g0.0", 0, 0, "e", (0.5,), {"w": 0.5}, (0.5,), scores))
         study.record_split(1, Split.TEST, SplitResult(scores))
     return [path.read_bytes()]
 

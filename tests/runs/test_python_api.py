@@ -121,7 +121,7 @@ def test_a_data_frame_holds_every_trial_with_its_values_and_scores(run: Run) -> 
         assert list(frame.index) == list(trials)
         for name, trial in trials.items():
             assert frame.loc[name, "search"] == trial.score
-            for key, value in trial.values.items():
+            for key, value in trial.parameters.items():
                 assert frame.loc[name, f"param/{key}"] == value
         assert found.winner is not None
         assert frame.loc[found.winner.name, "test"] == study.score(found.winner, Split.TEST)

@@ -101,7 +101,7 @@ def test_a_node_that_dies_in_mid_generation_costs_one_retry_and_another_node_tak
     actions = {9: kill, 14: lambda: cluster.add_node(**NODE)}
     executor = RayExecutor(partial(NotingWorker, tmp_path), 2, address=cluster.address)
     with closing(executor):
-        search(PLAN, study, executor, AfterTrials(actions))
+        search(PLAN, study, executor, [AfterTrials(actions)])
 
     started = [line.split() for line in (tmp_path / "notes").read_text().splitlines()]
     on_nodes = Counter(node for node, *_ in started)
