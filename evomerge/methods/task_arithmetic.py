@@ -1,6 +1,6 @@
 """Sparsify task vectors, then combine them: the generalised task arithmetic.
 
-Seven methods from three sparsifiers (largest magnitudes, all but the outliers, chance) with and without an
+Seven methods from three sparsifiers (largest magnitudes, all but the outliers, random) with and without an
 election of signs; the table in the documentation of merge methods has their defaults.
 """
 
@@ -159,7 +159,7 @@ _breadcrumbs("breadcrumbs", consensus=False)
 _breadcrumbs("breadcrumbs_ties", consensus=True)
 
 
-# --------------------------------------------------------------------------- by chance
+# --------------------------------------------------------------------------- random masks
 
 
 def _by_chance(density: float, epsilon: float, key: int, rescale: bool | str) -> Mask:
