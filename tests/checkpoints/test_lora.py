@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from support import MakeModel
 
+from evomerge.backends.transformers_model import TransformersModel
 from evomerge.checkpoints.checkpoint import open_checkpoint
 from evomerge.checkpoints.lora import adapted
 from evomerge.engine.export import merge_to_disk
-from evomerge.engine.materialize import Materializer
 from evomerge.engine.sources import identities, open_sources
 from evomerge.errors import CheckpointError
 from evomerge.recipe import parse_recipe
@@ -124,7 +124,7 @@ def test_an_adapted_model_merges_in_memory_as_on_disk(make_model: MakeModel, tmp
             "models": [{"model": m, "parameters": {"weight": 1, "density": 0.5}} for m in ("tuned", "other")],
         }
     )
-    fingerprint = Materializer(checkpoints).load(recipe)
+    fingerprint = TransformersModel(checkpoints).load(recipe)
     assert merge_to_disk(recipe, checkpoints, tmp_path / "out").fingerprint == fingerprint
     alone = parse_recipe({"merge_method": "passthrough", "models": [{"model": "tuned"}]})
     merge_to_disk(alone, checkpoints, tmp_path / "alone")

@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from support import save_model
 from tokenizer_support import bpe, save
 
+from evomerge.backends.transformers_model import TransformersModel
 from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.engine.export import MergeOptions, MergeResult, merge_to_disk
-from evomerge.engine.materialize import Materializer
 from evomerge.engine.sources import identities, open_sources
 from evomerge.errors import CheckpointError
 from evomerge.recipe import parse_recipe
@@ -239,12 +239,12 @@ def test_memory_and_disk_agree(name: str, tmp_path: Path) -> None:
     document = {"merge_method": "passthrough", "models": [{"model": f"{base}+{tmp_path / 'lora'}"}]}
     recipe = parse_recipe(document)
     checkpoints = open_sources({r: r for r in recipe.references()})
-    materializer = Materializer(checkpoints)
-    fingerprint = materializer.load(recipe)
+    live = TransformersModel(checkpoints)
+    fingerprint = live.load(recipe)
     assert merge_to_disk(recipe, checkpoints, tmp_path / "out").fingerprint == fingerprint
     with torch.no_grad():
-        torch.testing.assert_close(materializer.model(IDS).logits, answers(tmp_path / "out"))
-    materializer.close()
+        torch.testing.assert_close(live.model(IDS).logits, answers(tmp_path / "out"))
+    live.close()
 
 
 def test_a_head_of_its_own_is_worth_a_warning(tmp_path: Path) -> None:

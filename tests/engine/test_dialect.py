@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from support import LLAMA, llama_shapes, save_model
 from torch import Tensor
 
+from evomerge.backends.transformers_model import TransformersModel
 from evomerge.checkpoints.checkpoint import open_checkpoint
 from evomerge.engine.export import merge_to_disk
-from evomerge.engine.materialize import Materializer
 from evomerge.errors import CheckpointError
 from evomerge.recipe import parse_recipe
 
@@ -32,7 +32,7 @@ def merged(folder: Path, document: dict[str, Any]) -> dict[str, Tensor]:
     recipe = parse_recipe(document)
     checkpoints = {name: open_checkpoint(folder / name) for name in recipe.merged()}
     result = merge_to_disk(recipe, checkpoints, folder / "out")
-    assert Materializer(checkpoints).load(recipe) == result.fingerprint
+    assert TransformersModel(checkpoints).load(recipe) == result.fingerprint
     return load_file(folder / "out" / "model.safetensors")
 
 

@@ -14,9 +14,9 @@ from tokenizer_support import bpe, save
 from tokenizers import AddedToken
 from torch import Tensor
 
+from evomerge.backends.transformers_model import TransformersModel
 from evomerge.engine.export import MergeOptions, MergeResult, merge_to_disk
 from evomerge.engine.inputs import Inputs
-from evomerge.engine.materialize import Materializer
 from evomerge.engine.sources import open_sources
 from evomerge.errors import CheckpointError, RecipeError
 from evomerge.recipe import parse_recipe
@@ -205,15 +205,15 @@ def test_memory_and_disk_agree_and_so_do_their_tokenizers(models: Models, source
     )
     result = models.merge(document)
     recipe = parse_recipe(document)
-    materializer = Materializer(open_sources({r: r for r in recipe.references()}, (models.folder,)))
-    assert materializer.load(recipe) == result.fingerprint
-    assert materializer.load(recipe) == result.fingerprint  # what is kept between candidates stays valid
-    assert materializer.tokenizer.get_vocab() == load_tokenizer(models.folder / "out").get_vocab()
-    assert "im_start" in materializer.tokenizer.chat_template
-    other = materializer.load(parse_recipe(document | {"tokenizer": None, "tokenizer_source": "chat"}))
+    live = TransformersModel(open_sources({r: r for r in recipe.references()}, (models.folder,)))
+    assert live.load(recipe) == result.fingerprint
+    assert live.load(recipe) == result.fingerprint  # what is kept between candidates stays valid
+    assert live.tokenizer.get_vocab() == load_tokenizer(models.folder / "out").get_vocab()
+    assert "im_start" in live.tokenizer.chat_template
+    other = live.load(parse_recipe(document | {"tokenizer": None, "tokenizer_source": "chat"}))
     assert other != result.fingerprint
-    assert materializer.load(recipe) == result.fingerprint
-    materializer.close()
+    assert live.load(recipe) == result.fingerprint
+    live.close()
 
 
 def test_the_template_that_most_models_have_is_taken_over(models: Models) -> None:
@@ -413,11 +413,11 @@ def test_a_model_without_tokenizer_files_takes_those_of_the_base(models: Models,
     assert len(result.warnings) == len(want.warnings) + 1
     assert result.warnings[0] == "no tokenizer files in same: the tokenizer of base is taken instead"
     recipe = parse_recipe(document)
-    materializer = Materializer(open_sources({r: r for r in recipe.references()}, (models.folder,)))
-    assert materializer.load(recipe) == want.fingerprint
-    assert materializer.load(recipe) == want.fingerprint
-    assert materializer.tokenizer.get_vocab() == load_tokenizer(models.folder / "out").get_vocab()
-    materializer.close()
+    live = TransformersModel(open_sources({r: r for r in recipe.references()}, (models.folder,)))
+    assert live.load(recipe) == want.fingerprint
+    assert live.load(recipe) == want.fingerprint
+    assert live.tokenizer.get_vocab() == load_tokenizer(models.folder / "out").get_vocab()
+    live.close()
 
 
 def test_a_base_without_tokenizer_files_takes_those_of_another_model(models: Models) -> None:
