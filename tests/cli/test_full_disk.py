@@ -79,7 +79,7 @@ WEIGHTS = (ZOO / "add" / "model.safetensors").stat().st_size
 @pytest.mark.parametrize("size", [WEIGHTS // 2, WEIGHTS + 3 * 4096], ids=["weights", "side files"])
 def test_a_merge_onto_a_full_disk_leaves_nothing(size: int, disk: Disk, recipe: Path) -> None:
     disk.mount(f"size={size}")
-    assert "disk/out: there is no room for the 0 MiB" in refusal("merge", recipe, "disk/out")
+    assert "disk/out: not enough disk space for the 0 MiB" in refusal("merge", recipe, "disk/out")
     assert disk.names() == []
 
 
