@@ -238,7 +238,7 @@ def experiment(lag: int) -> dict[str, object]:
         },
         "search": {"trials": 24, "population": 6, "seed": 3, "top_k": 3, "lag": lag},
         # a candidate that several kills hit must not count as one that kills its workers
-        "workers": {"dtype": "float32", "retries": 100},
+        "workers": {"dtype": "float32", "max_attempts": 100},
     }
 
 

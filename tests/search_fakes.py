@@ -16,7 +16,8 @@ from evomerge.fitness.scores import ItemScore, Scores, Split, TaskScore
 from evomerge.recipe import Recipe, SearchSpace
 from evomerge.search.baselines import baselines, starts
 from evomerge.search.controller import SearchPlan, search
-from evomerge.search.samplers import SamplerSettings
+from evomerge.search.samplers import SAMPLERS, SamplerPlan
+from evomerge.study.manifest import MANIFEST, Manifest
 from evomerge.study.study import Study
 from evomerge.workers.jobs import Failure, Job, Outcome, Seconds
 
@@ -59,8 +60,10 @@ def make_plan(
     lag: int = 0,
 ) -> SearchPlan:
     space = SearchSpace(document)
-    settings = SamplerSettings(sampler, population, seed=7, starts=starts(space))
-    return SearchPlan(space, settings, MeanScore(), baselines(space), trials, top_k, lag)
+    settings = SAMPLERS[sampler].Settings(population=population, seed=7)
+    return SearchPlan(
+        space, SamplerPlan(settings, starts(space)), MeanScore(), baselines(space), trials, top_k, lag
+    )
 
 
 def weights_of(recipe: Recipe) -> list[float]:
@@ -138,7 +141,7 @@ class FakeExecutor:
         if self._fails(job.recipe):
             failure = Failure(FailureKind.NON_FINITE_WEIGHTS, "model.norm.weight holds NaN")
             return Outcome(job.key, None, failure, None, seconds)
-        scores = fake_scores(job.recipe, job.split)
+        scores = fake_scores(job.recipe, job.items.split)
         return Outcome(job.key, scores, None, f"xxh:{hash_of(job.recipe)}", seconds)
 
 
@@ -207,7 +210,20 @@ def check_search(
     executor = FakeExecutor(order=1, seconds=0.05)
     with during or nullcontext():
         search(plan, study, executor)
-    assert len(executor.jobs) == len({(j.key, j.split) for j in executor.jobs})  # nothing evaluated twice
+    assert len(executor.jobs) == len({(j.key, j.items) for j in executor.jobs})  # nothing evaluated twice
     again = Study.open(url, "s")
     assert again.digest() == study.digest() == expected.digest()
     assert len({t.number for t in again.trials()}) == len(again.trials())
+
+
+def note_drift(study: Study, lag: int, now: Mapping[str, str]) -> None:
+    """What release 0.1.0 wrote where its user accepted a drift with ``--accept-drift``."""
+    drift = {
+        "generations": len(study.generations()),
+        "candidates": len(study.candidates()),
+        "closed": study.closed(lag),
+        "versions": dict(now),
+    }
+    stored = study._manifest.stored()
+    drifts = [*stored.get("drifts", []), drift]
+    study._set_manifest(Manifest.read({MANIFEST: {**stored, "drifts": drifts}}, "here"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,12 @@ def local_path(text: str) -> Path:
     """``text`` as a path, with the home folder in place of ``~``.
 
     Raises:
-        CheckpointError: It names the home folder of nobody.
+        CheckpointError: It names a home folder that does not exist.
     """
     try:
         return Path(text).expanduser()
     except RuntimeError:
-        raise CheckpointError(text, "nobody has such a home folder") from None
+        raise CheckpointError(text, "there is no such home folder") from None
 
 
 def find_folder(path: Path) -> bool:
@@ -53,6 +54,12 @@ def find_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):
         return False
+
+
+def closed_folder(path: Path) -> Path | None:
+    """The first folder above ``path`` that this user may not enter, so that nothing is known of ``path``."""
+    above = reversed(path.absolute().parents)
+    return next((p for p in above if not os.access(p, os.X_OK) and find_folder(p)), None)
 
 
 def weight_files(path: Path) -> list[Path]:
@@ -108,7 +115,7 @@ def _named_file(path: Path) -> Path | None:
     if name is None:
         return None
     if not isinstance(name, str) or Path(name).name != name or not find_file(path / name):
-        raise CheckpointError(str(config), f"{_WEIGHTS_FIELD} names {name!r}, which is no file of the folder")
+        raise CheckpointError(str(config), f"{_WEIGHTS_FIELD} names {name!r}: there is no such file")
     return path / name
 
 
@@ -153,14 +160,14 @@ def read_json(path: Path, hint: str = "") -> dict[str, Any]:
     """
     try:
         if path.stat().st_size > MAX_JSON_BYTES or not path.is_file():  # a pipe would be waited for
-            raise CheckpointError(str(path), "is no file, or too large for one of JSON")
+            raise CheckpointError(str(path), "is not a file, or is too large for JSON")
         document = json.loads(path.read_bytes())  # in UTF-8 or UTF-16, with or without a byte-order mark
     except FileNotFoundError:
         raise CheckpointError(str(path), "there is no such file", hint) from None
     except (OSError, ValueError, RecursionError) as exception:
-        raise CheckpointError(str(path), f"is no readable JSON ({exception})") from None
+        raise CheckpointError(str(path), f"cannot be read as JSON ({exception})") from None
     if not isinstance(document, dict):
-        raise CheckpointError(str(path), "is no JSON mapping")
+        raise CheckpointError(str(path), "is not a JSON mapping")
     if _is_deep(document):
         raise CheckpointError(str(path), f"is nested more than {MAX_JSON_DEPTH} levels deep")
     return document

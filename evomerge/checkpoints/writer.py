@@ -19,8 +19,8 @@ from torch import Tensor
 from evomerge.checkpoints.checkpoint import DTYPES, TensorInfo
 from evomerge.checkpoints.exchange import Workplace, exchange, recover
 from evomerge.checkpoints.manifest import MANIFEST, manifest_text
+from evomerge.checkpoints.output_path import Protected, check_target, output_path
 from evomerge.checkpoints.paging import start_writing
-from evomerge.checkpoints.target import Protected, check_target, output_path
 from evomerge.errors import OutputError
 
 __all__ = ["CheckpointWriter", "TensorFile"]
@@ -127,11 +127,6 @@ class CheckpointWriter:
     ) -> None:
         """Removes what was written unless it was committed."""
         self.abandon()
-
-    @property
-    def folder(self) -> Path:
-        """Where side files go before the commit."""
-        return self._partial
 
     def tensor(self, name: str) -> TensorFile:
         """The place of the tensor in its file."""
@@ -240,7 +235,7 @@ class CheckpointWriter:
         if exception.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return OutputError(
                 str(self.path),
-                f"there is no room for the {self._bytes / 2**20:.0f} MiB of this model",
+                f"not enough disk space for the {self._bytes / 2**20:.0f} MiB of this model",
                 "Free some space or name another folder. Nothing was left behind.",
             )
         return OutputError(str(self.path), f"cannot be written ({exception.strerror or exception})")

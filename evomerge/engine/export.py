@@ -12,16 +12,17 @@ from torch import Tensor
 
 from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.checkpoints.files import read_json, recoded
-from evomerge.checkpoints.target import Protected, check_target, output_path
+from evomerge.checkpoints.output_path import Protected, check_target, output_path
 from evomerge.checkpoints.writer import CheckpointWriter
 from evomerge.engine.compute import ComputePool, merge_tensor
 from evomerge.engine.fingerprint import fingerprint
 from evomerge.engine.header import check_header
 from evomerge.engine.inputs import Inputs
 from evomerge.engine.plan import MergePlan, TensorPlan
+from evomerge.engine.recipe_faults import with_faults
 from evomerge.engine.statistics import Statistics
-from evomerge.errors import CandidateError, CheckpointError, OutputError
-from evomerge.methods import Digest
+from evomerge.errors import CandidateError, CheckpointError, OutputError, UserError
+from evomerge.kernels import Digest
 from evomerge.recipe import Recipe, dump_recipe
 from evomerge.tokenizers.vocabulary import tokenizer_files
 
@@ -34,7 +35,7 @@ _SIDE_FILES = (
     "video_preprocessor_config.json",
     "image_processor*.json",
 )
-"""What of the donor's folder belongs to the model besides weights, configuration and tokenizer."""
+"""What of the config source's folder belongs to the model besides weights, configuration and tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,10 @@ def merge_to_disk(
     protected = _protected(checkpoints, options.recipe_file)
     check_target(output_path(path), protected, overwrite=options.overwrite)
     inputs = Inputs(checkpoints, truncate_embeddings=options.truncate_embeddings)
-    merge_plan = inputs.plan(recipe)
+    try:
+        merge_plan = inputs.plan(recipe)
+    except UserError as exception:
+        raise with_faults(exception, recipe) from None
     warning = check_header(merge_plan, is_stack=recipe.models is None)
     warnings = (*merge_plan.warnings, *((warning,) if warning is not None else ()))
     infos = {t.name: t.info for t in merge_plan.tensors}
@@ -155,7 +159,7 @@ def _write_weights(
 
 
 def _write_side_files(merge_plan: MergePlan, writer: CheckpointWriter) -> None:
-    folder = merge_plan.checkpoints[merge_plan.donor].path
+    folder = merge_plan.checkpoints[merge_plan.config_source].path
     found = {file.name: file for pattern in _SIDE_FILES for file in folder.glob(pattern) if file.is_file()}
     for file in (*(found[name] for name in sorted(found)), *tokenizer_files(merge_plan.tokenizer.path)):
         if file.name == "generation_config.json" and merge_plan.renumber is not None:

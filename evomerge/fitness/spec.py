@@ -94,7 +94,7 @@ class SplitSpec(_Frozen):
 
     search: _Share = Field(default=0.6, description="Items that candidates are scored on.")
     validation: _Share = Field(default=0.2, description="Items that choose the winner among the best.")
-    test: _Share = Field(default=0.2, description="Items of the final report, seen by nobody before.")
+    test: _Share = Field(default=0.2, description="Items of the final report, not used before.")
     seed: _Whole = Field(default=0, description="Another seed, another division.")
 
     @model_validator(mode="after")
@@ -109,6 +109,10 @@ class FitnessSpec(_Frozen):
     """What makes a model good: tasks of lm-eval, scored on disjoint splits of their items."""
 
     tasks: tuple[TaskSpec, ...] = Field(min_length=1, description="The tasks; names or mappings.")
+    objective: str = Field(
+        default="weighted_mean",
+        description="What makes one number of the tasks: weighted_mean, or one of an installed package.",
+    )
     include_path: str | tuple[str, ...] | None = Field(
         default=None,
         description="Folder(s) with task definitions of your own, relative to the experiment file. "

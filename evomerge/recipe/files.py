@@ -12,26 +12,33 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from evomerge.errors import OutputError, RecipeError, UserError, did_you_mean
+from evomerge.errors import OutputError, RecipeError, UserError, did_you_mean, together
 from evomerge.recipe.dialect import MISPLACED, normalise
 from evomerge.recipe.loader import MAX_YAML_NODES, Document, load_documents
 from evomerge.recipe.model import Recipe
 
-__all__ = ["dump_recipe", "load_recipe", "parse", "parse_recipe", "read_recipe", "read_yaml", "write_whole"]
+__all__ = [
+    "dump_recipe",
+    "load_recipe",
+    "parse",
+    "parse_recipe",
+    "read_recipe",
+    "read_yaml",
+    "write_whole",
+    "wrong_fields",
+]
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
 MAX_YAML_BYTES = 2**20
 MAX_YAML_DEPTH = 50
-MAX_LISTED = 20
-"""Wrong fields that one message names."""
 
 
 def read_yaml(path: Path, error: type[UserError] = RecipeError) -> Document:
     """The mapping in the YAML file ``path``, with warnings of the reader.
 
     Raises:
-        UserError: of type ``error``: the file cannot be read, is no YAML, or holds no mapping.
+        UserError: of type ``error``: the file cannot be read, is not YAML, or does not hold a mapping.
     """
     return parse_yaml(_text(path, error), str(path), error)
 
@@ -42,7 +49,7 @@ def read_recipe(path: Path, error: type[UserError] = RecipeError) -> Document:
     The main one is the document without a name, or else the last.
 
     Raises:
-        UserError: of type ``error``: the file cannot be read, is no YAML, or more than one has no name.
+        UserError: of type ``error``: the file cannot be read, is not YAML, or more than one has no name.
     """
     documents = _documents(_text(path, error), str(path), error)
     if len(documents) == 1:
@@ -73,7 +80,7 @@ def _text(path: Path, error: type[UserError]) -> str:
     try:
         if path.stat().st_size > MAX_YAML_BYTES:
             raise error(
-                str(path), f"the file is larger than {MAX_YAML_BYTES // 2**20} MiB, which is no recipe"
+                str(path), f"the file is larger than {MAX_YAML_BYTES // 2**20} MiB, too large for a recipe"
             )
         return _decoded(path.read_bytes())
     except FileNotFoundError:
@@ -121,7 +128,9 @@ def _documents(text: str, where: str, error: type[UserError]) -> list[Document]:
     if nodes > MAX_YAML_NODES:
         raise error(where, f"expands to more than {MAX_YAML_NODES} values", "Remove the repeated aliases.")
     if depth > MAX_YAML_DEPTH:
-        raise error(where, f"is nested more than {MAX_YAML_DEPTH} levels deep, which no recipe is")
+        raise error(
+            where, f"is nested more than {MAX_YAML_DEPTH} levels deep, which is more than a recipe needs"
+        )
     return documents
 
 
@@ -134,16 +143,26 @@ def parse(model: type[_Model], document: Mapping[str, Any], error: type[UserErro
     try:
         return model.model_validate(document)
     except ValidationError as exception:
-        problems = _innermost(exception.errors(include_url=False))
-        lines = [_describe(problem, model) for problem in problems]
-        if len(lines) == 1:
-            place, reason, hint = lines[0]
-            raise error(place, reason, hint) from None
-        shown = lines[:MAX_LISTED]
-        listed = "".join(f"\n  - {place}: {reason}. {hint}".rstrip() for place, reason, hint in shown)
-        if len(lines) > len(shown):
-            listed += f"\n  - and {len(lines) - len(shown)} more"
-        raise error("", f"{len(lines)} fields are wrong:{listed}") from None
+        raise together(_errors(exception, model, error), "fields are wrong") from None
+
+
+def wrong_fields(
+    model: type[BaseModel], document: Mapping[str, Any], error: type[UserError] = RecipeError
+) -> list[UserError]:
+    """Each field of ``document`` that does not fit ``model``, as an error of its own."""
+    try:
+        model.model_validate(document)
+    except ValidationError as exception:
+        return _errors(exception, model, error)
+    return []
+
+
+def _errors(exception: ValidationError, model: type[BaseModel], error: type[UserError]) -> list[UserError]:
+    problems = _innermost(exception.errors(include_url=False))
+    told = [_describe(problem, model) for problem in problems]
+    # Where a value may be one of two things, pydantic says of each why it is not.
+    first = {place: (place, reason, hint) for place, reason, hint in reversed(told)}
+    return [error(*first[place]) for place in dict.fromkeys(place for place, _, _ in told)]
 
 
 def parse_recipe(document: Mapping[str, Any]) -> Recipe:
@@ -170,7 +189,7 @@ def load_recipe(path: Path) -> Recipe:
 
 
 def dump_recipe(recipe: Recipe, path: Path | None = None, comments: Iterable[str] = ()) -> str:
-    """The YAML of ``recipe`` with ``comments`` on top; written to ``path`` if one is given.
+    """The YAML of ``recipe`` with ``comments`` at its head; written to ``path`` if one is given.
 
     Raises:
         OutputError: ``path`` cannot be written; then it is as it was.
@@ -238,10 +257,25 @@ def _umask() -> int:
 
 
 def _innermost(problems: list[Any]) -> list[Any]:
-    """Without the errors whose place encloses another's: pydantic reports a container for its children."""
+    """Without the errors whose place encloses another's: pydantic reports a container for its children.
+
+    Of the forms that a field may have, the first is meant where none fits.
+    """
     places = [tuple(p["loc"]) for p in problems]
     enclosing = {place[:length] for place in places for length in range(len(place))}
-    return [p for p, place in zip(problems, places, strict=True) if place not in enclosing]
+    meant: dict[tuple[int | str, ...], int | str] = {}
+    kept = []
+    for problem, place in zip(problems, places, strict=True):
+        at = next((i for i, part in enumerate(place) if _is_form(part)), None)
+        other_form = at is not None and meant.setdefault(place[:at], place[at]) != place[at]
+        if place not in enclosing and not other_form:
+            kept.append({**problem, "loc": tuple(part for part in place if not _is_form(part))})
+    return kept
+
+
+def _is_form(part: int | str) -> bool:
+    """Whether this part of a place is pydantic's name for one of the forms of a field."""
+    return isinstance(part, str) and part.startswith("function-")
 
 
 def _describe(problem: Any, model: type[BaseModel]) -> tuple[str, str, str]:
@@ -256,12 +290,14 @@ def _describe(problem: Any, model: type[BaseModel]) -> tuple[str, str, str]:
     given = problem.get("input")
     if problem["type"] not in ("missing", "value_error") and isinstance(given, str | int | float | bool):
         reason += f", got {given!r}"
-    return place, reason, ""
+    return place, reason, str(problem.get("ctx", {}).get("hint", ""))
 
 
 def _place(loc: tuple[int | str, ...]) -> str:
     text = ""
     for part in loc:
+        if isinstance(part, str) and part.startswith("function-"):  # pydantic's name of a choice
+            continue
         text += f"[{part}]" if isinstance(part, int) else (f".{part}" if text else str(part))
     return text or "the top level"
 

@@ -8,6 +8,7 @@ from evomerge.fitness.scored import ScoredDigest
 from evomerge.study.scored_tasks import SCORED, scored_of
 from evomerge.study.serialization import is_trial
 from evomerge.study.storage import open_storage, storage_file
+from evomerge.study.warm_start import WARM_START
 
 __all__ = ["Known", "known", "study_names"]
 
@@ -18,6 +19,8 @@ class Known:
 
     has_trials: bool = False
     scored: ScoredDigest | None = None
+    has_begun: bool = False
+    """Whether it has trials, or holds what it took over from another study."""
 
     @property
     def as_drawn(self) -> bool:
@@ -40,8 +43,10 @@ def known(storage: str, name: str, *, wait: bool = False) -> Known:
     try:
         if name not in opened.study_names():
             return Known()
-        scored = scored_of(opened.attributes(name).get(SCORED), f"study {name!r} in {opened.url}")
-        return Known(any(is_trial(row) for row in opened.trials(name)), scored)
+        attributes = opened.attributes(name)
+        scored = scored_of(attributes.get(SCORED), f"study {name!r} in {opened.url}")
+        has_trials = any(is_trial(row) for row in opened.trials(name))
+        return Known(has_trials, scored, has_trials or WARM_START in attributes)
     finally:
         opened.close()
 

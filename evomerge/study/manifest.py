@@ -10,9 +10,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-import evomerge
 from evomerge.errors import StudyError
 from evomerge.study.storage_row import SENSELESS
+from evomerge.version import __version__
 
 __all__ = [
     "MANIFEST",
@@ -124,13 +124,6 @@ class Manifest(BaseModel):
             before = drift.versions
         return tuple(found)
 
-    def with_drift(self, generations: int, candidates: int, closed: int, now: Mapping[str, str]) -> Manifest:
-        """With one more accepted drift."""
-        drift = _StoredDrift(
-            generations=generations, candidates=candidates, closed=closed, versions=dict(now)
-        )
-        return self.model_copy(update={"drifts": (*self.drifts, drift)})
-
     def with_experiment(self, document: Mapping[str, Any]) -> Manifest:
         """With the experiment as it is now, to be written by this release."""
         return self.model_copy(update={"experiment": _plain(document), "format": FORMAT})
@@ -158,7 +151,7 @@ def versions() -> dict[str, str]:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             found[name] = "absent"
-    return {**found, "evomerge": evomerge.__version__}
+    return {**found, "evomerge": __version__}
 
 
 def versions_text(changed: Sequence[Difference]) -> str:
@@ -182,7 +175,7 @@ def _plain(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _leaves(node: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value that is no container, and every empty container, with its dotted name."""
+    """Every value that is not a container, and every empty container, with its dotted name."""
     if isinstance(node, dict) and node:
         for key, value in node.items():
             yield from _leaves(value, f"{place}.{key}" if place else str(key))

@@ -130,7 +130,7 @@ def row_of(
     known = {n: (distributions[n], v) for n, v in trial.parameters.items() if n in distributions}
     return StorageRow(
         parameters=known,
-        values=None if trial.failed else trial.values,
+        values=trial.values or None,
         attributes=_attributes(trial),
         system=system,
         ranked=trial.kind == "candidate",

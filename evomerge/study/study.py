@@ -43,6 +43,7 @@ from evomerge.study.serialization import (
 from evomerge.study.storage import Storage, open_storage
 from evomerge.study.storage_row import EPOCHS, SENSELESS, LeaseLost, StorageRow
 from evomerge.study.trial import Basis, MoreItems, SplitResult, Trial
+from evomerge.study.warm_start import WarmStart, warm_start_of, warm_start_texts
 
 __all__ = [
     "AcceptedDrift",
@@ -78,6 +79,7 @@ class Study(Contents):
         self._read_document = read
         self._items = ItemLists()
         self._scored: dict[str, Any] | None = None
+        self._warm_start: WarmStart | None = None
 
     @classmethod
     def open(  # noqa: PLR0913 (each is given by name)
@@ -152,14 +154,26 @@ class Study(Contents):
         """
         return driver_of(self._storage, self.name)
 
-    def accept_drift(self, now: Mapping[str, str], lag: int) -> None:
-        """Notes that all candidates so far stay as they are, whatever the sampler proposes in their place.
+    @property
+    def warm_start(self) -> WarmStart | None:
+        """What it took over from another study or from recipes; ``None`` if nothing."""
+        return self._warm_start
 
-        ``now`` are the versions of the libraries that decide from here on, ``lag`` that of the search.
+    def begin_from(self, warm: WarmStart) -> None:
+        """Writes what the study takes over, before its first trial.
+
+        Raises:
+            StudyError: It has trials, or has taken over something; the storage refused; or another driver has
+                the study.
         """
-        closed = self.closed(lag)
-        counts = len(self.generations()), len(self.candidates()), closed
-        self._set_manifest(self._manifest.with_drift(*counts, now))
+        if self._trials or self._warm_start is not None:
+            raise StudyError(self._where(), "has begun, so nothing can be taken over from another study")
+        with self._writing():
+            for taken in warm.results.values():
+                self._record_items(taken.result.scores)
+            for key, text in warm_start_texts(warm, self._items):
+                self._storage.set_attribute(self.name, key, text)
+        self._warm_start = warm
 
     def differing_fields(
         self, document: Mapping[str, Any], free: Collection[str] = ()
@@ -317,6 +331,8 @@ class Study(Contents):
         with self._decoding("the items of a task"):
             for key, text in attributes.items():
                 self._items.add(key, text)
+        with self._decoding("what it took over"):
+            self._warm_start = warm_start_of(attributes, self._items)
         with self._decoding("a trial"):
             for row in rows:
                 if is_trial(row) and epochs.counts(writer_of(row), row.number):

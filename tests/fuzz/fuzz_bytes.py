@@ -17,7 +17,7 @@ from evomerge.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from evomerge.checkpoints.files import identity
 from evomerge.engine.inputs import Inputs
 from evomerge.recipe import SearchSpace, dump_recipe, load_recipe, parse_recipe, read_yaml
-from evomerge.search.experiment import Experiment
+from evomerge.runs.experiment import Experiment
 from evomerge.study.study import Study
 
 __all__ = ["BYTE_TARGETS", "ByteTarget", "damaged_json"]
@@ -169,7 +169,7 @@ def _journals(shop: Workshop) -> list[bytes]:
         task = TaskScore("t", "acc", 0.5, True, "mean", (ItemScore("i", 1.0), ItemScore("j", 0.0)))  # noqa: FBT003
         scores = Scores(Split.SEARCH, (task,))
         study.record(Trial("baseline", "base", -1, 0, "d"))
-        study.record(Trial("candidate", "g0.0", 0, 0, "e", (0.5,), {"w": 0.5}, 0.5, scores))
+        study.record(Trial("candidate", "g0.0", 0, 0, "e", (0.5,), {"w": 0.5}, (0.5,), scores))
         study.record_split(1, Split.TEST, SplitResult(scores))
     return [path.read_bytes()]
 

@@ -48,7 +48,7 @@ from evomerge.engine.inputs import Inputs
 from evomerge.engine.sources import open_sources
 from evomerge.errors import StudyError
 from evomerge.recipe import SearchSpace, dump_recipe, load_recipe, parse_recipe, read_recipe, read_yaml
-from evomerge.search.experiment import Experiment
+from evomerge.runs.experiment import Experiment
 from evomerge.study.storage import open_storage, redact
 from evomerge.tokenizers.vocabulary import load_tokenizer, vocabulary_of
 
@@ -164,7 +164,9 @@ def _experiment(given: Any, shop: Workshop) -> None:
     experiment.sampler()
     experiment.baselines()
     json.dumps(experiment.document({}))
-    experiment.exported(experiment.space.fill(experiment.space.decode(experiment.space.start()))).key()
+    experiment.space.fill(experiment.space.decode(experiment.space.start())).with_references(
+        experiment.references
+    ).key()
 
 
 _overrides = st.dictionaries(

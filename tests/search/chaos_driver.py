@@ -23,7 +23,7 @@ def executor(order: int, workers: int) -> Executor:
         return FakeExecutor(order=order, seconds=SECONDS)
     from evomerge.workers.ray_executor import RayExecutor
 
-    return RayExecutor(partial(FakeWorker, SECONDS), workers, retries=100)
+    return RayExecutor(partial(FakeWorker, SECONDS), workers, max_attempts=100)
 
 
 if __name__ == "__main__":

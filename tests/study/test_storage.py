@@ -25,7 +25,7 @@ from search_fakes import MIXED, Disturbed, check_search, fake_scores, make_plan,
 from evomerge.errors import FailureKind, StudyError
 from evomerge.fitness.scores import Split
 from evomerge.recipe import SearchSpace
-from evomerge.search.progress import Quiet
+from evomerge.search.observers import Observer
 from evomerge.study.storage import database, locks, retry
 from evomerge.study.storage.optuna_log import OptunaLog
 from evomerge.study.storage_row import MAIN, LeaseLost, json_text
@@ -103,7 +103,7 @@ def test_beside_a_trial_that_somebody_else_added_ours_get_numbers_of_their_own(s
     assert [t.number for t in opened(storage).trials()] == [0, 2]
 
 
-class Interrupting(Quiet):
+class Interrupting(Observer):
     def __init__(self, after: int) -> None:
         self._left = after
 

@@ -1,0 +1,143 @@
+"""The models of a merge as checkpoints of one spelling, with embeddings that are tied in all or in none."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from evomerge.checkpoints.checkpoint import Checkpoint
+from evomerge.checkpoints.renamed import Origin, renamed
+from evomerge.engine.configuration import is_tied
+from evomerge.engine.model_names import ModelNames
+from evomerge.engine.optional_tensors import is_embedding, is_left_out
+from evomerge.engine.spelling import Spelled, is_stacked, spelled, unwrapped
+from evomerge.engine.ties import Ties
+from evomerge.errors import CheckpointError
+
+__all__ = ["UnifiedModels", "unify"]
+
+_LISTED = 8
+
+
+@dataclass(frozen=True)
+class UnifiedModels:
+    """Checkpoints whose tensors have the names of the config source's, and what is worth a warning."""
+
+    checkpoints: Mapping[str, Checkpoint]
+    warnings: tuple[str, ...] = ()
+
+
+def unify(
+    checkpoints: Mapping[str, Checkpoint], config_source: str, *, drop_equal: bool = False
+) -> UnifiedModels:
+    """``checkpoints`` in the spelling of ``config_source``; the same objects where nothing has to change.
+
+    Experts that a file stacks, and transformers saves one by one, are one by one in the result, so that
+    methods which look at a tensor as a whole give the same numbers for both. ``drop_equal`` is as for
+    ``Ties.settle``.
+
+    Raises:
+        CheckpointError: A model holds the factors of an adapter beside its weights.
+    """
+    plain, warnings = {}, []
+    for model, checkpoint in checkpoints.items():
+        plain[model], warning = unwrapped(model, checkpoint)
+        warnings += [warning] if warning is not None else []
+    if not _may_differ(plain):
+        return UnifiedModels(plain, tuple(warnings))
+    try:
+        names = ModelNames.of(plain[config_source].config)
+    except CheckpointError:  # the models are compared by their names as they are
+        return UnifiedModels(plain, tuple(warnings))
+    models = {model: Spelled(checkpoint, names) for model, checkpoint in plain.items()}
+    ties = Ties(models, config_source)
+    is_changed = ties.settle(drop_equal=drop_equal)
+    warnings += _without_unused(models, names)
+    warnings += [
+        f"{model}: all tensors stand in the module {own.wrapper}, which is taken away"
+        for model, own in models.items()
+        if own.wrapper
+    ]
+    is_changed |= any(own.is_split or own.wrapper for own in models.values())
+    if not is_changed and _are_equal(plain):
+        return UnifiedModels(plain, tuple(warnings))
+    lead = models[config_source]
+    _save_names(lead, names)
+    views = {model: _view(lead, other) for model, other in models.items()}
+    if ties.config is not plain[config_source].config:
+        views[config_source].config = dict(ties.config)
+    return UnifiedModels(views, (*warnings, *ties.warnings))
+
+
+def _without_unused(models: Mapping[str, Spelled], names: ModelNames) -> list[str]:
+    """Drops what only some models have and none has a use for; warnings that name it."""
+    warnings = []
+    stored = {model: own.checkpoint for model, own in models.items()}
+    for model, own in models.items():
+        dropped = [
+            name
+            for name in own.unknown
+            if names.does_without(name)
+            and not all(name in other.unknown for other in models.values())
+            and not is_left_out(name, stored, in_layers=True)  # which goes without a word
+        ]
+        if dropped:
+            own.unknown = [name for name in own.unknown if name not in set(dropped)]
+            more = f" and {len(dropped) - _LISTED} more" if len(dropped) > _LISTED else ""
+            warnings.append(
+                f"{model}: left out, as not all models have them and transformers does not load them: "
+                f"{', '.join(dropped[:_LISTED])}{more}"
+            )
+    return warnings
+
+
+def _may_differ(checkpoints: Mapping[str, Checkpoint]) -> bool:
+    """Whether it is worth to ask transformers, which takes a second."""
+    if not _are_equal(checkpoints):
+        return True
+    return any(is_stacked(c) or _has_second_head(c) or _has_odd_root(c) for c in checkpoints.values())
+
+
+def _are_equal(checkpoints: Mapping[str, Checkpoint]) -> bool:
+    return len({frozenset(c.tensors) for c in checkpoints.values()}) == 1
+
+
+def _has_odd_root(checkpoint: Checkpoint) -> bool:
+    """Whether all its tensors are in one module that is not called as that of most models."""
+    roots = {name.split(".", 1)[0] for name in checkpoint.tensors if "." in name}
+    return len(roots) == 1 and not roots <= {"model", "transformer"}
+
+
+def _has_second_head(checkpoint: Checkpoint) -> bool:
+    """Whether it stores several embeddings of equal shape, and does not say that they are untied."""
+    if is_tied(checkpoint.config) is False:
+        return False
+    shapes = [i.shape for n, i in checkpoint.tensors.items() if is_embedding(n) and len(i.shape) == 2]
+    return len(set(shapes)) < len(shapes)
+
+
+def _save_names(lead: Spelled, names: ModelNames) -> None:
+    """Has ``lead`` written as transformers saves it, if its file is spelled like the weights in memory."""
+    if not lead.is_split:
+        return
+    saved = {c: names.saved(c) if own == c else own for c, own in lead.own.items()}
+    loaded = names.loaded(saved.values())
+    if all(loaded[name].canonical == canonical for canonical, name in saved.items()):
+        lead.own.update(saved)
+
+
+def _view(lead: Spelled, other: Spelled) -> Checkpoint:
+    names = spelled(lead, other)
+    if (
+        all(o.part is None and o.name == names[c] for c, o in other.origins.items())
+        and len(names) == len(other.checkpoint.tensors)
+        and all(names[n] == n for n in other.unknown)
+    ):
+        return copy.copy(other.checkpoint)
+    origins = {names[c]: origin for c, origin in other.origins.items()}
+    infos = {names[c]: info for c, info in other.infos.items()}
+    for name in other.unknown:
+        origins[names[name]] = Origin(name)
+        infos[names[name]] = other.checkpoint.tensors[name]
+    return renamed(other.checkpoint, origins, infos)
