@@ -1,7 +1,7 @@
 """Kills a search again and again until it is done, and compares what it found with one that was left alone.
 
     python scripts/chaos.py [--runs 20] [--kills 4] [--workers 1 2] [--storage sqlite] [--lag 0]
-                            [--seed 0] [--keep]
+                            [--seed 0] [--timeout 600] [--keep]
 
 The experiment is a small one on the zoo (experiments/zoo), run by ``evomerge search`` in processes of its
 own. Each run gets ``--kills`` kills at moments drawn from ``--seed``: of the driver, of one Ray worker, or of
@@ -275,6 +275,7 @@ def main() -> int:
     parser.add_argument("--lag", type=int, default=0, help="search.lag of the experiment")
     parser.add_argument("--storage", choices=["sqlite", "journal", "postgres"], default="sqlite")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--timeout", type=float, default=600, help="seconds until a run counts as hanging")
     parser.add_argument("--keep", action="store_true", help="keep the folder with logs and studies")
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
@@ -318,7 +319,7 @@ def torment(arguments: argparse.Namespace, folder: Path, stored: Storages) -> in
             pause_s=0.4,
             environment=ENVIRONMENT,
         )
-        code = chaos.run(arguments.kills)
+        code = chaos.run(arguments.kills, arguments.timeout)
         same = code == 0 and digest(url) == expected
         failed += not same
         made += chaos.kills
