@@ -14,6 +14,7 @@ from evomerge.errors import CheckpointError, ExperimentError, OutputError, UserE
 
 if TYPE_CHECKING:
     from evomerge.checkpoints.checkpoint import Checkpoint
+    from evomerge.engine.inputs import Inputs
     from evomerge.engine.plan import MergePlan
     from evomerge.fitness import Evaluator, Split, TaskInfo
     from evomerge.fitness.scored import ScoredDigest
@@ -67,7 +68,6 @@ def preflight(experiment: Experiment, *, dry: bool = False) -> Preflight:
     Raises:
         UserError: Something does not fit; the experiment file is named.
     """
-    from evomerge.engine.inputs import Inputs
     from evomerge.engine.sources import identities
     from evomerge.fitness import Evaluator
     from evomerge.fitness.scores import Split
@@ -84,11 +84,9 @@ def preflight(experiment: Experiment, *, dry: bool = False) -> Preflight:
     try:
         _check_workers(experiment.spec.workers)
         make_sampler(experiment.sampler(), experiment.space.dimensions)
-        checkpoints = _opened(experiment)
         space = experiment.space
-        inputs = Inputs(checkpoints)
         recipe = space.fill(space.decode(space.start()))
-        first = inputs.plan(recipe)
+        inputs, first = _first_plan(experiment, recipe)
         warnings = dict.fromkeys(first.warnings)
         for baseline in experiment.baselines():
             warnings |= dict.fromkeys(inputs.plan(baseline.recipe).warnings)
@@ -96,7 +94,7 @@ def preflight(experiment: Experiment, *, dry: bool = False) -> Preflight:
         tasks = evaluator.describe()
         warnings |= dict.fromkeys(_model_warnings(first, recipe))
         prompts = _check_requests(evaluator, first, tuple(Split) if dry else ())
-        sources, scored = identities(checkpoints), evaluator.digest()
+        sources, scored = identities(inputs.checkpoints), evaluator.digest()
     except UserError as exception:
         raise exception.within(str(experiment.path)) from None
     if file is not None and is_new:
@@ -112,7 +110,7 @@ def preflight(experiment: Experiment, *, dry: bool = False) -> Preflight:
         *unused,
         *without_effect(experiment),
     )
-    return Preflight(checkpoints, first, tasks, sources, scored, tuple(dict.fromkeys(told)))
+    return Preflight(inputs.checkpoints, first, tasks, sources, scored, tuple(dict.fromkeys(told)))
 
 
 def _first_digest(study: Known) -> tuple[str, ...]:
@@ -145,6 +143,17 @@ def _idle_workers(experiment: Experiment) -> tuple[str, ...]:
         f"workers.count is {count}, but no more than {most} candidates are proposed at a time; "
         "raise search.lag or search.population",
     )
+
+
+def _first_plan(experiment: Experiment, recipe: Recipe) -> tuple[Inputs, MergePlan]:
+    from evomerge.engine.inputs import Inputs
+    from evomerge.engine.recipe_faults import with_faults
+
+    try:
+        inputs = Inputs(_opened(experiment))
+        return inputs, inputs.plan(recipe)
+    except UserError as exception:
+        raise with_faults(exception, recipe) from None
 
 
 def _opened(experiment: Experiment) -> dict[str, Checkpoint]:
