@@ -29,13 +29,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from evomerge.fitness.items import ItemSet
 from evomerge.fitness.scores import ItemScore, Scores, Split, TaskScore
 from evomerge.recipe import Recipe, SearchSpace, Source
 from evomerge.search.baselines import starts
 from evomerge.search.controller import SearchPlan, search
-from evomerge.search.progress import Phase, Progress, Quiet
-from evomerge.search.samplers import SamplerSettings, make_sampler
-from evomerge.search.study import Study, Trial
+from evomerge.search.observers import Observer
+from evomerge.search.progress import Phase, Progress
+from evomerge.search.samplers import CmaEsSettings, SamplerPlan, make_sampler
+from evomerge.study.study import Study, Trial
 from evomerge.workers.jobs import Job, Outcome, Seconds
 from evomerge.workers.ray_executor import RayExecutor
 
@@ -57,7 +59,9 @@ class Sleeper:
         right = round((0.5 + 0.4 * math.sin(total)) * ITEMS)
         items = tuple(ItemScore(f"{i:016x}", float(i < right)) for i in range(ITEMS))
         task = TaskScore("t", "acc", right / ITEMS, True, "mean", items)  # noqa: FBT003
-        outcome = Outcome(job.key, Scores(job.split, (task,)), None, str(os.getpid()), Seconds(0.0, seconds))
+        outcome = Outcome(
+            job.key, Scores(job.items.split, (task,)), None, str(os.getpid()), Seconds(0.0, seconds)
+        )
         time.sleep(max(0.0, until - time.monotonic()))
         return outcome
 
@@ -68,7 +72,7 @@ class FirstTask:
 
 
 @dataclass
-class Stopwatch(Quiet):
+class Stopwatch(Observer):
     """When the first generation began and the last candidate ended; how long evaluations alone took."""
 
     began: float = 0.0
@@ -90,13 +94,13 @@ def make_plan(population: int, generations: int, lag: int) -> SearchPlan:
         for i in range(5)
     ]
     space = SearchSpace({"merge_method": "ties", "base_model": "base", "models": models})
-    settings = SamplerSettings("cma_es", population, seed=1, starts=starts(space))
+    settings = SamplerPlan(CmaEsSettings(population=population, seed=1), starts(space))
     return SearchPlan(space, settings, FirstTask(), (), population * generations, top_k=1, lag=lag)
 
 
 def wait_for_all(executor: RayExecutor, recipe: Recipe) -> None:
     """Runs jobs until every worker has had one."""
-    jobs = [Job(f"warm-up {i}", recipe, Split.SEARCH) for i in range(executor.count)]
+    jobs = [Job(f"warm-up {i}", recipe, ItemSet(Split.SEARCH)) for i in range(executor.count)]
     while len({outcome.fingerprint for outcome in executor.map(deque(jobs))}) < executor.count:
         pass
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from evomerge.cli._console import console, interval, number, plain_table, print_json
-from evomerge.cli._preflight import announce
+from evomerge.cli._console import console, interval, number, plain_table, print_json, warn_of_trust
 from evomerge.errors import ExperimentError, did_you_mean
 
 if TYPE_CHECKING:
@@ -36,11 +35,12 @@ def command(
     if split not in _SPLITS:
         raise ExperimentError("--split", f"there is no split {split!r}", did_you_mean(split, _SPLITS))
     if dtype is not None and dtype not in _DTYPES:
-        raise ExperimentError("--dtype", f"{dtype!r} is no dtype of models", did_you_mean(dtype, _DTYPES))
+        raise ExperimentError("--dtype", f"{dtype!r} is not a supported dtype", did_you_mean(dtype, _DTYPES))
     spec, own_dtype = _fitness(fitness)
-    announce(spec)
+    warn_of_trust(spec)
     from evomerge.engine.device import resolve_device
     from evomerge.errors import CandidateError
+    from evomerge.fitness.items import ItemSet
     from evomerge.fitness.objectives import Fitness
     from evomerge.fitness.scores import Split
     from evomerge.recipe import parse_recipe
@@ -57,13 +57,13 @@ def command(
         )
     )
     recipe = parse_recipe({"merge_method": "passthrough", "models": [{"model": "model"}]})
-    outcome = worker.run(Job("model", recipe, Split(split)))
+    outcome = worker.run(Job("model", recipe, ItemSet(Split(split))))
     if outcome.scores is None:
         failure = outcome.failure
         raise (
             CandidateError(failure.kind, failure.reason) if failure else RuntimeError("no scores, no failure")
         )
-    judge = Fitness(spec.tasks)
+    judge = Fitness.of(spec)
     low, high = judge.interval(outcome.scores)
     if json_:
         print_json(
@@ -97,7 +97,7 @@ def _fitness(path: Path) -> tuple[FitnessSpec, str | None]:
     from evomerge.errors import UserError
     from evomerge.fitness.spec import FitnessSpec
     from evomerge.recipe import parse, read_yaml
-    from evomerge.search.experiment import WorkersSpec, fitness_of_document
+    from evomerge.runs.experiment import WorkersSpec, fitness_of_document
 
     document: dict[str, Any] = read_yaml(path, ExperimentError)
     try:

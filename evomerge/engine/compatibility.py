@@ -67,7 +67,8 @@ def check_inputs(
         raise CheckpointError("models", _listing("tensors are missing", missing), _HINT)
     if unequal:
         embeddings = any(comes_before_layers(t) or "lm_head" in t for t in unequal)
-        hint = "Embeddings of unequal size need a tokenizer section." if embeddings else ""
+        cure = "Embeddings of unequal size need a tokenizer section (`tokenizer: {source: base}`)."
+        hint = cure if embeddings else ""
         raise CheckpointError("models", _listing("tensors differ in shape", unequal), hint)
 
 
@@ -108,7 +109,9 @@ def check_extra(layout: Layout, outputs: Iterable[str]) -> None:
         patterns = ", ".join(f'"{p}"' for p in pattern_for((name for name, _ in extra), used))
         raise CheckpointError(
             "models",
-            _listing(f"tensors are not in {layout.donor}", [f"{name} in {model}" for name, model in extra]),
+            _listing(
+                f"tensors are not in {layout.config_source}", [f"{name} in {model}" for name, model in extra]
+            ),
             f"{_HINT} To merge without these tensors, write into the recipe: ignore: [{patterns}]",
         )
 

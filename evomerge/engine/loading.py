@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +15,9 @@ from evomerge.engine.model_names import first_line
 from evomerge.errors import CheckpointError
 from evomerge.tokenizers.vocabulary import quiet
 
-__all__ = ["LoadReport", "load"]
+__all__ = ["LoadReport", "listed", "load", "load_complete"]
 
+_LISTED = 8
 _NO_THREADS = "HF_DEACTIVATE_ASYNC_LOAD"
 """transformers' own switch, looked at on each loading."""
 
@@ -67,6 +68,39 @@ def load(
         tuple(sorted(unequal)),
         tuple(sorted(report["unexpected_keys"])),
     )
+
+
+def load_complete(
+    config: Any,
+    model_class: Any,
+    tensors: Mapping[str, Any],
+    dtype: torch.dtype,
+    device: torch.device,
+    config_source: str,
+) -> tuple[nn.Module, tuple[str, ...]]:
+    """As ``load``, of tensors that must be all that the model needs; the model, and what it has no use for.
+
+    Raises:
+        CheckpointError: It cannot be made, or weights are missing or have another shape; names
+            ``config_source``.
+    """
+    try:
+        module, report = load(config, model_class, tensors, dtype, device)
+    except CheckpointError as exception:
+        raise CheckpointError(config_source, exception.reason) from None
+    for what, found in (
+        ("has weights of another shape than", report.unequal),
+        ("lacks weights of", report.missing),
+    ):
+        if found:
+            raise CheckpointError(config_source, f"{what} {model_class.__name__}: {listed(found)}")
+    return module, report.unused
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first of ``names``, and how many more there are."""
+    more = f"; and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return "; ".join(names[:_LISTED]) + more
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.engine.compute import merge_tensor, rows_of
 from evomerge.engine.plan import MergePlan, TensorPlan
 from evomerge.engine.statistics import Statistics
-from evomerge.methods import InMemory
+from evomerge.kernels import InMemory
 
 __all__ = ["staged"]
 
@@ -70,7 +70,7 @@ def staged(merge_plan: MergePlan, file: Path | None = None) -> Checkpoint:
     checkpoints = merge_plan.checkpoints
     folders = [folder for checkpoint in checkpoints.values() for folder in checkpoint.folders]
     stage = Checkpoint(
-        checkpoints[merge_plan.donor].path,
+        checkpoints[merge_plan.config_source].path,
         dict(merge_plan.config),
         {tensor.name: tensor.info for tensor in merge_plan.tensors},
         _StageFiles(merge_plan),

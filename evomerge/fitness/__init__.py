@@ -4,7 +4,8 @@ Importing this package loads neither torch nor lm-eval.
 """
 
 from evomerge.fitness.evaluator import Evaluator
-from evomerge.fitness.objectives import Fitness, aggregate
+from evomerge.fitness.items import ItemSet, Measure
+from evomerge.fitness.objectives import Fitness
 from evomerge.fitness.scores import ItemScore, Scores, Split, TaskScore
 from evomerge.fitness.spec import FitnessSpec, SplitSpec, TaskSpec
 from evomerge.fitness.task_info import TaskInfo
@@ -14,11 +15,12 @@ __all__ = [
     "Fitness",
     "FitnessSpec",
     "ItemScore",
+    "ItemSet",
+    "Measure",
     "Scores",
     "Split",
     "SplitSpec",
     "TaskInfo",
     "TaskScore",
     "TaskSpec",
-    "aggregate",
 ]

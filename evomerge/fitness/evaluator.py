@@ -1,4 +1,4 @@
-"""Scores a live model on the tasks of an experiment. Imports lm-eval and torch on first use only."""
+"""Scores a model on the tasks of an experiment. Imports lm-eval and torch on first use only."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evomerge.errors import CandidateError, FailureKind
+from evomerge.errors import CandidateError, FailureKind, FitnessError, did_you_mean
+from evomerge.fitness.items import ItemSet, Measure
 from evomerge.fitness.scored import ScoredDigest
 from evomerge.fitness.scores import Scores, Split, TaskScore
 from evomerge.fitness.spec import FitnessSpec
 from evomerge.fitness.task_info import TaskInfo
 
 if TYPE_CHECKING:
-    from torch import nn
-
+    from evomerge.fitness.askable import Askable
     from evomerge.fitness.deadline import Deadline
     from evomerge.fitness.lm_eval_tasks import EvalTask
 
@@ -34,7 +34,6 @@ class Evaluator:
         self.spec = spec
         self.as_drawn = as_drawn
         self.base_dir = base_dir
-        self._padded: tuple[Any, Any] | None = None
 
     def describe(self) -> tuple[TaskInfo, ...]:
         """The tasks with every default filled in, groups and tags expanded; needs no model.
@@ -44,18 +43,15 @@ class Evaluator:
         """
         return tuple(task.info for task in self._tasks)
 
-    def check_requests(self, tokenizer: Any, config: Any, splits: Iterable[Split] = ()) -> tuple[str, ...]:
+    def check_requests(self, tokenizer: Any, context: int, splits: Iterable[Split] = ()) -> tuple[str, ...]:
         """Makes one request of each task; what is worth a warning about the prompts of ``splits``.
 
-        ``config`` is transformers' configuration of the model to be scored.
+        ``context`` is how many tokens the model to be scored reads at once.
 
         Raises:
             FitnessError: as ``describe``; also a tokenizer or a context that a task cannot work with.
         """
-        from evomerge.fitness.lm_eval_model import context_length
-
-        tokenizer = self._with_padding(tokenizer)
-        context, splits = context_length(config, tokenizer), tuple(splits)
+        splits = tuple(splits)
         cut = {task.info.task: task.check_requests(tokenizer, context, splits) for task in self._tasks}
         return tuple(
             f"task {task!r}: {count} prompts are longer than the model's context of {context} tokens, so "
@@ -73,24 +69,31 @@ class Evaluator:
         return ScoredDigest({task.info.task: task.digest() for task in self._tasks}, self.as_drawn)
 
     def score(
-        self, model: nn.Module, tokenizer: Any, split: Split, deadline: Deadline | None = None
+        self,
+        model: Askable,
+        items: ItemSet,
+        measure: Measure = Measure.METRIC,
+        deadline: Deadline | None = None,
     ) -> Scores:
-        """The scores of ``model`` (a transformers model, put into eval mode) on the items of ``split``.
+        """The scores of ``model`` on ``items``, item by item and together.
+
+        An item has the same prompt and examples in every set. Its score may differ in the last bits of a
+        log-likelihood where other items are in its batch, and at random where a task samples its answers.
 
         Out of memory, a task is tried again with half the batch, and so on down to single sequences. A
         ``deadline`` is looked at between two forward passes: one that hangs is not ended.
 
         Raises:
-            FitnessError: as ``describe``; also a task that does not fit the model or tokenizer.
+            FitnessError: as ``describe``; also a task that does not fit the model or tokenizer, and items
+                that are not there.
             CandidateError: logits or metrics are not finite, or memory or time do not suffice.
         """
         import torch
 
-        tokenizer = self._with_padding(tokenizer)
-        model.eval()
+        self._refuse_other_tasks(items)
         with torch.inference_mode():
-            tasks = tuple(self._score(task, model, tokenizer, split, deadline) for task in self._tasks)
-        return Scores(split, tasks)
+            tasks = tuple(self._score(task, model, items, measure, deadline) for task in self._tasks)
+        return Scores(items.split, tasks)
 
     @cached_property
     def _tasks(self) -> tuple[EvalTask, ...]:
@@ -98,23 +101,21 @@ class Evaluator:
 
         return build_tasks(self.spec, self.base_dir, as_drawn=self.as_drawn)
 
-    def _with_padding(self, tokenizer: Any) -> Any:
-        """A tokenizer that can pad. Copying a large one takes a while, so the last copy is kept."""
-        from evomerge.fitness.lm_eval_model import with_padding
-
-        if self._padded is None or self._padded[0] is not tokenizer:
-            self._padded = (tokenizer, with_padding(tokenizer))
-        return self._padded[1]
+    def _refuse_other_tasks(self, items: ItemSet) -> None:
+        known = {task.info.task for task in self._tasks}
+        other = [task for task, _ in items.only if task not in known]
+        if other:
+            raise FitnessError(
+                "fitness.tasks", f"there is no task {other[0]!r}", did_you_mean(other[0], known)
+            )
 
     def _score(
-        self, task: EvalTask, model: nn.Module, tokenizer: Any, split: Split, deadline: Deadline | None
+        self, task: EvalTask, model: Askable, items: ItemSet, measure: Measure, deadline: Deadline | None
     ) -> TaskScore:
-        from evomerge.fitness.lm_eval_model import LiveModel
-
+        score = {Measure.METRIC: task.score}[measure]
         batch_size, tried = self.spec.batch_size, list[str]()
         while batch_size:
-            live = LiveModel(model, tokenizer, batch_size, self.spec.trust_remote_code, deadline)
-            scored = _unless_out_of_memory(partial(task.score, live, split))
+            scored = _unless_out_of_memory(partial(score, model.lm(batch_size, deadline), items))
             if scored is not None:
                 return scored
             tried.append(str(batch_size))

@@ -7,28 +7,34 @@ Never used: lm-eval's caches, which do not know that weights changed in place.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.metrics import mean
 from lm_eval.api.registry import AGGREGATION_REGISTRY
 from lm_eval.api.task import Task
-from lm_eval.models.utils import normalize_gen_kwargs
 
 from evomerge.errors import CandidateError, FailureKind, FitnessError, did_you_mean
+from evomerge.fitness.askable import EvalLM, NonFiniteLogitsError
+from evomerge.fitness.items import ItemSet
 from evomerge.fitness.lm_eval_digest import digest_of_task
 from evomerge.fitness.lm_eval_fewshot import Examples
 from evomerge.fitness.lm_eval_index import load_tasks, task_manager
-from evomerge.fitness.lm_eval_model import LiveModel, NonFiniteLogitsError
+from evomerge.fitness.lm_eval_requests import (
+    asks,
+    check_room,
+    is_cut,
+    random_stream,
+    token_count,
+    with_answer_cap,
+)
 from evomerge.fitness.lm_eval_trust import refuse_code, sandbox_templates
 from evomerge.fitness.objectives import POSITIVE_AGGREGATIONS
 from evomerge.fitness.scored import TaskDigest
@@ -44,8 +50,6 @@ logging.getLogger("lm_eval").setLevel(logging.ERROR)
 
 _SEED = 1234
 """lm-eval's default for few-shot examples and for sampling."""
-
-_LENGTH_KEYS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ class EvalTask:
         if spec.transform == "log" and aggregation not in POSITIVE_AGGREGATIONS:
             raise FitnessError(
                 f"{self._where}: transform",
-                f"{self._metric} is no perplexity, so it may have no logarithm",
+                f"{self._metric} is not a perplexity, so it may not have a logarithm",
                 "Remove 'transform: log'.",
             )
         self._items_of: dict[Split, tuple[_Item, ...]] = {}
@@ -101,18 +105,19 @@ class EvalTask:
             items={split: len(positions) for split, positions in self._splits.items()},
         )
 
-    def score(self, model: LiveModel, split: Split) -> TaskScore:
-        """The task's metric over the items of ``split``, and each item's part in it.
+    def score(self, model: EvalLM, chosen: ItemSet) -> TaskScore:
+        """The task's metric over the items of ``chosen``, and each item's part in it.
 
         Raises:
+            FitnessError: the split has no such item.
             CandidateError: the model's logits or the metric are not finite, or the task's own code
                 cannot handle the answers.
         """
-        items = self._items(split)
+        items = self._chosen(chosen)
         instances = [instance for item in items for instance in item.instances]
         for instance in instances:
             instance.resps, instance.filtered_resps = [], {}  # of the candidate before
-        self._check_room(model.max_length, instances)
+        check_room(self._where, model.max_length, instances)
         self._answer(model, items, instances)
         self._check_finite(items)
         try:
@@ -169,7 +174,7 @@ class EvalTask:
 
         Numbers count as they are; (log-likelihood, words or bytes) become value and weight. For f1 and mcc an
         item is right (1) or wrong (0); for any other metric of whole sets (bleu, ter, brier_score) it is the
-        metric of the item alone. Where even that is no number the item has value 0 and weight 0.
+        metric of the item alone. Where even that is not a number the item has value 0 and weight 0.
         """
         name = self.info.aggregation
         if name in ("weighted_perplexity", "bits_per_byte"):
@@ -186,17 +191,17 @@ class EvalTask:
                 return 0.0, 0.0
         return (value, 1.0) if math.isfinite(value) else (0.0, 0.0)
 
-    def _answer(self, model: LiveModel, items: Sequence[_Item], instances: Sequence[Instance]) -> None:
+    def _answer(self, model: EvalLM, items: Sequence[_Item], instances: Sequence[Instance]) -> None:
         """Runs the model on all requests as ``lm_eval.evaluate`` does: by kind, repeats side by side."""
         kinds = dict.fromkeys(instance.request_type for instance in instances)
         for kind in kinds:
             calls = [i for i in instances if i.request_type == kind for _ in range(i.repeats or 1)]
             try:
-                with _own_random_stream(model.device) if _samples(calls) else contextlib.nullcontext():
+                with random_stream(calls, model.device, _SEED):
                     responses = getattr(model, kind)(calls, disable_tqdm=True)
             except NonFiniteLogitsError as error:
-                item = _item_of_prompt(model, items, error.tokens)
-                place = f"item {item}" if item is not None else "an item"
+                asked = (item.name for item in items if asks(item.instances, error.tokens, model.tok_encode))
+                place = next((f"item {name}" for name in asked), "an item")
                 raise self._not_finite(f"the logits after the prompt of {place} are not finite") from None
             for instance, response in zip(calls, responses, strict=True):
                 instance.resps.append(response)
@@ -220,30 +225,33 @@ class EvalTask:
             FitnessError: no request can be made, or no answer fits into the context.
         """
         first = self._requests(self._splits[Split.SEARCH][0])
-        self._check_room(context, first)
+        check_room(self._where, context, first)
         for instance in first:
-            if not _token_count(tokenizer, instance) and instance.request_type != "loglikelihood_rolling":
+            if not token_count(tokenizer, instance) and instance.request_type != "loglikelihood_rolling":
                 raise FitnessError(
                     "tokenizer",
                     f"it makes no tokens of the first request of task {self.info.task!r}",
                     "Does it belong to the model? The recipe's tokenizer section can name another.",
                 )
-        return sum(self._is_cut(item, tokenizer, context) for split in splits for item in self._items(split))
+        return sum(
+            is_cut(item.instances, tokenizer, context) for split in splits for item in self._items(split)
+        )
 
-    def _is_cut(self, item: _Item, tokenizer: Any, context: int) -> bool:
-        # Windows of a rolling log-likelihood lose nothing.
-        asked = [i for i in item.instances if i.request_type != "loglikelihood_rolling"]
-        long = [i for i in asked if sum(len(part.encode()) for part in _texts(i)) + _spared(i) > context]
-        return any(_token_count(tokenizer, i) + _spared(i) > context for i in long)
-
-    def _check_room(self, context: int, instances: Sequence[Instance]) -> None:
-        lengths = [_answer_length(i) for i in instances if i.request_type == "generate_until"]
-        if lengths and max(lengths) >= context:
+    def _chosen(self, chosen: ItemSet) -> tuple[_Item, ...]:
+        # Of the whole split's requests: few-shot examples are drawn one item after the other.
+        items, names = self._items(chosen.split), chosen.of_task(self.info.task)
+        if names is None:
+            return items
+        found = tuple(item for item in items if item.name in names)
+        if len(found) < len(names):
+            missing = sorted(names - {item.name for item in found})
             raise FitnessError(
                 self._where,
-                f"answers of {max(lengths)} tokens do not fit into the model's context of {context}",
-                "Set fitness.max_gen_toks, or max_gen_toks in the generation_kwargs of the task.",
+                f"the {chosen.split.value} split has no item {missing[0]!r} ({len(missing)} of "
+                f"{len(names)} are not there)",
+                "Have the data of the task, or fitness.splits, changed since the items were chosen?",
             )
+        return found
 
     def _items(self, split: Split) -> tuple[_Item, ...]:
         """The items of ``split``, in the order of the dataset, with their requests; built on first use."""
@@ -285,7 +293,9 @@ class EvalTask:
             ) from error
         instances = made if isinstance(made, list) else [made]
         cap = self._fitness.max_gen_toks
-        return tuple(_shortened(instance, cap) if cap is not None else instance for instance in instances)
+        return tuple(
+            with_answer_cap(instance, cap) if cap is not None else instance for instance in instances
+        )
 
     def _refuse_unsupported(self) -> None:
         if getattr(self._task, "MULTIMODAL", False):
@@ -372,61 +382,6 @@ def _aggregation(task: Task, metric: str) -> tuple[Callable[[list[Any]], Any], s
         if known is function:
             return function, str(name)
     return function, f"custom:{getattr(function, '__name__', type(function).__name__)}"
-
-
-def _answer_length(instance: Instance) -> int:
-    return int(normalize_gen_kwargs(instance.args[1])["max_gen_toks"])
-
-
-def _spared(instance: Instance) -> int:
-    """Tokens of the context that the prompt may not take, as the answer needs them."""
-    return _answer_length(instance) if instance.request_type == "generate_until" else 0
-
-
-def _texts(instance: Instance) -> list[str]:
-    """What the model reads: the prompt, and the answer where it is given."""
-    return [part for part in instance.args[:2] if isinstance(part, str)]
-
-
-def _token_count(tokenizer: Any, instance: Instance) -> int:
-    return len(tokenizer.encode("".join(_texts(instance)), add_special_tokens=False))
-
-
-def _shortened(instance: Instance, cap: int) -> Instance:
-    """A request whose answer has at most ``cap`` tokens."""
-    if instance.request_type != "generate_until":
-        return instance
-    prompt, kwargs, *rest = instance.args
-    kept = {key: value for key, value in kwargs.items() if key not in _LENGTH_KEYS}
-    length = min(cap, _answer_length(instance))
-    return replace(instance, arguments=(prompt, {**kept, "max_gen_toks": length}, *rest))
-
-
-def _samples(calls: Sequence[Instance]) -> bool:
-    """Whether any answer is drawn at random."""
-    return any(
-        call.request_type == "generate_until" and normalize_gen_kwargs(call.args[1]).get("do_sample")
-        for call in calls
-    )
-
-
-@contextlib.contextmanager
-def _own_random_stream(device: torch.device) -> Iterator[None]:
-    """Inside, torch draws from a fixed seed; afterwards the global stream is where it was."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(_SEED)
-        yield
-
-
-def _item_of_prompt(model: LiveModel, items: Sequence[_Item], tokens: Sequence[int]) -> str | None:
-    """The item whose prompt ends ``tokens`` (padding lies to the left)."""
-    for item in items:
-        for instance in item.instances:
-            prompt = model.tok_encode(instance.args[0])[-len(tokens) :]
-            if prompt == list(tokens[-len(prompt) :]):
-                return item.name
-    return None
 
 
 def _all_of(kind: str, known: Iterable[str], wanted: str = "") -> str:

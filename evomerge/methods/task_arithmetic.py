@@ -1,6 +1,6 @@
 """Sparsify task vectors, then combine them: the generalised task arithmetic.
 
-Seven methods from three sparsifiers (largest magnitudes, all but the outliers, chance) with and without an
+Seven methods from three sparsifiers (largest magnitudes, all but the outliers, random) with and without an
 election of signs; the table in the documentation of merge methods has their defaults.
 """
 
@@ -9,11 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from evomerge.methods._chunks import Measure, nothing
-from evomerge.methods._masked import Mask, MaskedSum, Trim, magnitudes, masked_sum
-from evomerge.methods._random import key_of
-from evomerge.methods._ranks import Histogram
-from evomerge.methods._registry import Base, Bound, PerModel, Range, merge_method
+from evomerge.kernels import (
+    Histogram,
+    Mask,
+    MaskedSum,
+    Measure,
+    Trim,
+    key_of,
+    magnitudes,
+    masked_sum,
+    nothing,
+)
+from evomerge.methods.registry import Base, Bound, PerModel, Range, merge_method
 
 _Weight = Annotated[PerModel, Range("factor of the task vector")]
 _Density = Annotated[PerModel, Range("share of the task vector's elements kept", 0, 1)]
@@ -152,10 +159,10 @@ _breadcrumbs("breadcrumbs", consensus=False)
 _breadcrumbs("breadcrumbs_ties", consensus=True)
 
 
-# --------------------------------------------------------------------------- by chance
+# --------------------------------------------------------------------------- random masks
 
 
-def _by_chance(density: float, epsilon: float, key: int, rescale: bool | str) -> Mask:
+def _stochastic(density: float, epsilon: float, key: int, rescale: bool | str) -> Mask:
     """Keeps each element with probability ``density``, +- ``epsilon`` by its rank."""
     if density >= 1:
         return Mask()
@@ -177,7 +184,7 @@ def _dare(name: str, *, consensus: bool) -> None:
         seed: _Seed = 0,
     ) -> MaskedSum:
         how = _Combine(consensus=consensus, normalize=normalize, lambda_=lambda_, rescale=rescale is True)
-        masks = tuple(_by_chance(rho, 0.0, key_of(seed, key, d), rescale) for d, rho in enumerate(density))
+        masks = tuple(_stochastic(rho, 0.0, key_of(seed, key, d), rescale) for d, rho in enumerate(density))
         return how.of(weight, masks)
 
     dare.__doc__ = f"Drop elements of each task vector at random, restore its L1 norm, {_end(consensus)}."
@@ -186,7 +193,7 @@ def _dare(name: str, *, consensus: bool) -> None:
 
 def _check_epsilon(parameters: Bound) -> None:
     for density, epsilon in zip(parameters["density"], parameters["epsilon"], strict=True):
-        if density < 1 and not (density - epsilon > 0 and density + epsilon < 1):
+        if 0 < density < 1 and not (density - epsilon > 0 and density + epsilon < 1):
             raise ValueError(f"density {density:g} +- epsilon {epsilon:g} must stay between 0 and 1")
 
 
@@ -206,7 +213,7 @@ def _della(name: str, *, consensus: bool) -> None:
     ) -> MaskedSum:
         how = _Combine(consensus=consensus, normalize=normalize, lambda_=lambda_, rescale=rescale is True)
         masks = tuple(
-            _by_chance(rho, eps, key_of(seed, key, d), rescale)
+            _stochastic(rho, eps, key_of(seed, key, d), rescale)
             for d, (rho, eps) in enumerate(zip(density, epsilon, strict=True))
         )
         return how.of(weight, masks)

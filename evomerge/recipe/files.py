@@ -38,7 +38,7 @@ def read_yaml(path: Path, error: type[UserError] = RecipeError) -> Document:
     """The mapping in the YAML file ``path``, with warnings of the reader.
 
     Raises:
-        UserError: of type ``error``: the file cannot be read, is no YAML, or holds no mapping.
+        UserError: of type ``error``: the file cannot be read, is not YAML, or does not hold a mapping.
     """
     return parse_yaml(_text(path, error), str(path), error)
 
@@ -49,7 +49,7 @@ def read_recipe(path: Path, error: type[UserError] = RecipeError) -> Document:
     The main one is the document without a name, or else the last.
 
     Raises:
-        UserError: of type ``error``: the file cannot be read, is no YAML, or more than one has no name.
+        UserError: of type ``error``: the file cannot be read, is not YAML, or more than one has no name.
     """
     documents = _documents(_text(path, error), str(path), error)
     if len(documents) == 1:
@@ -80,7 +80,7 @@ def _text(path: Path, error: type[UserError]) -> str:
     try:
         if path.stat().st_size > MAX_YAML_BYTES:
             raise error(
-                str(path), f"the file is larger than {MAX_YAML_BYTES // 2**20} MiB, which is no recipe"
+                str(path), f"the file is larger than {MAX_YAML_BYTES // 2**20} MiB, too large for a recipe"
             )
         return _decoded(path.read_bytes())
     except FileNotFoundError:
@@ -255,10 +255,25 @@ def _umask() -> int:
 
 
 def _innermost(problems: list[Any]) -> list[Any]:
-    """Without the errors whose place encloses another's: pydantic reports a container for its children."""
+    """Without the errors whose place encloses another's: pydantic reports a container for its children.
+
+    Of the forms that a field may have, the first is meant where none fits.
+    """
     places = [tuple(p["loc"]) for p in problems]
     enclosing = {place[:length] for place in places for length in range(len(place))}
-    return [p for p, place in zip(problems, places, strict=True) if place not in enclosing]
+    meant: dict[tuple[int | str, ...], int | str] = {}
+    kept = []
+    for problem, place in zip(problems, places, strict=True):
+        at = next((i for i, part in enumerate(place) if _is_form(part)), None)
+        other_form = at is not None and meant.setdefault(place[:at], place[at]) != place[at]
+        if place not in enclosing and not other_form:
+            kept.append({**problem, "loc": tuple(part for part in place if not _is_form(part))})
+    return kept
+
+
+def _is_form(part: int | str) -> bool:
+    """Whether this part of a place is pydantic's name for one of the forms of a field."""
+    return isinstance(part, str) and part.startswith("function-")
 
 
 def _describe(problem: Any, model: type[BaseModel]) -> tuple[str, str, str]:
@@ -273,7 +288,7 @@ def _describe(problem: Any, model: type[BaseModel]) -> tuple[str, str, str]:
     given = problem.get("input")
     if problem["type"] not in ("missing", "value_error") and isinstance(given, str | int | float | bool):
         reason += f", got {given!r}"
-    return place, reason, ""
+    return place, reason, str(problem.get("ctx", {}).get("hint", ""))
 
 
 def _place(loc: tuple[int | str, ...]) -> str:

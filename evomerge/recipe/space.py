@@ -170,9 +170,25 @@ class SearchSpace:
         """The recipe with every hole replaced by its value.
 
         Raises:
-            RecipeError: The filled recipe is no recipe.
+            RecipeError: The filled recipe is not valid.
         """
         return parse(Recipe, _filled(self.document, self._tree, values))
+
+    def values_of(self, recipe: Recipe) -> Values | None:
+        """The values that make ``recipe`` of this space; ``None`` where none do. The inverse of ``fill``."""
+        document = recipe.document()
+        values: dict[str, Value] = {}
+        try:
+            for hole in self.holes:
+                node: Any = document
+                for part in hole.path:
+                    node = node[part]
+                given = node if hole.gradient else [node]
+                values.update(zip(hole.names, given, strict=True))
+            made = self.fill({d.name: d.decode(d.encode(values[d.name])) for d in self.dimensions})
+            return values if made.key() == self.fill(values).key() == recipe.key() else None
+        except (KeyError, IndexError, TypeError, ValueError, RecipeError):
+            return None
 
     def references(self) -> tuple[str, ...]:
         """Every model that some filling of the space names."""

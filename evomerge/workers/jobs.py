@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from evomerge.errors import FailureKind
-from evomerge.fitness.scores import Scores, Split
+from evomerge.fitness.items import ItemSet, Measure
+from evomerge.fitness.scores import Scores
 from evomerge.recipe import Recipe
 
 __all__ = ["Failure", "Job", "Outcome", "Seconds"]
@@ -17,7 +18,8 @@ class Job:
 
     key: str
     recipe: Recipe
-    split: Split
+    items: ItemSet
+    measure: Measure = Measure.METRIC
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""One worker: resident sources, one live model, built tasks. Merging and scoring meet only here."""
+"""One worker: one resident model, built tasks. Merging and scoring meet only here."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from evomerge.fitness.spec import FitnessSpec
 from evomerge.workers.jobs import Failure, Job, Outcome, Seconds
 
 if TYPE_CHECKING:
-    from evomerge.engine.materialize import Materializer
+    from evomerge.backends.resident import ResidentModel
     from evomerge.fitness.evaluator import Evaluator
 
 __all__ = ["Worker", "WorkerSpec"]
@@ -29,7 +29,7 @@ class WorkerSpec:
     for. ``folder`` is where relative paths start. ``dtype`` is what the live model calculates in (``None`` =
     the dtype of the merge). A job that is not done after ``timeout_s`` seconds ends at its next forward pass.
     ``as_drawn``: see ``Evaluator``. ``scored``: a digest of each task as the study knows it; a worker that
-    finds another one (the files of another node, say) refuses.
+    finds another one (the files of another node, say) refuses. ``model_backend`` runs the live model.
     """
 
     models: tuple[tuple[str, str], ...]
@@ -41,6 +41,7 @@ class WorkerSpec:
     timeout_s: float | None = None
     as_drawn: bool = False
     scored: Mapping[str, str] | None = None
+    model_backend: str = "transformers"
 
     def __call__(self) -> Worker:
         """A worker with its models and tasks loaded: the spec is its own factory.
@@ -58,7 +59,7 @@ class Worker:
 
     def __init__(self, spec: WorkerSpec) -> None:
         self.spec = spec
-        self._parts: tuple[Materializer, Evaluator] | None = None
+        self._parts: tuple[ResidentModel, Evaluator] | None = None
 
     def run(self, job: Job) -> Outcome:
         """Makes the job's model and scores it.
@@ -68,18 +69,18 @@ class Worker:
         """
         import torch
 
-        materializer, evaluator = self.load()
+        model, evaluator = self.load()
         deadline = None if self.spec.timeout_s is None else Deadline.after(self.spec.timeout_s)
         start = time.perf_counter()
         made = None
         fingerprint = None
         try:
-            fingerprint = materializer.load(job.recipe)
+            fingerprint = model.load(job.recipe)
             made = time.perf_counter()
             torch.set_num_threads(
                 self.spec.threads
             )  # here: the threads that merge set their own, for MKL too
-            scores = evaluator.score(materializer.model, materializer.tokenizer, job.split, deadline)
+            scores = evaluator.score(model, job.items, job.measure, deadline)
             return Outcome(job.key, scores, None, fingerprint, _seconds(start, made))
         except RecipeError as exception:  # the values of this candidate do not go together
             failure = Failure(FailureKind.INVALID_RECIPE, str(exception))
@@ -93,28 +94,20 @@ class Worker:
             self._parts[0].close()
             self._parts = None
 
-    def load(self) -> tuple[Materializer, Evaluator]:
+    def load(self) -> tuple[ResidentModel, Evaluator]:
         """Opens the models and builds the tasks, once; ``run`` does it where it has not been done."""
         if self._parts is None:
-            import torch
-
-            from evomerge.checkpoints.checkpoint import dtype_name
-            from evomerge.engine.device import resolve_device
-            from evomerge.engine.materialize import Materializer
-            from evomerge.engine.sources import open_sources
+            from evomerge.backends.registry import resident_model
+            from evomerge.backends.resident import ModelSettings
             from evomerge.fitness.evaluator import Evaluator
 
-            dtypes = {dtype_name(d): d for d in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
-            materializer = Materializer(
-                open_sources(dict(self.spec.models), (Path(), self.spec.folder)),
-                device=resolve_device(self.spec.device),
-                compute_dtype=dtypes[self.spec.dtype] if self.spec.dtype is not None else None,
-                threads=self.spec.threads,
-            )
-            evaluator = Evaluator(self.spec.fitness, self.spec.folder, as_drawn=self.spec.as_drawn)
+            spec = self.spec
+            settings = ModelSettings(spec.models, spec.folder, spec.device, spec.dtype, spec.threads)
+            model = resident_model(spec.model_backend, settings)
+            evaluator = Evaluator(spec.fitness, spec.folder, as_drawn=spec.as_drawn)
             evaluator.describe()  # builds the tasks, on nobody's time
             self._refuse_other_tasks(evaluator)
-            self._parts = materializer, evaluator
+            self._parts = model, evaluator
         return self._parts
 
     def _refuse_other_tasks(self, evaluator: Evaluator) -> None:

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from support import MakeModel
 
+from evomerge.backends.transformers_model import TransformersModel
 from evomerge.checkpoints.checkpoint import open_checkpoint
 from evomerge.checkpoints.lora import adapted
 from evomerge.engine.export import merge_to_disk
-from evomerge.engine.materialize import Materializer
 from evomerge.engine.sources import identities, open_sources
 from evomerge.errors import CheckpointError
 from evomerge.recipe import parse_recipe
@@ -124,7 +124,7 @@ def test_an_adapted_model_merges_in_memory_as_on_disk(make_model: MakeModel, tmp
             "models": [{"model": m, "parameters": {"weight": 1, "density": 0.5}} for m in ("tuned", "other")],
         }
     )
-    fingerprint = Materializer(checkpoints).load(recipe)
+    fingerprint = TransformersModel(checkpoints).load(recipe)
     assert merge_to_disk(recipe, checkpoints, tmp_path / "out").fingerprint == fingerprint
     alone = parse_recipe({"merge_method": "passthrough", "models": [{"model": "tuned"}]})
     merge_to_disk(alone, checkpoints, tmp_path / "alone")
@@ -162,7 +162,7 @@ TOKENS = "base_model.model.model.embed_tokens.token_adapter.trainable_tokens_del
         ({"alora_invocation_tokens": [1, 2]}, {}, "alora_invocation_tokens is not supported"),
         ({"init_lora_weights": "pissa_niter_4"}, {}, "its training began by changing the base model"),
         ({"bias": "all"}, {f"{Q}.bias": torch.zeros(32)}, "q_proj.bias"),
-        ({}, {f"{Q}.lora_magnitude_vector": torch.zeros(32)}, "no product of two matrices"),
+        ({}, {f"{Q}.lora_magnitude_vector": torch.zeros(32)}, "not a product of two matrices"),
         (
             {},
             {
@@ -187,7 +187,7 @@ TOKENS = "base_model.model.model.embed_tokens.token_adapter.trainable_tokens_del
             },
             r"base \[32, 32\], adapter \[1, 32\]",
         ),
-        ({}, {f"{Q}.lora_A.weight": torch.zeros(2, 32)}, "no product of two matrices"),
+        ({}, {f"{Q}.lora_A.weight": torch.zeros(2, 32)}, "not a product of two matrices"),
     ],
 )
 def test_an_adapter_that_does_not_fit_is_refused_by_name(

@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from support import save_model
 from tokenizer_support import bpe, save
 
+from evomerge.backends.transformers_model import TransformersModel
 from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.engine.export import MergeOptions, MergeResult, merge_to_disk
-from evomerge.engine.materialize import Materializer
 from evomerge.engine.sources import identities, open_sources
 from evomerge.errors import CheckpointError
 from evomerge.recipe import parse_recipe
@@ -239,12 +239,12 @@ def test_memory_and_disk_agree(name: str, tmp_path: Path) -> None:
     document = {"merge_method": "passthrough", "models": [{"model": f"{base}+{tmp_path / 'lora'}"}]}
     recipe = parse_recipe(document)
     checkpoints = open_sources({r: r for r in recipe.references()})
-    materializer = Materializer(checkpoints)
-    fingerprint = materializer.load(recipe)
+    live = TransformersModel(checkpoints)
+    fingerprint = live.load(recipe)
     assert merge_to_disk(recipe, checkpoints, tmp_path / "out").fingerprint == fingerprint
     with torch.no_grad():
-        torch.testing.assert_close(materializer.model(IDS).logits, answers(tmp_path / "out"))
-    materializer.close()
+        torch.testing.assert_close(live.model(IDS).logits, answers(tmp_path / "out"))
+    live.close()
 
 
 def test_a_head_of_its_own_is_worth_a_warning(tmp_path: Path) -> None:
@@ -434,7 +434,7 @@ EMBEDDING, HEAD = "base_model.model.model.embed_tokens.", "base_model.model.lm_h
         ({f"{EMBEDDING}base_layer.weight": torch.tensor(1.0)}, "adapter .*of another shape"),
         ({f"{EMBEDDING}base_layer.weight": torch.zeros(40, 16, dtype=torch.uint8)}, "and differs from"),
         ({f"{HEAD}weight": torch.zeros(44, 16)}, "not resized together"),
-        ({f"{HEAD}lora_A.weight": torch.zeros(2, 16)}, "no product of two matrices"),
+        ({f"{HEAD}lora_A.weight": torch.zeros(2, 16)}, "not a product of two matrices"),
         (
             {f"{HEAD}lora_A.weight": torch.zeros(2, 16), f"{HEAD}lora_B.weight": torch.zeros(44, 2)},
             r"adapter \[44, 16\]\. If tokens were added in training, save it with save_embedding_layers",

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from evomerge.cli.main import app
 from evomerge.errors import UserError
-from evomerge.search import _retry
+from evomerge.study.storage import retry
 
 Write = Callable[[dict[str, Any]], Path]
 
@@ -52,8 +52,8 @@ def message(*arguments: str | Path) -> str:
         ("fitness.include_path", "nowhere", "there is no folder 'nowhere'"),
         ("fitness.splits", {"search": 700, "validation": 60, "test": 20}, "validation"),
         ("fitness.splits", {"search": 0.0001, "validation": 0.5, "test": 0.4}, "zoo_add"),
-        ("name", "a b", "name: 'a b' is no plain name"),
-        ("models", {"a/b": "x"}, "models: 'a/b' is no plain name"),
+        ("name", "a b", "name: 'a b' is not a plain name"),
+        ("models", {"a/b": "x"}, "models: 'a/b' is not a plain name"),
         ("models.add", "zoo/models/add", "models.add: zoo/models/add: there is no such model folder"),
         ("workers.count", 2, "the backend inline has one worker"),
         ("workers.device", "cuda:9", "'cuda:9' is not there"),
@@ -99,7 +99,7 @@ def test_a_corrupt_file_is_named(
     (folder / "model.safetensors").write_bytes(b"\x00" * 50)
     text = message("check", write(changed("models.add", str(folder))))
     assert str(folder / "model.safetensors") in text
-    assert "no readable safetensors" in text
+    assert "cannot be read as safetensors" in text
 
 
 @pytest.mark.parametrize("keep", [0, 7, 200, 5000])
@@ -117,7 +117,7 @@ def test_an_unreachable_storage_is_one_message_without_its_password(
     write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(_retry, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(retry, "PATIENCE_S", 0.1)
     url = "postgresql+psycopg://me:hunter2@127.0.0.1:1/evomerge"
     text = message("search", write(changed("search.seed", 3)), "--storage", url)
     assert "127.0.0.1" in text
@@ -142,8 +142,8 @@ def test_a_billion_laughs_are_refused_quickly(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("status", "nowhere"), "is no run's folder"),
-        (("export", "nowhere", "-o", "x.yml"), "is no run's folder"),
+        (("status", "nowhere"), "is not a run's folder"),
+        (("export", "nowhere", "-o", "x.yml"), "is not a run's folder"),
         (("merge", "nowhere.yml", "out"), "nowhere.yml: there is no such file"),
         (("methods", "tise"), "Did you mean 'ties'"),
         (("init", "tie"), "Did you mean 'ties"),
@@ -236,7 +236,7 @@ def test_a_storage_that_fails_does_not_hide_the_study_in_the_folder(
     write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(_retry, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(retry, "PATIENCE_S", 0.1)
     path = write(changed("search.trials", 1))
     assert CliRunner().invoke(app, ["search", str(path)]).exit_code == 0
     message("search", path, "--storage", "postgresql+psycopg://127.0.0.1:1/evomerge")

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from evomerge.backends.transformers_model import TransformersModel
 from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.engine.export import MergeResult, merge_to_disk
-from evomerge.engine.materialize import Materializer
 from evomerge.engine.sources import open_sources
 from evomerge.recipe import Recipe, parse_recipe
 
@@ -74,12 +74,12 @@ class Folder:
         """Merged to disk; in memory it is the same model."""
         checkpoints = self.checkpoints(recipe)
         written = merge_to_disk(recipe, checkpoints, self.path / out)
-        materializer = Materializer(checkpoints)
-        assert materializer.load(recipe) == written.fingerprint
-        live, loaded = materializer.model.state_dict(), self.load(out).state_dict()
-        assert live.keys() == loaded.keys()
-        assert all(torch.equal(live[n], loaded[n]) for n in live)
-        materializer.close()
+        live = TransformersModel(checkpoints)
+        assert live.load(recipe) == written.fingerprint
+        in_memory, loaded = live.model.state_dict(), self.load(out).state_dict()
+        assert in_memory.keys() == loaded.keys()
+        assert all(torch.equal(in_memory[n], loaded[n]) for n in in_memory)
+        live.close()
         return written
 
     def load(self, name: str) -> Any:

@@ -17,11 +17,11 @@ from safetensors.torch import load_file, save_file
 from support import ROOT
 from torch import Tensor, nn
 
+from evomerge.backends.transformers_model import TransformersModel
 from evomerge.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from evomerge.engine.configuration import layer_count
 from evomerge.engine.export import merge_to_disk
 from evomerge.engine.layers import find_stacks
-from evomerge.engine.materialize import Materializer
 from evomerge.engine.sources import open_sources
 from evomerge.errors import CheckpointError, RecipeError
 from evomerge.recipe import Recipe, parse_recipe
@@ -123,12 +123,12 @@ def test_a_linear_merge_is_the_average_on_disk_and_in_memory(case: Case, made: M
         expected = 0.5 * first + 0.5 * second if tensor.is_floating_point() else first
         assert torch.equal(tensor, expected), name
 
-    materializer = Materializer(checkpoints)
-    materializer.load(linear(1, 3))  # what an earlier candidate left must not stay
-    assert materializer.load(linear()) == written.fingerprint
-    assert_same_weights(materializer.model, loaded)
-    assert torch.equal(output(materializer.model, case), output(loaded, case))
-    materializer.close()
+    live = TransformersModel(checkpoints)
+    live.load(linear(1, 3))  # what an earlier candidate left must not stay
+    assert live.load(linear()) == written.fingerprint
+    assert_same_weights(live.model, loaded)
+    assert torch.equal(output(live.model, case), output(loaded, case))
+    live.close()
 
 
 @pytest.mark.parametrize("case", [c for c in STACKED if c.refused is None], ids=lambda c: c.name)
@@ -145,18 +145,20 @@ def test_a_stack_of_layers_loads_and_runs_with_and_without_cache(
     for place in filter(None, (stacks.place(name) for name in out.tensors)):
         if place.prefix in stacks.sliced:
             model, layer = origins[place.index]
-            assert torch.equal(out.read(place.name), checkpoints[model].read(place.at(layer).name)), place
+            assert torch.equal(
+                out.read(place.name), checkpoints[model].read(dataclasses.replace(place, index=layer).name)
+            ), place
 
     loaded = load(case, tmp_path / "out")
-    materializer = Materializer(checkpoints)
-    assert materializer.load(stack(case.stack)) == written.fingerprint
-    assert_same_weights(materializer.model, loaded)
+    live = TransformersModel(checkpoints)
+    assert live.load(stack(case.stack)) == written.fingerprint
+    assert_same_weights(live.model, loaded)
     cached = output(loaded, case)
-    assert torch.equal(output(materializer.model, case), cached)
+    assert torch.equal(output(live.model, case), cached)
     if case.kind in ("decoder", "vision-language"):
         for use_cache in (True, False):
             assert torch.allclose(output(loaded, case, use_cache=use_cache), cached, atol=1e-4)
-    materializer.close()
+    live.close()
 
 
 @pytest.mark.parametrize("case", [c for c in STACKED if c.refused is not None], ids=lambda c: c.name)
@@ -167,7 +169,7 @@ def test_a_stack_that_a_configuration_cannot_say_is_refused(case: Case, made: Ma
         merge_to_disk(stack(case.stack), checkpoints, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     with pytest.raises(RecipeError, match=case.refused):  # one candidate fails, the search goes on
-        Materializer(checkpoints).load(stack(case.stack))
+        TransformersModel(checkpoints).load(stack(case.stack))
 
 
 def test_layers_of_kinds_in_another_order_are_refused(made: Made, tmp_path: Path) -> None:
@@ -180,10 +182,10 @@ def test_layers_of_kinds_in_another_order_are_refused(made: Made, tmp_path: Path
 
 def test_an_earlier_depth_comes_back(made: Made) -> None:
     checkpoints, _ = made(case_of("qwen3_moe"))
-    materializer = Materializer(checkpoints)
-    flat = materializer.load(linear())
-    assert materializer.load(stack(((0, 2), (1, 3)))) != flat
-    assert materializer.load(linear()) == flat
+    live = TransformersModel(checkpoints)
+    flat = live.load(linear())
+    assert live.load(stack(((0, 2), (1, 3)))) != flat
+    assert live.load(linear()) == flat
 
 
 @pytest.mark.parametrize("name", ["mixtral", "t5-Seq2SeqLM", "deepseek_v3", "step3p7-ImageTextToText"])
@@ -191,10 +193,10 @@ def test_memory_holds_what_loads_from_disk_in_bfloat16(name: str, made: Made, tm
     """Experts in parts, weights that stay in float32, names and layouts that change on loading."""
     checkpoints, _ = made(case_of(name))
     merge_to_disk(linear(dtype="bfloat16"), checkpoints, tmp_path / "out")
-    materializer = Materializer(checkpoints)
-    materializer.load(linear(3, 1, dtype="bfloat16"))
-    materializer.load(linear(dtype="bfloat16"))
-    assert_same_weights(materializer.model, load(case_of(name), tmp_path / "out"))
+    live = TransformersModel(checkpoints)
+    live.load(linear(3, 1, dtype="bfloat16"))
+    live.load(linear(dtype="bfloat16"))
+    assert_same_weights(live.model, load(case_of(name), tmp_path / "out"))
 
 
 def test_a_row_that_loading_sets_to_zero_is_zero_in_memory_too(tmp_path: Path) -> None:
@@ -202,10 +204,10 @@ def test_a_row_that_loading_sets_to_zero_is_zero_in_memory_too(tmp_path: Path) -
     checkpoints, _ = two_models(case, tmp_path)
     assert checkpoints["a"].read("model.embed_tokens.weight")[5].abs().max() > 0
     merge_to_disk(linear(), checkpoints, tmp_path / "out")
-    materializer = Materializer(checkpoints)
-    materializer.load(linear(1, 3))
-    materializer.load(linear())
-    assert_same_weights(materializer.model, load(case, tmp_path / "out"))
+    live = TransformersModel(checkpoints)
+    live.load(linear(1, 3))
+    live.load(linear())
+    assert_same_weights(live.model, load(case, tmp_path / "out"))
 
 
 def test_without_the_name_of_a_class_it_is_the_causal_language_model(tmp_path: Path) -> None:
@@ -215,22 +217,22 @@ def test_without_the_name_of_a_class_it_is_the_causal_language_model(tmp_path: P
         settings = json.loads(config.read_text())
         del settings["architectures"]
         config.write_text(json.dumps(settings))
-    materializer = Materializer(open_sources({n: str(tmp_path / n) for n in "ab"}))
-    materializer.load(linear())
-    assert type(materializer.model).__name__ == "LlamaForCausalLM"
+    live = TransformersModel(open_sources({n: str(tmp_path / n) for n in "ab"}))
+    live.load(linear())
+    assert type(live.model).__name__ == "LlamaForCausalLM"
 
 
 def test_experts_are_written_in_place(made: Made) -> None:
     """The model keeps its memory from one candidate to the next: nothing is loaded again."""
     checkpoints, _ = made(case_of("qwen3_moe"))
     assert any(".experts.0." in name for name in checkpoints["a"].tensors)
-    materializer = Materializer(checkpoints)
-    materializer.load(linear())
-    experts = next(t for n, t in materializer.model.state_dict().items() if n.endswith("gate_up_proj"))
+    live = TransformersModel(checkpoints)
+    live.load(linear())
+    experts = next(t for n, t in live.model.state_dict().items() if n.endswith("gate_up_proj"))
     before = experts.clone()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(materializer.model), "from_pretrained", None)
-        materializer.load(linear(1, 5))
+        patch.setattr(type(live.model), "from_pretrained", None)
+        live.load(linear(1, 5))
     assert not torch.equal(experts, before)
 
 
@@ -249,10 +251,10 @@ def test_files_with_older_names_load_in_memory_too(name: str, old: str, new: str
         file = tmp_path / model / "model.safetensors"
         save_file({n.replace(old, new, 1): t for n, t in load_file(file).items()}, file, {"format": "pt"})
     checkpoints = open_sources({n: str(tmp_path / n) for n in "ab"})
-    materializer = Materializer(checkpoints)
+    live = TransformersModel(checkpoints)
     written = merge_to_disk(linear(), checkpoints, tmp_path / "out")
-    assert materializer.load(linear()) == written.fingerprint
-    assert_same_weights(materializer.model, load(case, tmp_path / "out"))
+    assert live.load(linear()) == written.fingerprint
+    assert_same_weights(live.model, load(case, tmp_path / "out"))
 
 
 def test_tensors_that_a_model_has_no_use_for_are_merged_but_take_no_part(tmp_path: Path) -> None:
@@ -263,8 +265,8 @@ def test_tensors_that_a_model_has_no_use_for_are_merged_but_take_no_part(tmp_pat
     checkpoints = open_sources({n: str(tmp_path / n) for n in "ab"})
     written = merge_to_disk(linear(), checkpoints, tmp_path / "out")
     assert "mtp.proj.weight" in load_file(tmp_path / "out" / "model.safetensors")
-    assert Materializer(checkpoints).load(linear()) == written.fingerprint
-    assert Materializer(checkpoints).load(stack(((0, 2), (1, 3))))
+    assert TransformersModel(checkpoints).load(linear()) == written.fingerprint
+    assert TransformersModel(checkpoints).load(stack(((0, 2), (1, 3))))
 
 
 def test_a_checkpoint_that_lacks_weights_is_refused_in_memory(tmp_path: Path) -> None:
@@ -273,7 +275,7 @@ def test_a_checkpoint_that_lacks_weights_is_refused_in_memory(tmp_path: Path) ->
         file = tmp_path / model / "model.safetensors"
         save_file({n: t for n, t in load_file(file).items() if "norm" not in n}, file, {"format": "pt"})
     with pytest.raises(CheckpointError, match=r"a: lacks weights of LlamaForCausalLM: model\.layers\.0\."):
-        Materializer(open_sources({n: str(tmp_path / n) for n in "ab"})).load(linear())
+        TransformersModel(open_sources({n: str(tmp_path / n) for n in "ab"})).load(linear())
 
 
 @pytest.mark.parametrize("tied", [True, False])

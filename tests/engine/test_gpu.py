@@ -11,15 +11,16 @@ from support import MakeModel
 from test_memory_and_disk import recipe_of
 from torch import Tensor
 
+from evomerge.backends.transformers_model import TransformersModel
 from evomerge.engine.compute import merge_tensor, rows_of
 from evomerge.engine.export import MergeOptions, merge_to_disk
-from evomerge.engine.materialize import Materializer
 from evomerge.engine.plan import Input, TensorPlan
 from evomerge.engine.sources import open_sources
 from evomerge.engine.statistics import Statistics
 from evomerge.errors import CandidateError
-from evomerge.methods import InMemory, get_method, methods
-from evomerge.methods._gpu import triton_kernels
+from evomerge.kernels import InMemory
+from evomerge.kernels.gpu.launch import triton_kernels
+from evomerge.methods import get_method, methods
 
 pytestmark = [
     pytest.mark.gpu,
@@ -57,7 +58,7 @@ def test_a_gpu_makes_the_weights_of_the_cpu(
     method: Any, native: str, family: dict[str, str], monkeypatch: pytest.MonkeyPatch, fused: list[str]
 ) -> None:
     recipe = recipe_of(method, list(family), out_dtype="bfloat16")
-    cpu, gpu = Materializer(open_sources(family)), Materializer(open_sources(family), device="cuda")
+    cpu, gpu = TransformersModel(open_sources(family)), TransformersModel(open_sources(family), device="cuda")
     expected = cpu.load(recipe)
     monkeypatch.setenv("EVOMERGE_NATIVE", native)
     found = gpu.load(recipe)
@@ -75,8 +76,8 @@ def test_a_live_model_in_float32_and_a_folder_have_the_fingerprint(
     family: dict[str, str], tmp_path: Path
 ) -> None:
     recipe = recipe_of(get_method("ties"), list(family), out_dtype="bfloat16")
-    expected = Materializer(open_sources(family)).load(recipe)
-    wide = Materializer(open_sources(family), device="cuda", compute_dtype=torch.float32, threads=2)
+    expected = TransformersModel(open_sources(family)).load(recipe)
+    wide = TransformersModel(open_sources(family), device="cuda", compute_dtype=torch.float32, threads=2)
     assert wide.load(recipe) == expected
     written = merge_to_disk(recipe, open_sources(family), tmp_path / "out", MergeOptions(device="cuda"))
     assert written.fingerprint == expected
@@ -90,7 +91,7 @@ def test_nan_in_a_source_is_a_failed_candidate(make_model: MakeModel, family: di
     for name in ("linear", "ties", "dare_ties", "sce"):
         recipe = recipe_of(get_method(name), list(bad), out_dtype="bfloat16")
         with pytest.raises(CandidateError, match=r"model\.layers\.1\.mlp\.up_proj\.weight"):
-            Materializer(open_sources(bad), device="cuda").load(recipe)
+            TransformersModel(open_sources(bad), device="cuda").load(recipe)
 
 
 def plan_of(name: str, shape: tuple[int, ...], parameters: dict[str, Any]) -> TensorPlan:

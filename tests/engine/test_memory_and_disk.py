@@ -17,38 +17,20 @@ from safetensors.torch import load_file
 from support import ZOO, MakeModel, numbers_printed
 from torch import Tensor
 
+from evomerge.backends.transformers_model import TransformersModel
 from evomerge.checkpoints.checkpoint import open_checkpoint
 from evomerge.engine.export import MergeOptions, merge_to_disk
-from evomerge.engine.materialize import Materializer
 from evomerge.engine.sources import open_sources
 from evomerge.errors import CandidateError, CheckpointError, FailureKind, OutputError
-from evomerge.methods import Base, methods
 from evomerge.recipe import Recipe, parse_recipe
 
-PARAMETERS: dict[str, dict[str, Any]] = {
-    "slerp": {"t": 0.3},
-    "nearswap": {"t": 0.005},
-    "sce": {"select_topk": 0.5},
-}
 
-
-def recipe_of(method: Any, names: list[str], **extra: Any) -> Recipe:
-    """A recipe of ``method`` over a base and as many models as it takes."""
-    count = method.models[1] or 3
-    parameters: dict[str, Any] = {}
-    if "weight" in method.parameters:
-        parameters["weight"] = 0.4
-    if "density" in method.parameters:
-        parameters["density"] = [0.3, 0.8]
-    document: dict[str, Any] = {
-        "merge_method": method.name,
-        "models": [{"model": n, "parameters": parameters} for n in names[1 : 1 + count]],
-        "parameters": PARAMETERS.get(method.name, {}),
-        **extra,
-    }
-    if method.base is not Base.NONE:
-        document["base_model"] = names[0]
-    return parse_recipe(document)
+def recipe_of(method: str, *names: str, **extra: Any) -> Recipe:
+    """A recipe of ``method`` over the models ``names``, the first of which is the base if there is one."""
+    parameters = {"weight": 0.4} | ({} if method == "linear" else {"density": [0.3, 0.8]})
+    base = {} if method == "linear" else {"base_model": names[0]}
+    models = [{"model": n, "parameters": parameters} for n in names[1:]]
+    return parse_recipe({"merge_method": method, "models": models, **base, **extra})
 
 
 @pytest.fixture
@@ -57,35 +39,14 @@ def family(make_model: MakeModel) -> dict[str, str]:
     return {n: str(make_model(n, seed)) for seed, n in enumerate(("base", "one", "two", "three"))}
 
 
-def live_tensors(materializer: Materializer) -> dict[str, Tensor]:
-    return {n: p.detach() for n, p in materializer.model.state_dict().items()}
-
-
-@pytest.mark.parametrize("out", ["float32", "bfloat16"])
-@pytest.mark.parametrize("method", methods(), ids=lambda m: m.name)
-def test_memory_and_disk_hold_the_same_bits(
-    method: Any, out: str, family: dict[str, str], tmp_path: Path
-) -> None:
-    checkpoints = open_sources(family)
-    recipe = recipe_of(method, list(family), out_dtype=out)
-    materializer = Materializer(checkpoints)
-    fingerprint = materializer.load(recipe)
-    result = merge_to_disk(recipe, checkpoints, tmp_path / "out", MergeOptions(threads=2, chunk_elements=100))
-    assert result.fingerprint == fingerprint
-    on_disk = load_file(tmp_path / "out" / "model.safetensors")
-    live = live_tensors(materializer)
-    assert set(live) == set(on_disk)
-    for name, tensor in on_disk.items():
-        assert tensor.dtype == getattr(torch, out)
-        assert torch.equal(live[name].view(torch.uint8), tensor.view(torch.uint8)), name
-    materializer.close()
+def live_tensors(live: TransformersModel) -> dict[str, Tensor]:
+    return {n: p.detach() for n, p in live.model.state_dict().items()}
 
 
 def test_a_live_model_that_calculates_in_float32_holds_the_rounded_weights(family: dict[str, str]) -> None:
     checkpoints = open_sources(family)
-    method = next(m for m in methods() if m.name == "ties")
-    recipe = recipe_of(method, list(family), dtype="bfloat16")
-    wide, narrow = Materializer(checkpoints, compute_dtype=torch.float32), Materializer(checkpoints)
+    recipe = recipe_of("ties", *family, dtype="bfloat16")
+    wide, narrow = TransformersModel(checkpoints, compute_dtype=torch.float32), TransformersModel(checkpoints)
     assert wide.load(recipe) == narrow.load(recipe)
     for name, tensor in live_tensors(wide).items():
         assert tensor.dtype == torch.float32
@@ -94,11 +55,11 @@ def test_a_live_model_that_calculates_in_float32_holds_the_rounded_weights(famil
 
 def test_an_earlier_candidate_leaves_no_trace(family: dict[str, str]) -> None:
     checkpoints = open_sources(family)
-    recipes = [recipe_of(m, list(family)) for m in methods() if m.name in ("ties", "linear", "dare_ties")]
-    used = Materializer(checkpoints)
+    recipes = [recipe_of(method, *family) for method in ("ties", "linear", "dare_ties")]
+    used = TransformersModel(checkpoints)
     first = [used.load(r) for r in recipes]
     assert [used.load(r) for r in reversed(recipes)] == first[::-1]
-    assert [Materializer(checkpoints).load(r) for r in recipes] == first
+    assert [TransformersModel(checkpoints).load(r) for r in recipes] == first
     assert len(set(first)) == 3
 
 
@@ -118,16 +79,16 @@ def test_a_deeper_candidate_rebuilds_the_model_and_equals_what_transformers_load
         }
     )
     flat = parse_recipe({"merge_method": "linear", "models": [{"model": "one", "parameters": {"weight": 1}}]})
-    materializer = Materializer(checkpoints)
-    before = materializer.load(flat)
+    live = TransformersModel(checkpoints)
+    before = live.load(flat)
     merge_to_disk(deep, checkpoints, tmp_path / "deep")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "deep")
-    materializer.load(deep)
+    live.load(deep)
     assert loaded.config.num_hidden_layers == 5
     tokens = torch.arange(12).view(1, -1)
     with torch.no_grad():
-        assert torch.equal(materializer.model(tokens).logits, loaded.eval()(tokens).logits)
-    assert materializer.load(flat) == before
+        assert torch.equal(live.model(tokens).logits, loaded.eval()(tokens).logits)
+    assert live.load(flat) == before
 
 
 def test_a_fingerprint_sees_one_bit(make_model: MakeModel, family: dict[str, str]) -> None:
@@ -136,8 +97,8 @@ def test_a_fingerprint_sees_one_bit(make_model: MakeModel, family: dict[str, str
 
     changed = make_model("flipped", 1, change=flip)
     recipe = parse_recipe({"merge_method": "passthrough", "models": [{"model": "one"}]})
-    original = Materializer(open_sources(family)).load(recipe)
-    assert Materializer(open_sources({"one": str(changed)})).load(recipe) != original
+    original = TransformersModel(open_sources(family)).load(recipe)
+    assert TransformersModel(open_sources({"one": str(changed)})).load(recipe) != original
 
 
 def test_nan_in_a_source_is_a_failed_candidate_in_memory_and_no_folder_on_disk(
@@ -154,7 +115,7 @@ def test_nan_in_a_source_is_a_failed_candidate_in_memory_and_no_folder_on_disk(
         }
     )
     with pytest.raises(CandidateError, match=r"model\.layers\.1\.mlp\.up_proj\.weight") as caught:
-        Materializer(open_sources(bad)).load(recipe)
+        TransformersModel(open_sources(bad)).load(recipe)
     assert caught.value.kind is FailureKind.NON_FINITE_WEIGHTS
     with pytest.raises(CheckpointError, match=r"model\.layers\.1\.mlp\.up_proj\.weight"):
         merge_to_disk(recipe, open_sources(bad), tmp_path / "out")
@@ -206,14 +167,14 @@ def test_tied_embeddings_stay_tied(make_model: MakeModel, tmp_path: Path) -> Non
         {"merge_method": "linear", "models": [{"model": n, "parameters": {"weight": 1}} for n in models]}
     )
     checkpoints = open_sources(models)
-    materializer = Materializer(checkpoints)
-    materializer.load(recipe)
+    live = TransformersModel(checkpoints)
+    live.load(recipe)
     merge_to_disk(recipe, checkpoints, tmp_path / "out")
     assert "lm_head.weight" not in load_file(tmp_path / "out" / "model.safetensors")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     tokens = torch.arange(8).view(1, -1)
     with torch.no_grad():
-        assert torch.equal(materializer.model(tokens).logits, loaded.eval()(tokens).logits)
+        assert torch.equal(live.model(tokens).logits, loaded.eval()(tokens).logits)
 
 
 def test_integer_buffers_are_copied(make_model: MakeModel, tmp_path: Path) -> None:

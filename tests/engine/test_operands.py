@@ -10,10 +10,10 @@ import torch
 from support import LLAMA, MakeModel, llama_shapes, save_model
 from torch import Tensor
 
+from evomerge.backends.transformers_model import TransformersModel
 from evomerge.checkpoints.checkpoint import open_checkpoint
 from evomerge.engine.export import merge_to_disk
 from evomerge.engine.inputs import Inputs
-from evomerge.engine.materialize import Materializer
 from evomerge.engine.sources import open_sources
 from evomerge.errors import CheckpointError, RecipeError
 from evomerge.recipe import parse_recipe
@@ -144,7 +144,7 @@ def test_without_a_dtype_each_tensor_has_the_one_its_inputs_promote_to(
     config = open_checkpoint(tmp_path / "out").config
     assert config["dtype"] == str(expected).removeprefix("torch.")
 
-    live = Materializer(open_sources({n: str(f) for n, f in folders.items()}))
+    live = TransformersModel(open_sources({n: str(f) for n, f in folders.items()}))
     live.load(parse_recipe(document))
     state = live.model.state_dict()
     assert torch.equal(state[NORM], out[NORM])

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from support import MakeModel
 
+from evomerge.backends.transformers_model import TransformersModel
 from evomerge.engine import stages
 from evomerge.engine.export import MergeOptions, merge_to_disk
-from evomerge.engine.materialize import Materializer
 from evomerge.engine.sources import identities, open_sources
 from evomerge.errors import RecipeError, UserError
 from evomerge.recipe import SearchSpace, dump_recipe, load_recipe, parse_recipe
@@ -118,15 +118,15 @@ def test_an_adapter_over_a_stage_is_in_memory_what_it_is_on_disk_and_follows_its
         identities(sources)["+lora"]
         == identities(open_sources({"x": "one+lora"}, (folder,)))["x"].split("+")[1]
     )
-    materializer = Materializer(sources)
+    live = TransformersModel(sources)
     prints = []
     for value in (0.5, 1.5, 0.5):
         recipe = space.fill({name: value})
-        prints.append(materializer.load(recipe))
+        prints.append(live.load(recipe))
         dump_recipe(recipe.with_references({"+lora": f"+{folder / 'lora'}"}), folder / "one_candidate.yml")
         assert merge(folder / "one_candidate.yml", folder / "out") == prints[-1]
     assert prints[0] == prints[2] != prints[1]
-    materializer.close()
+    live.close()
 
 
 def test_an_adapter_alone_is_no_model_and_stages_with_adapters_may_not_need_each_other(folder: Path) -> None:
@@ -143,9 +143,9 @@ def test_an_adapter_alone_is_no_model_and_stages_with_adapters_may_not_need_each
 def test_memory_and_disk_agree(folder: Path) -> None:
     recipe = load_recipe(folder / "all.yml")
     sources = open_sources({r: r for r in recipe.references()}, (folder,))
-    materializer = Materializer(sources)
-    assert materializer.load(recipe) == merge(folder / "all.yml", folder / "out")
-    materializer.close()
+    live = TransformersModel(sources)
+    assert live.load(recipe) == merge(folder / "all.yml", folder / "out")
+    live.close()
 
 
 def test_a_stage_with_a_hole_is_made_again_when_its_value_changes(folder: Path) -> None:
@@ -153,15 +153,15 @@ def test_a_stage_with_a_hole_is_made_again_when_its_value_changes(folder: Path) 
     document["stages"][0]["models"][0]["parameters"]["weight"] = {"float": [0, 2]}
     space = SearchSpace(document)
     [name] = [d.name for d in space.dimensions]
-    materializer = Materializer(open_sources({n: n for n in space.references()}, (folder,)))
+    live = TransformersModel(open_sources({n: n for n in space.references()}, (folder,)))
     prints = []
     for value in (0.5, 1.5, 0.5):
         recipe = space.fill({name: value})
-        prints.append(materializer.load(recipe))
+        prints.append(live.load(recipe))
         dump_recipe(recipe, folder / "one_candidate.yml")
         assert merge(folder / "one_candidate.yml", folder / "out") == prints[-1]
     assert prints[0] == prints[2] != prints[1]
-    materializer.close()
+    live.close()
 
 
 def test_a_tensor_in_the_cache_is_not_merged_twice(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,6 +251,6 @@ def test_a_merge_of_one_model_is_the_model(folder: Path, document: dict[str, Any
     made = load_file(folder / "out" / "model.safetensors")
     for name, tensor in made.items():
         assert torch.equal(tensor, sources["one+lora"].read(name).float())
-    materializer = Materializer(sources)
-    assert materializer.load(recipe) == result.fingerprint
-    materializer.close()
+    live = TransformersModel(sources)
+    assert live.load(recipe) == result.fingerprint
+    live.close()

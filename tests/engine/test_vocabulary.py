@@ -14,9 +14,9 @@ from tokenizer_support import bpe, save
 from tokenizers import AddedToken
 from torch import Tensor
 
+from evomerge.backends.transformers_model import TransformersModel
 from evomerge.engine.export import MergeOptions, MergeResult, merge_to_disk
 from evomerge.engine.inputs import Inputs
-from evomerge.engine.materialize import Materializer
 from evomerge.engine.sources import open_sources
 from evomerge.errors import CheckpointError, RecipeError
 from evomerge.recipe import parse_recipe
@@ -205,15 +205,15 @@ def test_memory_and_disk_agree_and_so_do_their_tokenizers(models: Models, source
     )
     result = models.merge(document)
     recipe = parse_recipe(document)
-    materializer = Materializer(open_sources({r: r for r in recipe.references()}, (models.folder,)))
-    assert materializer.load(recipe) == result.fingerprint
-    assert materializer.load(recipe) == result.fingerprint  # what is kept between candidates stays valid
-    assert materializer.tokenizer.get_vocab() == load_tokenizer(models.folder / "out").get_vocab()
-    assert "im_start" in materializer.tokenizer.chat_template
-    other = materializer.load(parse_recipe(document | {"tokenizer": None, "tokenizer_source": "chat"}))
+    live = TransformersModel(open_sources({r: r for r in recipe.references()}, (models.folder,)))
+    assert live.load(recipe) == result.fingerprint
+    assert live.load(recipe) == result.fingerprint  # what is kept between candidates stays valid
+    assert live.tokenizer.get_vocab() == load_tokenizer(models.folder / "out").get_vocab()
+    assert "im_start" in live.tokenizer.chat_template
+    other = live.load(parse_recipe(document | {"tokenizer": None, "tokenizer_source": "chat"}))
     assert other != result.fingerprint
-    assert materializer.load(recipe) == result.fingerprint
-    materializer.close()
+    assert live.load(recipe) == result.fingerprint
+    live.close()
 
 
 def test_the_template_that_most_models_have_is_taken_over(models: Models) -> None:
@@ -258,11 +258,30 @@ def test_embeddings_can_be_cut_to_what_all_have(models: Models) -> None:
     assert json.loads((models.folder / "out" / "config.json").read_text())["vocab_size"] == size
 
 
-def test_cutting_to_a_larger_base_is_refused(models: Models) -> None:
-    document = {"merge_method": "ties", "base_model": "code", "tokenizer": None}
-    document |= {"models": [{"model": "base", "parameters": {"weight": 1}}]}
-    with pytest.raises(CheckpointError, match=r"the base model has 16 rows.*base has 12.*tokenizer section"):
-        models.merge(document, truncate_embeddings=True)
+@pytest.mark.parametrize(
+    ("method", "parameters"), [("ties", {"weight": 1, "normalize": False}), ("slerp", {"t": 0.25})]
+)
+def test_a_base_with_more_rows_is_cut_to_those_of_the_others(
+    models: Models, method: str, parameters: dict[str, Any]
+) -> None:
+    document = {"merge_method": method, "base_model": "code", "tokenizer": None, "parameters": parameters}
+    result = models.merge(document | {"models": [{"model": "base"}]}, truncate_embeddings=True)
+    assert any(
+        "code: lm_head.weight, model.embed_tokens.weight cut from 16 to 12" in w for w in result.warnings
+    )
+    out, base, code = (
+        load_file(models.folder / name / "model.safetensors") for name in ("out", "base", "code")
+    )
+    for name in EMBEDDINGS:
+        rows = code[name][:12]
+        assert out[name].shape == base[name].shape == rows.shape
+        if method == "ties":
+            assert torch.allclose(out[name], base[name], atol=1e-6)
+        else:
+            cos = torch.dot(rows.flatten(), base[name].flatten()) / (rows.norm() * base[name].norm())
+            angle = torch.arccos(cos)
+            expected = torch.sin(0.75 * angle) * rows + torch.sin(0.25 * angle) * base[name]
+            assert torch.allclose(out[name], expected / torch.sin(angle), atol=1e-6)
 
 
 def test_equal_sizes_with_other_tokens_are_worth_a_warning(models: Models) -> None:
@@ -394,11 +413,11 @@ def test_a_model_without_tokenizer_files_takes_those_of_the_base(models: Models,
     assert len(result.warnings) == len(want.warnings) + 1
     assert result.warnings[0] == "no tokenizer files in same: the tokenizer of base is taken instead"
     recipe = parse_recipe(document)
-    materializer = Materializer(open_sources({r: r for r in recipe.references()}, (models.folder,)))
-    assert materializer.load(recipe) == want.fingerprint
-    assert materializer.load(recipe) == want.fingerprint
-    assert materializer.tokenizer.get_vocab() == load_tokenizer(models.folder / "out").get_vocab()
-    materializer.close()
+    live = TransformersModel(open_sources({r: r for r in recipe.references()}, (models.folder,)))
+    assert live.load(recipe) == want.fingerprint
+    assert live.load(recipe) == want.fingerprint
+    assert live.tokenizer.get_vocab() == load_tokenizer(models.folder / "out").get_vocab()
+    live.close()
 
 
 def test_a_base_without_tokenizer_files_takes_those_of_another_model(models: Models) -> None:

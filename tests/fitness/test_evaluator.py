@@ -12,8 +12,9 @@ import pytest
 import torch
 from fitness_support import GENERATE
 
+from evomerge.backends.transformers_lm import LoadedModel
 from evomerge.errors import CandidateError, FailureKind
-from evomerge.fitness import Evaluator, FitnessSpec, Split
+from evomerge.fitness import Evaluator, FitnessSpec, ItemSet, Split
 from evomerge.fitness.deadline import Deadline
 
 
@@ -52,9 +53,9 @@ def allocation_error() -> Exception:
 def test_out_of_memory_is_tried_again_with_half_the_batch(
     tasks_dir: Path, model: Any, tokenizer: Any, error: Exception | None
 ) -> None:
-    expected = evaluator(tasks_dir).score(model, tokenizer, Split.SEARCH)
+    expected = evaluator(tasks_dir).score(LoadedModel(model, tokenizer), ItemSet(Split.SEARCH))
     hungry = Hungry(model, 3, error)
-    assert evaluator(tasks_dir).score(model, tokenizer, Split.SEARCH) == expected
+    assert evaluator(tasks_dir).score(LoadedModel(model, tokenizer), ItemSet(Split.SEARCH)) == expected
     assert hungry.batches[:3] == [8, 4, 2]
     assert set(hungry.batches[2:-1]) == {2}
 
@@ -64,9 +65,9 @@ def test_the_next_candidate_starts_with_the_whole_batch_again(
 ) -> None:
     ours = evaluator(tasks_dir)
     hungry = Hungry(model, rows=4)
-    ours.score(model, tokenizer, Split.SEARCH)
+    ours.score(LoadedModel(model, tokenizer), ItemSet(Split.SEARCH))
     hungry.batches.clear()
-    ours.score(model, tokenizer, Split.SEARCH)
+    ours.score(LoadedModel(model, tokenizer), ItemSet(Split.SEARCH))
     assert hungry.batches[:2] == [8, 4]
 
 
@@ -75,7 +76,7 @@ def test_a_sequence_that_does_not_fit_alone_fails_the_candidate(
 ) -> None:
     hungry = Hungry(model, rows=0)
     with pytest.raises(CandidateError, match=r"t_choice.* batch of 1 \(tried: 8, 4, 2, 1\)") as caught:
-        evaluator(tasks_dir).score(model, tokenizer, Split.SEARCH)
+        evaluator(tasks_dir).score(LoadedModel(model, tokenizer), ItemSet(Split.SEARCH))
     assert caught.value.kind is FailureKind.OUT_OF_MEMORY
     assert hungry.batches == [8, 4, 2, 1]
 
@@ -85,13 +86,13 @@ def test_another_error_of_the_model_is_a_bug_and_no_lack_of_memory(
 ) -> None:
     hungry = Hungry(model, 0, RuntimeError("shapes cannot be multiplied"))
     with pytest.raises(RuntimeError, match="multiplied"):
-        evaluator(tasks_dir).score(model, tokenizer, Split.SEARCH)
+        evaluator(tasks_dir).score(LoadedModel(model, tokenizer), ItemSet(Split.SEARCH))
     assert hungry.batches == [8]
 
 
 def test_a_model_in_training_mode_is_scored_in_eval_mode(tasks_dir: Path, model: Any, tokenizer: Any) -> None:
     model.train()
-    evaluator(tasks_dir).score(model, tokenizer, Split.SEARCH)
+    evaluator(tasks_dir).score(LoadedModel(model, tokenizer), ItemSet(Split.SEARCH))
     assert not model.training
     assert all(parameter.grad is None for parameter in model.parameters())
 
@@ -122,14 +123,17 @@ def test_time_that_runs_out_fails_the_candidate_and_leaves_the_next_one_alone(
 ) -> None:
     (tasks_dir / "long.yaml").write_text(LONG)
     ours = evaluator(tasks_dir, tasks=[task], splits={"search": 6}, batch_size=1)
-    expected = ours.score(model, tokenizer, Split.SEARCH)
+    expected = ours.score(LoadedModel(model, tokenizer), ItemSet(Split.SEARCH))
     slow = Slow(model, 0.02)
     with pytest.raises(CandidateError, match=r"not finished after 0\.07 seconds") as caught:
-        ours.score(model, tokenizer, Split.SEARCH, Deadline.after(0.07))
+        ours.score(LoadedModel(model, tokenizer), ItemSet(Split.SEARCH), deadline=Deadline.after(0.07))
     assert caught.value.kind is FailureKind.TIMEOUT
     assert 1 <= slow.passes <= 4  # within one answer of 90 tokens, or six items
     slow.remove()
-    assert ours.score(model, tokenizer, Split.SEARCH, Deadline.after(1e6)) == expected
+    assert (
+        ours.score(LoadedModel(model, tokenizer), ItemSet(Split.SEARCH), deadline=Deadline.after(1e6))
+        == expected
+    )
 
 
 def test_a_deadline_that_is_past_lets_no_forward_pass_begin(
@@ -138,7 +142,9 @@ def test_a_deadline_that_is_past_lets_no_forward_pass_begin(
     for task in ("t_generate", "t_choice"):
         slow = Slow(model, 0.0)
         with pytest.raises(CandidateError) as caught:
-            evaluator(tasks_dir, tasks=[task]).score(model, tokenizer, Split.SEARCH, Deadline.after(0.0))
+            evaluator(tasks_dir, tasks=[task]).score(
+                LoadedModel(model, tokenizer), ItemSet(Split.SEARCH), deadline=Deadline.after(0.0)
+            )
         assert caught.value.kind is FailureKind.TIMEOUT
         assert slow.passes == 0
 
@@ -151,7 +157,7 @@ def test_the_evaluator_keeps_no_model_alive(tasks_dir: Path, tokenizer: Any) -> 
 
     ours = evaluator(tasks_dir)
     model = make_model(0)
-    ours.score(model, tokenizer, Split.SEARCH)
+    ours.score(LoadedModel(model, tokenizer), ItemSet(Split.SEARCH))
     alive = weakref.ref(model)
     del model
     gc.collect()
@@ -163,7 +169,7 @@ def test_splits_are_disjoint_and_described_as_scored(tasks_dir: Path, model: Any
     seen: list[str] = []
     (info,) = ours.describe()
     for split in Split:
-        (score,) = ours.score(model, tokenizer, split).tasks
+        (score,) = ours.score(LoadedModel(model, tokenizer), ItemSet(split)).tasks
         assert len(score.items) == info.items[split]
         seen += [item.item for item in score.items]
     assert list(info.items.values()) == [10, 10, 12]

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fitness_support import documents, make_model, make_tokenizer, write_jsonl
+from fitness_support import documents, make_model, make_tokenizer, value_of, write_jsonl
 
+from evomerge.backends.transformers_lm import LoadedModel
 from evomerge.errors import CandidateError, FailureKind, FitnessError
-from evomerge.fitness import Evaluator, FitnessSpec, Scores, Split, TaskScore, aggregate
+from evomerge.fitness import Evaluator, FitnessSpec, ItemSet, Scores, Split, TaskScore
 from evomerge.fitness.splits import digest, item_names
 
 
@@ -73,7 +74,7 @@ def test_values_and_items_equal_lm_eval_on_the_same_items(
     monkeypatch: Any,
 ) -> None:
     ours = evaluator(tasks_dir, {"task": task, "metric": metric, "filter": filter_})
-    (score,) = ours.score(model, tokenizer, Split.SEARCH).tasks
+    (score,) = ours.score(LoadedModel(model, tokenizer), ItemSet(Split.SEARCH)).tasks
     indices = positions(score, tasks_dir, file)
     monkeypatch.chdir(tasks_dir)
     theirs = reference(task, indices, model, tokenizer)
@@ -91,7 +92,7 @@ def test_values_and_items_equal_lm_eval_on_the_same_items(
         elif metric not in ("brier_score", "chrf"):
             assert (item.value, item.weight) == (raw, 1.0)
     if metric != "chrf":
-        recomputed = aggregate(score.items, score.aggregation)
+        recomputed = value_of(score.items, score.aggregation)
         assert recomputed == (pytest.approx(score.value) if metric == "brier_score" else score.value)
 
 
@@ -100,19 +101,19 @@ def test_a_changed_model_is_scored_anew_and_nothing_of_the_one_before_remains(
 ) -> None:
     names = ("t_choice", "t_generate", "t_likelihood", "t_rolling", "t_custom")
     one = evaluator(tasks_dir, *names, trust_remote_code=True)
-    first = one.score(model, tokenizer, Split.SEARCH)
+    first = one.score(LoadedModel(model, tokenizer), ItemSet(Split.SEARCH))
     other = make_model(1)
     with torch.no_grad():
         for parameter, new in zip(model.parameters(), other.parameters(), strict=True):
             parameter.copy_(new)
-    second = one.score(model, tokenizer, Split.SEARCH)
-    one.score(model, tokenizer, Split.TEST)
+    second = one.score(LoadedModel(model, tokenizer), ItemSet(Split.SEARCH))
+    one.score(LoadedModel(model, tokenizer), ItemSet(Split.TEST))
 
     assert second != first
     assert second == evaluator(tasks_dir, *names, trust_remote_code=True).score(
-        other, tokenizer, Split.SEARCH
+        LoadedModel(other, tokenizer), ItemSet(Split.SEARCH)
     )
-    assert one.score(make_model(0), tokenizer, Split.SEARCH) == first
+    assert one.score(LoadedModel(make_model(0), tokenizer), ItemSet(Split.SEARCH)) == first
     assert Scores.from_document(json.loads(json.dumps(first.document()))) == first
 
 
@@ -120,12 +121,14 @@ def test_few_shot_prompts_equal_lm_evals(
     tasks_dir: Path, model: Any, tokenizer: Any, monkeypatch: Any
 ) -> None:
     ours = evaluator(tasks_dir, {"task": "t_choice", "metric": "acc_norm", "num_fewshot": 2})
-    ours.score(model, tokenizer, Split.TEST)  # draws examples; must not move those of the other split
-    (score,) = ours.score(model, tokenizer, Split.SEARCH).tasks
+    ours.score(
+        LoadedModel(model, tokenizer), ItemSet(Split.TEST)
+    )  # draws examples; must not move those of the other split
+    (score,) = ours.score(LoadedModel(model, tokenizer), ItemSet(Split.SEARCH)).tasks
     monkeypatch.chdir(tasks_dir)
     theirs = reference("t_choice", positions(score, tasks_dir, "choice.jsonl"), model, tokenizer, shots=2)
     plain = evaluator(tasks_dir, {"task": "t_choice", "metric": "acc_norm"}).score(
-        model, tokenizer, Split.SEARCH
+        LoadedModel(model, tokenizer), ItemSet(Split.SEARCH)
     )
 
     (info,) = ours.describe()
@@ -140,7 +143,7 @@ def test_metrics_of_whole_sets_equal_lm_eval_and_items_say_right_or_wrong(
     metric: str, tasks_dir: Path, model: Any, tokenizer: Any, monkeypatch: Any
 ) -> None:
     ours = evaluator(tasks_dir, {"task": "t_binary", "metric": metric}, {"task": "t_binary", "metric": "acc"})
-    score, accuracy = ours.score(model, tokenizer, Split.SEARCH).tasks
+    score, accuracy = ours.score(LoadedModel(model, tokenizer), ItemSet(Split.SEARCH)).tasks
     monkeypatch.chdir(tasks_dir)
     theirs = reference("t_binary", positions(score, tasks_dir, "binary.jsonl"), model, tokenizer)
 
@@ -148,12 +151,12 @@ def test_metrics_of_whole_sets_equal_lm_eval_and_items_say_right_or_wrong(
     assert score.items == accuracy.items
     assert 0.0 < accuracy.value < 1.0
     with pytest.raises(ValueError, match="does not follow"):
-        aggregate(score.items, score.aggregation)
+        value_of(score.items, score.aggregation)
 
 
 def test_bleu_items_hold_their_own_bleu(tasks_dir: Path, model: Any, tokenizer: Any) -> None:
     ours = evaluator(tasks_dir, {"task": "t_generate", "metric": "chrf", "filter": "strict"})
-    (score,) = ours.score(model, tokenizer, Split.SEARCH).tasks
+    (score,) = ours.score(LoadedModel(model, tokenizer), ItemSet(Split.SEARCH)).tasks
 
     assert score.aggregation == "chrf"
     assert all(0.0 <= item.value <= 100.0 for item in score.items)
@@ -164,13 +167,13 @@ def test_a_tasks_own_metrics_work_even_undeclared_ones(tasks_dir: Path, model: A
     metrics = ("letters", "some", "undeclared")
     tasks = [{"task": "t_custom", "metric": metric} for metric in metrics]
     ours = evaluator(tasks_dir, *tasks, trust_remote_code=True)
-    letters, some, undeclared = ours.score(model, tokenizer, Split.SEARCH).tasks
+    letters, some, undeclared = ours.score(LoadedModel(model, tokenizer), ItemSet(Split.SEARCH)).tasks
 
     assert letters.aggregation == "custom:longest"
     assert letters.value == max(item.value for item in letters.items)
     assert some.aggregation == "nanmean"
     assert 0 < sum(item.weight for item in some.items) < len(some.items)
-    assert aggregate(some.items, "nanmean") == pytest.approx(some.value)
+    assert value_of(some.items, "nanmean") == pytest.approx(some.value)
     assert undeclared.aggregation == "mean"
     assert undeclared.value == np.mean([item.value for item in undeclared.items])
 
@@ -180,7 +183,7 @@ def test_a_metric_that_never_comes_out_is_an_error_that_lists_those_that_do(
 ) -> None:
     ours = evaluator(tasks_dir, {"task": "t_custom", "metric": "never"}, trust_remote_code=True)
     with pytest.raises(FitnessError, match=r"no metric 'never'.*letters, some, undeclared"):
-        ours.score(model, tokenizer, Split.SEARCH)
+        ours.score(LoadedModel(model, tokenizer), ItemSet(Split.SEARCH))
 
 
 def test_sampled_answers_repeat_and_leave_the_global_stream_alone(
@@ -188,10 +191,10 @@ def test_sampled_answers_repeat_and_leave_the_global_stream_alone(
 ) -> None:
     ours = evaluator(tasks_dir, "t_sampled")
     before = torch.random.get_rng_state()
-    first = ours.score(model, tokenizer, Split.SEARCH)
+    first = ours.score(LoadedModel(model, tokenizer), ItemSet(Split.SEARCH))
     assert torch.equal(torch.random.get_rng_state(), before)
     torch.rand(3)
-    assert ours.score(model, tokenizer, Split.SEARCH) == first
+    assert ours.score(LoadedModel(model, tokenizer), ItemSet(Split.SEARCH)) == first
     (calls,) = {i.repeats for item in ours._tasks[0]._items(Split.SEARCH) for i in item.instances}
     assert calls == 3
     assert all(len(i.resps) == 3 for item in ours._tasks[0]._items(Split.SEARCH) for i in item.instances)
@@ -202,7 +205,7 @@ def test_numpy_and_python_random_streams_are_untouched(tasks_dir: Path, model: A
     legacy = np.random.get_state()[1].copy()  # noqa: NPY002 (the stream in question)
     ours.describe()  # lm-eval draws (and drops) names from Python's stream here
     state = random.getstate()
-    ours.score(model, tokenizer, Split.SEARCH)
+    ours.score(LoadedModel(model, tokenizer), ItemSet(Split.SEARCH))
     assert random.getstate() == state
     assert (np.random.get_state()[1] == legacy).all()  # noqa: NPY002
 
@@ -220,7 +223,9 @@ def test_groups_and_tags_expand_and_spread_their_weight(tasks_dir: Path, model: 
     assert [info.output_type for info in infos] == [
         "loglikelihood", "loglikelihood_rolling", "multiple_choice", "generate_until",
     ]  # fmt: skip
-    assert [task.task for task in ours.score(model, tokenizer, Split.SEARCH).tasks] == [i.task for i in infos]
+    assert [task.task for task in ours.score(LoadedModel(model, tokenizer), ItemSet(Split.SEARCH)).tasks] == [
+        i.task for i in infos
+    ]
 
 
 @pytest.mark.parametrize("task", ["t_choice", "t_generate", "t_likelihood", "t_rolling"])
@@ -231,21 +236,23 @@ def test_a_model_with_nan_weights_fails_instead_of_guessing(
     with torch.no_grad():
         model.model.layers[1].mlp.down_proj.weight[3, 3] = math.nan
     with pytest.raises(CandidateError, match=rf"{task}.*item [0-9a-f]{{16}}") as caught:
-        ours.score(model, tokenizer, Split.SEARCH)
+        ours.score(LoadedModel(model, tokenizer), ItemSet(Split.SEARCH))
     assert caught.value.kind is FailureKind.NON_FINITE_SCORES
-    assert ours.score(make_model(0), tokenizer, Split.SEARCH)  # and the next candidate is fine
+    assert ours.score(
+        LoadedModel(make_model(0), tokenizer), ItemSet(Split.SEARCH)
+    )  # and the next candidate is fine
 
 
 def test_one_bad_prompt_of_a_batch_is_found_and_named(tasks_dir: Path, model: Any, tokenizer: Any) -> None:
     ours = evaluator(tasks_dir, "t_generate", splits={"search": 38, "validation": 1, "test": 1})
-    (fine,) = ours.score(model, tokenizer, Split.SEARCH).tasks
+    (fine,) = ours.score(LoadedModel(model, tokenizer), ItemSet(Split.SEARCH)).tasks
     with torch.no_grad():
         model.model.embed_tokens.weight[tokenizer.convert_tokens_to_ids("7")] = math.nan
     rows = [json.loads(line) for line in (tasks_dir / "text.jsonl").read_text(encoding="utf-8").splitlines()]
     bad = {digest(row)[:16] for row in rows if "7" in row["text"]}
     assert 0 < len(bad) < 10
     with pytest.raises(CandidateError) as caught:
-        ours.score(model, tokenizer, Split.SEARCH)
+        ours.score(LoadedModel(model, tokenizer), ItemSet(Split.SEARCH))
     assert any(name in caught.value.reason for name in bad)
     assert {item.item for item in fine.items} & bad
 
@@ -257,7 +264,7 @@ def test_a_perplexity_beyond_all_floats_fails_the_candidate(
         model.lm_head.weight.mul_(1e6)
     ours = evaluator(tasks_dir, {"task": "t_likelihood", "metric": "perplexity"})
     with pytest.raises(CandidateError, match="too large") as caught:
-        ours.score(model, tokenizer, Split.SEARCH)
+        ours.score(LoadedModel(model, tokenizer), ItemSet(Split.SEARCH))
     assert caught.value.kind is FailureKind.NON_FINITE_SCORES
 
 
@@ -269,7 +276,9 @@ def test_code_of_a_task_that_fails_on_answers_fails_the_candidate(
     (tmp_path / "custom.py").write_text("def process_results(d, r):\n    return 1 / 0\nlongest = max\n")
     write_jsonl(tmp_path / "text.jsonl", documents("text"))
     with pytest.raises(CandidateError, match="ZeroDivisionError") as caught:
-        evaluator(tmp_path, "t_custom", trust_remote_code=True).score(model, tokenizer, Split.SEARCH)
+        evaluator(tmp_path, "t_custom", trust_remote_code=True).score(
+            LoadedModel(model, tokenizer), ItemSet(Split.SEARCH)
+        )
     assert caught.value.kind is FailureKind.EVALUATION
 
 
@@ -278,29 +287,31 @@ def test_a_tokenizer_without_padding_gives_the_same_scores_and_stays_as_it_was(
 ) -> None:
     bare = make_tokenizer(bos_token="<s>", eos_token="</s>")
     ours = evaluator(tasks_dir, "t_generate", "t_choice")
-    assert ours.score(model, bare, Split.SEARCH) == ours.score(model, tokenizer, Split.SEARCH)
+    assert ours.score(LoadedModel(model, bare), ItemSet(Split.SEARCH)) == ours.score(
+        LoadedModel(model, tokenizer), ItemSet(Split.SEARCH)
+    )
     assert bare.pad_token is None
     with pytest.raises(FitnessError, match="end-of-text"):
-        ours.score(model, make_tokenizer(bos_token="<s>"), Split.SEARCH)
+        ours.score(LoadedModel(model, make_tokenizer(bos_token="<s>")), ItemSet(Split.SEARCH))
 
 
 def test_answers_are_cut_and_must_fit_into_the_context(tasks_dir: Path, model: Any, tokenizer: Any) -> None:
     longest = {}
     for cap in (2, 50):
         ours = evaluator(tasks_dir, {"task": "t_generate", "filter": "strict"}, max_gen_toks=cap)
-        ours.score(model, tokenizer, Split.SEARCH)
+        ours.score(LoadedModel(model, tokenizer), ItemSet(Split.SEARCH))
         items = ours._tasks[0]._items(Split.SEARCH)
         longest[cap] = max(len(item.instances[0].resps[0]) for item in items)
     assert longest == {2: 2, 50: 6}  # the task's own limit is 6
     model.config.max_position_embeddings = 6
     with pytest.raises(FitnessError, match=r"6 tokens do not fit.*max_gen_toks"):
-        evaluator(tasks_dir, "t_generate").score(model, tokenizer, Split.SEARCH)
+        evaluator(tasks_dir, "t_generate").score(LoadedModel(model, tokenizer), ItemSet(Split.SEARCH))
 
 
 def test_scoring_is_silent(tasks_dir: Path, model: Any, tokenizer: Any, capfd: Any, caplog: Any) -> None:
     with caplog.at_level(logging.DEBUG, logger="other"):
         ours = evaluator(tasks_dir, "t_choice", "t_generate", "t_likelihood", "t_rolling", limit=30)
-        ours.score(model, tokenizer, Split.SEARCH)
+        ours.score(LoadedModel(model, tokenizer), ItemSet(Split.SEARCH))
     assert capfd.readouterr() == ("", "")
     assert not [record for record in caplog.records if record.name.startswith("lm_eval")]
 
@@ -319,7 +330,7 @@ BAD_TASKS = [
         r"no metric 'accc'. Did you mean 'acc'\?.*acc, acc_norm, brier_score",
     ),
     ({"task": "t_generate", "filter": "nope"}, r"no filter 'nope'.*first-letter, strict"),
-    ({"task": "t_choice", "transform": "log"}, r"no perplexity"),
+    ({"task": "t_choice", "transform": "log"}, r"not a perplexity"),
     ({"task": "gsm9k", "metric": "acc"}, r"no task 'gsm9k'.*'gsm8k'"),
 ]
 

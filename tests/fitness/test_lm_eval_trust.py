@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from fitness_support import documents, generation, write_jsonl
 
+from evomerge.backends.transformers_lm import LoadedModel
 from evomerge.errors import FitnessError
-from evomerge.fitness import Evaluator, FitnessSpec, Split
+from evomerge.fitness import Evaluator, FitnessSpec, ItemSet, Split
 
 PLAIN = generation(
     "plain",
@@ -116,7 +117,11 @@ def test_a_definition_that_nobody_uses_may_say_what_it_likes(folder: Path) -> No
 
 def test_trusted_code_runs(folder: Path, model: Any, tokenizer: Any) -> None:
     (folder / "evil.yaml").write_text(TAGGED)
-    (score,) = evaluator(folder, "evil", trust_remote_code=True).score(model, tokenizer, Split.SEARCH).tasks
+    (score,) = (
+        evaluator(folder, "evil", trust_remote_code=True)
+        .score(LoadedModel(model, tokenizer), ItemSet(Split.SEARCH))
+        .tasks
+    )
     assert score.value == 1.0
     assert (folder / "owned").exists()
 
@@ -144,4 +149,4 @@ def test_a_template_does_not_get_out_of_its_sandbox(
 ) -> None:
     (folder / "evil.yaml").write_text(EVIL + f'{field}: "{template}"\n')
     with pytest.raises(FitnessError, match=r"SecurityError.* unsafe"):
-        evaluator(folder, "evil").score(model, tokenizer, Split.SEARCH)
+        evaluator(folder, "evil").score(LoadedModel(model, tokenizer), ItemSet(Split.SEARCH))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from evomerge.errors import CheckpointError
+from evomerge.fitness.items import ItemSet
 from evomerge.fitness.scores import Split
 from evomerge.recipe import Recipe, Source
 from evomerge.workers.executor import Executor
@@ -37,7 +38,7 @@ class Plain:
 
 def jobs(*keys: str) -> deque[Job]:
     recipe = Recipe(merge_method="linear", models=(Source(model="a"),))
-    return deque(Job(key, recipe, Split.SEARCH) for key in keys)
+    return deque(Job(key, recipe, ItemSet(Split.SEARCH)) for key in keys)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ import pytest
 
 import evomerge
 from evomerge.errors import CheckpointError, FailureKind, RecipeError, UserError
+from evomerge.fitness.items import ItemSet
 from evomerge.fitness.scores import ItemScore, Scores, Split, TaskScore
 from evomerge.recipe import Recipe, Source
 from evomerge.workers import _ray_cluster, _ray_pool
@@ -39,7 +40,7 @@ class Worker:
         note = getattr(self, what)(argument)
         weight = job.recipe.parameters.get("weight", 0.0)
         item, higher = ItemScore("item", weight**0.5), True
-        scores = Scores(job.split, (TaskScore("task", "acc", weight / 3, higher, "mean", (item,)),))
+        scores = Scores(job.items.split, (TaskScore("task", "acc", weight / 3, higher, "mean", (item,)),))
         return Outcome(job.key, scores, None, note, Seconds())
 
     def score(self, argument: str) -> str:
@@ -91,7 +92,7 @@ class Closing(Worker):
 
 def job(key: str, weight: float = 0.0) -> Job:
     recipe = Recipe(merge_method="linear", models=(Source(model="a"),), parameters={"weight": weight})
-    return Job(key, recipe, Split.SEARCH)
+    return Job(key, recipe, ItemSet(Split.SEARCH))
 
 
 def by_key(executor: Executor, *jobs: Job) -> dict[str, Outcome]:
@@ -104,7 +105,7 @@ def ray_is_up() -> Iterator[None]:
     first = RayExecutor(Worker, 1, cpus_per_worker=CPUS)
     assert by_key(first, job("score:1"))["score:1"].fingerprint == "weights 1"
     for slot in list(first._pool.slots):
-        first._pool.dismiss(slot)
+        first._pool.stop_worker(slot)
     yield
     first.close()
     import ray
@@ -160,7 +161,7 @@ def test_who_falls_free_takes_the_next_job_before_the_caller_sees_an_outcome(mak
 
 def test_a_worker_that_dies_while_it_waits_for_new_jobs_counts_against_none(make: Make) -> None:
     queue, seen = deque([job("pid")]), []
-    for outcome in make(Worker, 1, retries=1).map(queue):
+    for outcome in make(Worker, 1, max_attempts=1).map(queue):
         seen.append(outcome)
         if len(seen) == 1:
             os.kill(int(outcome.fingerprint or ""), signal.SIGKILL)
@@ -197,7 +198,7 @@ def test_a_job_that_kills_two_workers_fails_and_the_others_finish(make: Make) ->
 
 
 def test_a_worker_that_dies_idle_counts_against_no_job(make: Make) -> None:
-    executor = make(Worker, 1, retries=1)
+    executor = make(Worker, 1, max_attempts=1)
     pid = by_key(executor, job("pid"))["pid"].fingerprint
     assert pid is not None
     os.kill(int(pid), signal.SIGKILL)
@@ -352,6 +353,7 @@ def test_a_cluster_that_is_not_there_is_an_error_of_the_users(address: str) -> N
 DRIVER = """
 import json, signal, sys, time
 from collections import deque
+from evomerge.fitness.items import ItemSet
 from evomerge.fitness.scores import Split
 from evomerge.recipe import Recipe, Source
 from evomerge.workers.jobs import Job, Outcome, Seconds
@@ -375,7 +377,7 @@ def main(*keys):
     recipe = Recipe(merge_method="linear", models=(Source(model="a"),))
     executor = RayExecutor(Worker, 2)
     try:
-        for outcome in executor.map(deque([Job(key, recipe, Split.SEARCH) for key in keys])):
+        for outcome in executor.map(deque([Job(key, recipe, ItemSet(Split.SEARCH)) for key in keys])):
             print(json.dumps(outcome.key), flush=True)
         time.sleep(1)
     finally:

@@ -1,0 +1,36 @@
+"""The backends by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from evomerge.backends.resident import ModelSettings, ResidentModel
+from evomerge.errors import UserError, did_you_mean
+
+__all__ = ["BACKENDS", "MakeModel", "resident_model"]
+
+MakeModel = Callable[[ModelSettings], ResidentModel]
+"""Opens the models of the settings; imports its library when called.
+
+Raises ``UserError`` where a model, the device or an installation is wrong."""
+
+
+def _transformers(settings: ModelSettings) -> ResidentModel:
+    from evomerge.backends.transformers_model import TransformersModel
+
+    return TransformersModel.of(settings)
+
+
+BACKENDS: dict[str, MakeModel] = {"transformers": _transformers}
+"""Each with the contract of ``tests/contracts/test_backends.py``."""
+
+
+def resident_model(backend: str, settings: ModelSettings) -> ResidentModel:
+    """The resident model of ``backend``.
+
+    Raises:
+        UserError: There is no such backend, or what ``MakeModel`` raises.
+    """
+    if backend not in BACKENDS:
+        raise UserError("backend", f"there is no backend {backend!r}", did_you_mean(backend, BACKENDS))
+    return BACKENDS[backend](settings)

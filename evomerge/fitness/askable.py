@@ -1,0 +1,71 @@
+"""What the fitness needs of a model: an lm-eval ``LM``, whatever runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from evomerge.fitness.deadline import Deadline
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Askable", "EvalLM", "NonFiniteLogitsError"]
+
+
+class EvalLM(Protocol):
+    """The parts of an lm-eval ``TemplateLM`` (0.4.13) that are used, and ``max_length``, which all have.
+
+    Beyond what lm-eval says, answers are a function of the weights and the requests alone (nothing is cached
+    from one candidate to the next), and where logits are not finite no answer is made of them:
+    log-likelihoods are then not finite either, and generation raises ``NonFiniteLogitsError``.
+    """
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of the context, prompt and answer together."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where answers are sampled."""
+        ...
+
+    def tok_encode(self, string: str) -> list[int]:
+        """The tokens of a text."""
+        ...
+
+    def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """For each request log p(continuation | context), and whether that is the greedy answer."""
+        ...
+
+    def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
+        """For each request log p(text)."""
+        ...
+
+    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
+        """The answer to each request."""
+        ...
+
+
+class Askable(Protocol):
+    """A model with its tokenizer, whose weights may change between two scorings."""
+
+    def lm(self, batch_size: int, deadline: Deadline | None = None) -> EvalLM:
+        """lm-eval's view of it, with so many sequences at a time; cheap: make one per use, keep none.
+
+        ``deadline`` is looked at before each step of the model, or where the model cannot, before each
+        request; what is past it raises its ``CandidateError``.
+
+        Raises:
+            FitnessError: The tokenizer does not suffice.
+        """
+        ...
+
+
+class NonFiniteLogitsError(Exception):
+    """While generating, the logits of a prompt were not finite; holds the prompt's tokens, padded left."""
+
+    def __init__(self, tokens: list[int]) -> None:
+        super().__init__(tokens)
+        self.tokens = tokens
