@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported, which reads it once
 
 import torch
+
+from evomerge.fitness.objectives import EXACT_AGGREGATIONS
+from evomerge.fitness.scores import ItemScore
 
 N_ITEMS = 40
 ALPHABET = "abcdefgh"
@@ -175,6 +180,15 @@ def documents(kind: str, n: int = N_ITEMS, seed: int = 1) -> list[dict[str, Any]
         }
         for i in range(n)
     ]
+
+
+def value_of(items: Sequence[ItemScore], aggregation: str) -> float:
+    """What lm-eval's ``aggregation`` makes of ``items``, where that follows from them."""
+    if aggregation not in EXACT_AGGREGATIONS:
+        raise ValueError(f"the value of {aggregation!r} does not follow from the items")
+    ratio = sum(item.value for item in items) / sum(item.weight for item in items)
+    of_ratio = {"perplexity": math.exp(-ratio), "weighted_perplexity": math.exp(-ratio)}
+    return {**of_ratio, "bits_per_byte": -ratio / math.log(2)}.get(aggregation, ratio)
 
 
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:

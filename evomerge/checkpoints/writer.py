@@ -128,11 +128,6 @@ class CheckpointWriter:
         """Removes what was written unless it was committed."""
         self.abandon()
 
-    @property
-    def folder(self) -> Path:
-        """Where side files go before the commit."""
-        return self._partial
-
     def tensor(self, name: str) -> TensorFile:
         """The place of the tensor in its file."""
         return self._places[name]

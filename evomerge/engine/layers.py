@@ -41,10 +41,6 @@ class Place:
         """The whole name of the tensor."""
         return f"{self.prefix}{self.index}{self.suffix}"
 
-    def at(self, index: int) -> Place:
-        """The same tensor of another layer."""
-        return Place(self.prefix, index, self.suffix)
-
 
 @dataclass(frozen=True)
 class Stacks:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
+
+import psutil
 
 from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.engine.plan import MergePlan
@@ -39,11 +40,6 @@ class MemoryPlan:
     device: str
     sources_in: SourcesIn
 
-    @property
-    def resident(self) -> int:
-        """What must fit on the device."""
-        return self.live_model + (self.sources if self.sources_in is SourcesIn.DEVICE else 0)
-
 
 def memory_plan(
     checkpoints: Mapping[str, Checkpoint], merge_plan: MergePlan, device: str, itemsize: int | None
@@ -76,13 +72,4 @@ def free_on(device: str) -> tuple[int | None, int]:
         import torch
 
         on_device = int(torch.cuda.mem_get_info(torch.device(device))[0])
-    return on_device, _available()
-
-
-def _available() -> int:
-    """What Linux estimates that programs can take without swapping; 0 where that is not known."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, ValueError, StopIteration):
-        return 0
+    return on_device, int(psutil.virtual_memory().available)

@@ -5,7 +5,7 @@ Importing this package loads neither torch nor lm-eval.
 
 from evomerge.fitness.evaluator import Evaluator
 from evomerge.fitness.items import ItemSet, Measure
-from evomerge.fitness.objectives import Fitness, aggregate
+from evomerge.fitness.objectives import Fitness
 from evomerge.fitness.scores import ItemScore, Scores, Split, TaskScore
 from evomerge.fitness.spec import FitnessSpec, SplitSpec, TaskSpec
 from evomerge.fitness.task_info import TaskInfo
@@ -23,5 +23,4 @@ __all__ = [
     "TaskInfo",
     "TaskScore",
     "TaskSpec",
-    "aggregate",
 ]

@@ -1,7 +1,7 @@
 """Scores of several tasks to one number, and how sure it is. Only here are directions and weights known.
 
 Most of lm-eval's aggregations are a function of one ratio, sum of values over sum of weights, so that a
-task's value follows from its items: see ``aggregate``. For the others (``f1``, ``matthews_corrcoef``,
+task's value follows from its items. For the others (``f1``, ``matthews_corrcoef``,
 ``bleu``, ``chrf``, ``ter``, ``median``, a task's own) it does not, and intervals are approximations.
 """
 
@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from evomerge.errors import FitnessError
-from evomerge.fitness.scores import ItemScore, Scores, TaskScore
+from evomerge.fitness.scores import Scores, TaskScore
 from evomerge.fitness.spec import TaskSpec
 
-__all__ = ["EXACT_AGGREGATIONS", "POSITIVE_AGGREGATIONS", "Fitness", "aggregate"]
+__all__ = ["EXACT_AGGREGATIONS", "POSITIVE_AGGREGATIONS", "Fitness"]
 
 _Array = npt.NDArray[np.float64]
 
@@ -56,21 +56,6 @@ POSITIVE_AGGREGATIONS = ("perplexity", "weighted_perplexity", "bits_per_byte")
 """Aggregations whose value has a logarithm, whatever the model."""
 
 
-def aggregate(items: Sequence[ItemScore], aggregation: str) -> float:
-    """What lm-eval's ``aggregation`` makes of ``items``.
-
-    Raises:
-        ValueError: there are no items, or the aggregation is not one of ``EXACT_AGGREGATIONS``.
-        OverflowError: a perplexity beyond the range of floats.
-    """
-    if aggregation not in _OF_RATIO:
-        raise ValueError(f"the value of {aggregation!r} does not follow from the items")
-    weight = sum(item.weight for item in items)
-    if weight == 0.0:
-        raise ValueError("no item has a weight")
-    return _OF_RATIO[aggregation](sum(item.value for item in items) / weight)
-
-
 class Fitness:
     """One number for the scores of a model: the weighted mean of its tasks, higher is better.
 
@@ -99,14 +84,6 @@ class Fitness:
             if weight > 0.0  # reported only: need not even have a logarithm
         ]
         return math.fsum(parts) / self._total
-
-    def loss(self, scores: Scores) -> float:
-        """``-score(scores)``: lower is better, always."""
-        return -self.score(scores)
-
-    def task_value(self, task: TaskScore) -> float:
-        """What the task contributes before it is weighed: transformed, higher is better."""
-        return self._better(task, task.value)
 
     def interval(self, scores: Scores, confidence: float = 0.95) -> tuple[float, float]:
         """Where the score would lie with other items of the same kind: (low, high), higher is better.

@@ -145,7 +145,9 @@ def test_a_stack_of_layers_loads_and_runs_with_and_without_cache(
     for place in filter(None, (stacks.place(name) for name in out.tensors)):
         if place.prefix in stacks.sliced:
             model, layer = origins[place.index]
-            assert torch.equal(out.read(place.name), checkpoints[model].read(place.at(layer).name)), place
+            assert torch.equal(
+                out.read(place.name), checkpoints[model].read(dataclasses.replace(place, index=layer).name)
+            ), place
 
     loaded = load(case, tmp_path / "out")
     live = TransformersModel(checkpoints)

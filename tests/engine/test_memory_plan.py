@@ -42,7 +42,6 @@ def test_the_plan_counts_sources_and_the_model_in_its_compute_dtype(
     wide = memory_plan(models, merge_plan, "cpu", 4)
     assert narrow.sources == 2 * narrow.live_model == wide.live_model
     assert narrow.sources_in is SourcesIn.MAPPED
-    assert narrow.resident == narrow.live_model
 
 
 def test_what_the_host_can_give_is_known_here() -> None:

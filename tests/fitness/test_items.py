@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fitness_support import make_model
+from fitness_support import make_model, value_of
 from hypothesis import given
 from hypothesis import strategies as st
 from support import ROOT, ZOO
@@ -17,7 +17,7 @@ from evomerge.backends.transformers_lm import LoadedModel
 from evomerge.backends.transformers_model import TransformersModel
 from evomerge.engine.sources import open_sources
 from evomerge.errors import FitnessError
-from evomerge.fitness import Evaluator, FitnessSpec, ItemSet, Scores, Split, TaskScore, aggregate
+from evomerge.fitness import Evaluator, FitnessSpec, ItemSet, Scores, Split, TaskScore
 from evomerge.recipe import parse_recipe
 
 names = st.text(min_size=1, max_size=4)
@@ -87,7 +87,7 @@ def test_a_part_of_a_split_has_the_scores_that_its_items_have_in_the_whole(zoo: 
             assert [i.value for i in task.items] == pytest.approx(values, rel=1e-5)
         else:
             assert list(task.items) == chosen(all_, items)
-        assert task.value == pytest.approx(aggregate(task.items, task.aggregation))
+        assert task.value == pytest.approx(value_of(task.items, task.aggregation))
     assert ours.score(zoo, ItemSet(Split.SEARCH)) == whole  # and the whole is as it was
 
 

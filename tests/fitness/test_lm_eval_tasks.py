@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fitness_support import documents, make_model, make_tokenizer, write_jsonl
+from fitness_support import documents, make_model, make_tokenizer, value_of, write_jsonl
 
 from evomerge.backends.transformers_lm import LoadedModel
 from evomerge.errors import CandidateError, FailureKind, FitnessError
-from evomerge.fitness import Evaluator, FitnessSpec, ItemSet, Scores, Split, TaskScore, aggregate
+from evomerge.fitness import Evaluator, FitnessSpec, ItemSet, Scores, Split, TaskScore
 from evomerge.fitness.splits import digest, item_names
 
 
@@ -92,7 +92,7 @@ def test_values_and_items_equal_lm_eval_on_the_same_items(
         elif metric not in ("brier_score", "chrf"):
             assert (item.value, item.weight) == (raw, 1.0)
     if metric != "chrf":
-        recomputed = aggregate(score.items, score.aggregation)
+        recomputed = value_of(score.items, score.aggregation)
         assert recomputed == (pytest.approx(score.value) if metric == "brier_score" else score.value)
 
 
@@ -151,7 +151,7 @@ def test_metrics_of_whole_sets_equal_lm_eval_and_items_say_right_or_wrong(
     assert score.items == accuracy.items
     assert 0.0 < accuracy.value < 1.0
     with pytest.raises(ValueError, match="does not follow"):
-        aggregate(score.items, score.aggregation)
+        value_of(score.items, score.aggregation)
 
 
 def test_bleu_items_hold_their_own_bleu(tasks_dir: Path, model: Any, tokenizer: Any) -> None:
@@ -173,7 +173,7 @@ def test_a_tasks_own_metrics_work_even_undeclared_ones(tasks_dir: Path, model: A
     assert letters.value == max(item.value for item in letters.items)
     assert some.aggregation == "nanmean"
     assert 0 < sum(item.weight for item in some.items) < len(some.items)
-    assert aggregate(some.items, "nanmean") == pytest.approx(some.value)
+    assert value_of(some.items, "nanmean") == pytest.approx(some.value)
     assert undeclared.aggregation == "mean"
     assert undeclared.value == np.mean([item.value for item in undeclared.items])
 

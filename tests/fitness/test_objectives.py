@@ -6,9 +6,10 @@ import math
 
 import numpy as np
 import pytest
+from fitness_support import value_of
 
 from evomerge.errors import FitnessError, UserError
-from evomerge.fitness import Fitness, FitnessSpec, ItemScore, Scores, Split, TaskScore, TaskSpec, aggregate
+from evomerge.fitness import Fitness, FitnessSpec, ItemScore, Scores, Split, TaskScore, TaskSpec
 from evomerge.recipe import parse
 
 
@@ -35,8 +36,6 @@ def test_the_score_is_the_weighted_mean_with_directions_turned() -> None:
     fitness = Fitness(specs({"task": "a", "weight": 3}, {"task": "p", "weight": 1, "transform": "log"}, "b"))
     given = scores(task("a", 0.5), task("p", math.e**2, higher=False), task("b", 0.75))
     assert fitness.score(given) == pytest.approx((3 * 0.5 - 2 + 0.75) / 5)
-    assert fitness.loss(given) == -fitness.score(given)
-    assert fitness.task_value(given.tasks[1]) == pytest.approx(-2.0)
 
 
 def test_a_direction_in_the_experiment_wins_over_lm_evals() -> None:
@@ -76,25 +75,6 @@ def test_scores_that_do_not_fit_are_refused() -> None:
         Fitness(specs({"task": "a", "transform": "log"})).score(scores(task("a", 0.0)))
 
 
-@pytest.mark.parametrize(
-    ("aggregation", "expected"),
-    [
-        ("mean", -6.0 / 7.0),
-        ("weighted_perplexity", math.exp(6.0 / 7.0)),
-        ("bits_per_byte", 6.0 / 7.0 / math.log(2)),
-    ],
-)
-def test_aggregates_are_functions_of_one_ratio(aggregation: str, expected: float) -> None:
-    items = [ItemScore("x", -2.0, 3.0), ItemScore("y", -4.0, 4.0)]
-    assert aggregate(items, aggregation) == expected
-
-
-def test_an_item_without_weight_does_not_count() -> None:
-    assert aggregate([ItemScore("x", 0.0, 0.0), ItemScore("y", 4.0)], "nanmean") == 4.0
-    with pytest.raises(ValueError, match="weight"):
-        aggregate([ItemScore("x", 0.0, 0.0)], "nanmean")
-
-
 def test_the_interval_of_a_proportion_is_that_of_the_binomial() -> None:
     fitness = Fitness(specs("a"))
     given = scores(right_or_wrong("a", 60, 200))
@@ -129,7 +109,7 @@ def test_an_interval_has_the_sign_and_transform_of_the_score() -> None:
     generator = np.random.default_rng(1)
     draws = zip(generator.normal(-50, 5, 300).tolist(), generator.integers(5, 50, 300).tolist(), strict=True)
     items = tuple(ItemScore(str(i), ll, float(n)) for i, (ll, n) in enumerate(draws))
-    value = aggregate(items, "weighted_perplexity")
+    value = value_of(items, "weighted_perplexity")
     rolling = TaskScore(
         "p", "word_perplexity", value, higher_is_better=False, aggregation="weighted_perplexity", items=items
     )
