@@ -1,11 +1,14 @@
 """Random recipes, merged by evomerge and by MergeKit, and compared tensor by tensor.
 
-    python scripts/compare_mergekit.py --peer MERGEKIT/bin/python [--recipes 300] [--seed 1] [--folder DIR]
+    python scripts/compare_mergekit.py --peer MERGEKIT/bin/python [--recipes 300] [--by-chance 0] [--seed 1]
+                                       [--folder DIR]
 
-``--peer`` is a Python that has MergeKit 0.1.5; one process of it merges all recipes through ``run_merge``.
-The models are tiny and made here: Llama and Qwen2 (biases, tied head), float32 and bfloat16, with words of
-their own. Methods that drop at random have density 1. Two tensors are equal where their difference is at most
-1e-5 of the largest change that the merge makes to its inputs, plus two roundings of the dtype.
+``--peer`` is a Python that has MergeKit 0.1.5; one process of it merges all recipes through ``run_merge``
+(``mergekit-multi`` where there is a stage). The models are tiny and made here: Llama and Qwen2 (biases, tied
+head), float32 and bfloat16, with words of their own, and a LoRA for each. Two tensors are equal where their
+difference is at most 1e-5 of the largest change that the merge makes to its inputs, plus two roundings of the
+dtype. Methods that drop at random have density 1, or below 1 in the recipes of ``--by-chance``: there the
+mean and the variance of each element over 16 seeds are compared.
 
 A difference counts as documented (docs/recipes.md) only if it is shown to be: where bfloat16 takes part, the
 same recipe over float32 models must be equal, and ours must be what comes of the widened inputs in float32,
@@ -17,237 +20,77 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
+import math
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
-LAYERS = 4
-WORDS = ["<unk>", "<s>", "</s>", *"abcdefghijkl"]
-"""And one more word in each model."""
-_STORED = {"float32": torch.float32, "bfloat16": torch.bfloat16, "widened": torch.float32}
-"""How each model is stored, in this order: ``widened`` has the values of ``bfloat16``."""
-FAMILIES = ("llama", "qwen")
-FILTERS = ("self_attn", "mlp", "norm", "q_proj", "layers.1.", "embed_tokens", "*")
+from random_recipes import Recipes, make_adapters, make_models  # noqa: E402
 
 PEER = """
-import json, logging, sys, traceback
+import json, logging, pathlib, sys, tempfile
 import yaml
 from mergekit.config import MergeConfiguration
 from mergekit.merge import run_merge
 from mergekit.options import MergeOptions
+from mergekit.scripts.multimerge import main as run_stages
 logging.disable(logging.WARNING)
-for recipe, out in json.load(open(sys.argv[1])):
+for recipe, out, seed in json.load(open(sys.argv[1])):
     try:
-        config = MergeConfiguration.model_validate(yaml.safe_load(open(recipe)))
-        run_merge(config, out, MergeOptions(write_model_card=False, quiet=True))
+        text = pathlib.Path(recipe).read_text()
+        documents = list(yaml.safe_load_all(text))
+        with tempfile.TemporaryDirectory() as cache:
+            if len(documents) > 1:
+                arguments = [recipe, "--out-path", out, "-I", cache, "--lora-merge-cache", cache, "--quiet"]
+                run_stages(arguments, standalone_mode=False)
+            else:
+                config = MergeConfiguration.model_validate(documents[0])
+                options = MergeOptions(quiet=True, lora_merge_cache=cache, random_seed=seed)
+                run_merge(config, out, options)
         said = ""
     except Exception as exception:
         said = f"{type(exception).__name__}: {exception}" or "error"
-    print(json.dumps(["done", recipe, said[:300]]), flush=True)
+    print(json.dumps(["done", out, said[:300]]), flush=True)
 """
 
 
-def make_models(folder: Path) -> None:
-    """Base and three fine-tunes of each family, in float32 and bfloat16; ``c`` has words of its own."""
-    from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+def merged_by_peer(
+    peer: str, recipes: list[tuple[Path, Path]], folder: Path, seeds: Sequence[int | None] = (None,)
+) -> dict[str, str]:
+    """What the peer said of each recipe, by where it wrote: nothing, where it merged it.
 
-    shape = {
-        "vocab_size": len(WORDS) + 1,
-        "hidden_size": 16,
-        "intermediate_size": 24,
-        "num_hidden_layers": LAYERS,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 64,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-    }
-    for family in FAMILIES:
-        for seed, name in enumerate(("base", "a", "b", "c")):
-            torch.manual_seed(7)
-            model = (
-                LlamaForCausalLM(LlamaConfig(**shape, tie_word_embeddings=False))
-                if family == "llama"
-                else Qwen2ForCausalLM(Qwen2Config(**shape, tie_word_embeddings=True))
-            )
-            torch.manual_seed(100 + seed)
-            with torch.no_grad():
-                for weight in model.parameters():
-                    start = torch.randn_like(weight) * 0.1 if seed == 0 else torch.zeros_like(weight)
-                    weight.add_(start + (0.02 * torch.randn_like(weight) if seed else 0))
-            words = [*WORDS, f"own_{name}" if name == "c" else "shared"]
-            for suffix, dtype in _STORED.items():
-                target = folder / f"{family}_{name}_{suffix}"
-                model.to(dtype).save_pretrained(target)
-                _tokenizer(words).save_pretrained(target)
-
-
-def _tokenizer(words: list[str]) -> Any:
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
-    )
-
-
-class Recipes:
-    """Recipes drawn from ``seed``: any method, any of the forms that recipes have."""
-
-    def __init__(self, folder: Path, seed: int) -> None:
-        self._folder = folder
-        self._random = random.Random(seed)
-
-    def draw(self) -> dict[str, Any]:
-        """One recipe."""
-        from evomerge.methods import Base, methods
-
-        method = self._random.choice(methods())
-        family = self._random.choice(FAMILIES)
-        dtypes = self._random.choice((("float32",), ("float32",), ("bfloat16",), ("float32", "bfloat16")))
-        paths = {
-            name: str(self._folder / f"{family}_{name}_{self._random.choice(dtypes)}")
-            for name in ("base", "a", "b", "c")
-        }
-        least, most = method.models
-        names = ["a", "b", "c"][: self._random.randint(least, min(3, most or 3))]
-        document: dict[str, Any] = {"merge_method": method.name}
-        lists_base = method.name == "slerp" or self._random.random() < 0.4
-        if method.base is Base.REQUIRED or (method.name != "passthrough" and self._random.random() < 0.5):
-            document["base_model"] = paths["base"]
-            names = [*names, "base"] if lists_base else names
-        self._random.shuffle(names)
-        sources = [
-            {"model": paths[name], "parameters": self._parameters(method, per_model=True)} for name in names
-        ]
-        self._arrange(document, sources, method)
-        document["parameters"] = {
-            **self._parameters(method, per_model=True, required=True),
-            **self._parameters(method, per_model=False, required=True),
-        }
-        for key, values in (
-            ("dtype", ("float32", "float32", "float32", "bfloat16", None)),
-            ("out_dtype", (None, None, None, "float16", "float32")),
-            ("tokenizer_source", (None, None, None, "union", "base", paths["a"])),
-        ):
-            value = self._random.choice(values)
-            if key == "tokenizer_source" and family != "llama":
-                continue  # versions of transformers add other tokens to a tokenizer of Qwen2
-            is_there = value not in (paths["a"], "base") or (
-                "a" in names if value == paths["a"] else "base_model" in document
-            )
-            if value is not None and is_there:
-                document[key] = value
-        return document
-
-    def _arrange(self, document: dict[str, Any], sources: list[dict[str, Any]], method: Any) -> None:
-        """The sources as models or slices."""
-        base = document.get("base_model")
-        is_llama = "llama_" in sources[0]["model"]  # MergeKit does not stack layers of Qwen2
-        if not is_llama or self._random.random() < 0.6:
-            document["models"] = sources
-            return
-        if base is not None and all(s["model"] != base for s in sources):
-            sources.append({"model": base, "parameters": {}})
-        slices: list[dict[str, Any]] = []
-        for _ in range(self._random.randint(1, 3)):
-            count = self._random.randint(1, LAYERS)
-            first = self._random.randint(0, LAYERS - count)
-            firsts = [
-                first if self._random.random() < 0.8 else self._random.randint(0, LAYERS - count)
-                for _ in sources
-            ]
-            ranged = [
-                {**source, "layer_range": [first, first + count]}
-                for source, first in zip(sources, firsts, strict=True)
-            ]
-            slices.append({"sources": ranged})
-            if self._random.random() < 0.3:
-                of_all = self._random.random() < 0.5
-                slices[-1]["parameters"] = self._parameters(method, per_model=not of_all)
-        document["slices"] = slices
-
-    def _parameters(self, method: Any, *, per_model: bool, required: bool = False) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for parameter in method.parameters.values():
-            if parameter.per_model is not per_model or parameter.name in _NOT_THERE.get(method.name, ()):
-                continue
-            if parameter.name in ("seed", "max_iter", "tol", "eps"):
-                continue
-            wanted = parameter.required and required
-            if not wanted and self._random.random() < 0.5:
-                continue
-            value = self._setting(method.name, parameter)
-            if wanted and isinstance(value, list) and isinstance(value[0], dict):
-                value = [*value, {"value": self._scalar(method.name, parameter)}]
-            found[parameter.name] = value
-        return found
-
-    def _setting(self, method: str, parameter: Any) -> Any:
-        """A value, a gradient or filters."""
-        form = self._random.random()
-        if form < 0.6:
-            return self._scalar(method, parameter)
-        if form < 0.8 and parameter.kind is float:
-            return [self._scalar(method, parameter) for _ in range(self._random.randint(2, 4))]
-        return [
-            {"filter": self._random.choice(FILTERS), "value": self._scalar(method, parameter)}
-            for _ in range(self._random.randint(1, 2))
-        ]
-
-    def _scalar(self, method: str, parameter: Any) -> Any:
-        if parameter.kind is bool:
-            return self._random.random() < 0.5
-        if parameter.name == "density" and method.startswith(("dare", "della")):
-            return 1.0
-        if parameter.name == "epsilon" and method.startswith("della"):
-            return 0.0
-        if parameter.name == "weight":
-            return round(self._random.uniform(0.1, 1.5), 2)
-        if parameter.name == "gamma":
-            return round(self._random.uniform(0.0, 0.2), 2)
-        if parameter.name == "density":
-            return round(self._random.uniform(0.3, 1.0), 2)
-        high = parameter.high if parameter.high is not None else 1.5
-        return round(self._random.uniform(max(parameter.low or 0.05, 0.05), min(high, 1.5)), 2)
-
-
-_NOT_THERE = {"karcher": ("weight",)}
-"""Parameters that MergeKit's method of that name lacks."""
-
-
-def merged_by_peer(peer: str, recipes: list[tuple[Path, Path]], folder: Path) -> dict[str, str]:
-    """What the peer said of each recipe: nothing, where it merged it."""
+    With several ``seeds``, it writes to ``OUT_SEED`` for each of them.
+    """
     jobs = folder / "jobs.json"
-    jobs.write_text(json.dumps([[str(r), str(o)] for r, o in recipes]))
+    listed = [
+        [str(r), str(o if len(seeds) == 1 else _of_seed(o, seed)), seed] for r, o in recipes for seed in seeds
+    ]
+    jobs.write_text(json.dumps(listed))
     done = subprocess.run([peer, "-c", PEER, str(jobs)], check=False, capture_output=True, text=True)
     said = {}
     for line in done.stdout.splitlines():
         if line.startswith('["done"'):
-            _, recipe, text = json.loads(line)
-            said[recipe] = text
-    if len(said) < len(recipes):
-        sys.exit(f"the peer stopped after {len(said)} recipes: {done.stderr[-800:]}")
+            _, out, text = json.loads(line)
+            said[out] = text
+    if len(said) < len(listed):
+        sys.exit(f"the peer stopped after {len(said)} merges: {done.stderr[-800:]}")
     return said
 
 
-def merged_by_us(recipe: Path, out: Path) -> str:
-    """What we said of the recipe: nothing, where we merged it."""
+def merged_by_us(recipe: Path, out: Path, seed: int | None = None) -> str:
+    """What we said of the recipe: nothing, where we merged it; ``seed`` becomes its parameter."""
     from evomerge.engine.export import merge_to_disk
     from evomerge.engine.sources import open_sources
     from evomerge.errors import EvomergeError
@@ -255,6 +98,8 @@ def merged_by_us(recipe: Path, out: Path) -> str:
 
     try:
         loaded = load_recipe(recipe)
+        if seed is not None:
+            loaded = loaded.model_copy(update={"parameters": {**loaded.parameters, "seed": seed}})
         merge_to_disk(loaded, open_sources({r: r for r in loaded.references()}), out)
     except EvomergeError as exception:
         return f"{type(exception).__name__}: {exception}"[:300]
@@ -296,6 +141,51 @@ def differences(
     return found
 
 
+def in_order_of(ours: Path, theirs: Path, peers: dict[str, Tensor]) -> dict[str, Tensor]:
+    """``peers`` with the rows of the tokens where ours has them.
+
+    Without a base, MergeKit begins the vocabulary with a model that is another one in each process.
+    """
+    from evomerge.tokenizers.vocabulary import quick_ids
+
+    ids, other = quick_ids(ours), quick_ids(theirs)
+    if ids is None or other is None or ids == other or ids.keys() != other.keys():
+        return peers
+    moved = dict(peers)
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        if name in peers:
+            moved[name] = peers[name].clone()
+            for token, row in ids.items():
+                moved[name][row] = peers[name][other[token]]
+    return moved
+
+
+def differences_by_chance(ours: list[dict[str, Tensor]], peers: list[dict[str, Tensor]]) -> list[str]:
+    """Tensors whose elements have another mean or spread than the peer's, over as many seeds of each."""
+    found = []
+    for name in ours[0]:
+        one, other = (torch.stack([t[name].double() for t in draws]) for draws in (ours, peers))
+        count, (a, b) = len(ours), (one.var(0), other.var(0))
+        scale = (one.mean() - other.mean()).abs() + one.std() + 1e-12
+        fixed = a + b < (1e-7 * scale) ** 2
+        off = (one.mean(0) - other.mean(0)).abs()
+        if bool((off[fixed] > 1e-5 * scale).any()):
+            found.append(f"{name}: elements that do not depend on the seed differ by {off[fixed].max():.1e}")
+        elements = int((~fixed).sum())
+        if elements < _FEW:
+            continue
+        squares = float((off[~fixed] ** 2 / ((a + b)[~fixed] / count)).mean())
+        spread = float(a.sum() / b.sum())
+        if squares > 1.07 + 8 / math.sqrt(elements) or abs(math.log(spread)) > 5 / math.sqrt(elements):
+            found.append(f"{name}: squares of t {squares:.2f} in the mean, variances {spread:.2f} to 1")
+    return found
+
+
+_FEW = 100
+"""Elements of a tensor below which chance itself is too large. Where nothing differs, the squares of t are
+1.07 in the mean (16 seeds of each); both limits are more than four standard errors away."""
+
+
 @dataclass
 class Comparison:
     """What became of one recipe: a word, and the details."""
@@ -316,20 +206,37 @@ class Comparer:
     def compare(self, recipes: list[Path]) -> list[Comparison]:
         """What became of each recipe; differences are held against what the docs say of them."""
         said = self._merged(recipes)
-        compared = [self._verdict(recipe, said[str(recipe)]) for recipe in recipes]
+        compared = [self._verdict(recipe, said[str(_out(recipe))]) for recipe in recipes]
         shown = {c.recipe: self._in_float32(c.recipe) for c in compared if self._can_be_rounding(c)}
         said = self._merged(list(shown.values()))
         for comparison in compared:
             variant = shown.get(comparison.recipe)
             if variant is None:
                 continue
-            of_variant = self._verdict(variant, said[str(variant)])
+            of_variant = self._verdict(variant, said[str(_out(variant))])
             is_same = of_variant.word in ("equal", "differs as documented")
             if is_same and self._is_rounded_once(comparison.recipe):
                 comparison.word = "differs as documented"
             else:
                 comparison.details += f"\n    in float32: {of_variant.word} {of_variant.details}"
         return compared
+
+    def compare_by_chance(self, recipes: list[Path], seeds: Sequence[int]) -> list[Comparison]:
+        """What became of recipes that drop at random: means and spreads over ``seeds``."""
+        said = merged_by_peer(self._peer, [(r, _out(r)) for r in recipes], self._folder, seeds)
+        return [self._verdict_by_chance(recipe, seeds, said) for recipe in recipes]
+
+    def _verdict_by_chance(self, recipe: Path, seeds: Sequence[int], said: dict[str, str]) -> Comparison:
+        theirs = [_of_seed(_out(recipe), seed) for seed in seeds]
+        ours = [out.with_name(f"{out.name}_ours") for out in theirs]
+        we_said = [merged_by_us(recipe, out, seed) for out, seed in zip(ours, seeds, strict=True)]
+        they_said = [said[str(out)] for out in theirs]
+        if any(we_said) or any(they_said):
+            word = "both refuse" if all(we_said) and all(they_said) else "only one refuses"
+            return Comparison(recipe, word, f"{max(we_said)}\n    theirs: {max(they_said)}")
+        found = differences_by_chance([tensors_in(o) for o in ours], [tensors_in(o) for o in theirs])
+        word = "different by chance" if found else "equal but for chance"
+        return Comparison(recipe, word, f"{len(found)} tensors: {'; '.join(found[:3])}" if found else "")
 
     def _merged(self, recipes: list[Path]) -> dict[str, str]:
         return merged_by_peer(self._peer, [(r, _out(r)) for r in recipes], self._folder) if recipes else {}
@@ -345,7 +252,7 @@ class Comparer:
             )
         text = recipe.read_text()
         inputs = [tensors for model, tensors in self._models.items() if model in text]
-        one, other = tensors_in(ours), tensors_in(_out(recipe))
+        one, other = tensors_in(ours), in_order_of(ours, _out(recipe), tensors_in(_out(recipe)))
         found = differences(one, other, inputs)
         shutil.rmtree(ours)
         if not found:
@@ -373,15 +280,20 @@ class Comparer:
 
     def _variant(self, recipe: Path, stored: str, dtype: str) -> Path:
         variant = recipe.with_name(f"{recipe.stem}_{stored}.yml")
-        document = yaml.safe_load(recipe.read_text().replace("_bfloat16", f"_{stored}"))
+        *stages, document = yaml.safe_load_all(recipe.read_text().replace("_bfloat16", f"_{stored}"))
         document = {k: v for k, v in document.items() if k != "out_dtype"} | {"dtype": dtype}
-        variant.write_text(yaml.safe_dump(document, sort_keys=False))
+        variant.write_text(yaml.safe_dump_all([*stages, document], sort_keys=False))
         return variant
 
 
 def _out(recipe: Path) -> Path:
     """Where the peer writes."""
     return recipe.with_name(f"{recipe.stem}_out")
+
+
+def _of_seed(out: Path, seed: int | None) -> Path:
+    """Where the peer writes with one of several seeds."""
+    return out.with_name(f"{out.name}_{seed}")
 
 
 def main() -> int:
@@ -391,6 +303,7 @@ def main() -> int:
     )
     parser.add_argument("--peer", required=True, help="a Python that has MergeKit 0.1.5")
     parser.add_argument("--recipes", type=int, default=300)
+    parser.add_argument("--by-chance", type=int, default=0, help="recipes that drop at random, 16 seeds each")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
         "--folder", type=Path, default=None, help="where to work; a temporary folder if not given"
@@ -399,20 +312,30 @@ def main() -> int:
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder = Path(name)
         make_models(folder)
-        drawn = Recipes(folder, arguments.seed)
-        recipes = []
-        for i in range(arguments.recipes):
-            recipes.append(folder / f"recipe_{i:04}.yml")
-            recipes[-1].write_text(yaml.safe_dump(drawn.draw(), sort_keys=False))
-        compared = Comparer(folder, arguments.peer).compare(recipes)
+        make_adapters(folder)
+        comparer = Comparer(folder, arguments.peer)
+        recipes = _drawn(Recipes(folder, arguments.seed), arguments.recipes, folder / "recipe")
+        compared = comparer.compare(recipes)
+        by_chance = Recipes(folder, arguments.seed, by_chance=True)
+        recipes = _drawn(by_chance, arguments.by_chance, folder / "by_chance")
+        compared += comparer.compare_by_chance(recipes, range(16)) if recipes else []
         for comparison in compared:
-            if comparison.word != "equal":
-                document = yaml.safe_load(comparison.recipe.read_text().replace(f"{folder}/", ""))
+            if not comparison.word.startswith("equal"):
+                text = comparison.recipe.read_text().replace(f"{folder}/", "")
                 print(f"{comparison.recipe.stem} {comparison.word}: {comparison.details}")
-                print("    " + json.dumps(document), flush=True)
+                print("    " + json.dumps(list(yaml.safe_load_all(text))), flush=True)
         counts = Counter(comparison.word for comparison in compared)
         print(", ".join(f"{n} {word}" for word, n in counts.most_common()))
-        return 1 if set(counts) - {"equal", "differs as documented", "both refuse"} else 0
+        fine = {"equal", "equal but for chance", "differs as documented", "both refuse"}
+        return 1 if set(counts) - fine else 0
+
+
+def _drawn(recipes: Recipes, count: int, stem: Path) -> list[Path]:
+    """``count`` recipes, written to files."""
+    files = [stem.with_name(f"{stem.name}_{i:04}.yml") for i in range(count)]
+    for file in files:
+        file.write_text(recipes.draw())
+    return files
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,12 @@ def find_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):
         return False
+
+
+def closed_folder(path: Path) -> Path | None:
+    """The first folder above ``path`` that this user may not enter, so that nothing is known of ``path``."""
+    above = reversed(path.absolute().parents)
+    return next((p for p in above if not os.access(p, os.X_OK) and find_folder(p)), None)
 
 
 def weight_files(path: Path) -> list[Path]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from evomerge.checkpoints.checkpoint import DTYPES, Checkpoint, TensorFiles, TensorInfo, open_checkpoint
 from evomerge.checkpoints.files import read_json, weight_files
-from evomerge.checkpoints.references import SMALL_FILES, files_on_hub, local_folder, locate
+from evomerge.checkpoints.references import SMALL_FILES, files_on_hub, hub_error, local_folder, locate
 from evomerge.errors import CheckpointError
 
 __all__ = ["open_model"]
@@ -125,11 +125,7 @@ class _Remote:
         try:
             return Path(snapshot_download(self._model, revision=revision, allow_patterns=patterns))
         except Exception as e:  # noqa: BLE001
-            raise CheckpointError(
-                self._model,
-                f"the download failed ({type(e).__name__})",
-                "Try again: it goes on where it was.",
-            ) from None
+            raise hub_error(self._model, e) from None
 
 
 class _RemoteFiles:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from evomerge.checkpoints.files import find_file, find_folder, local_path
+from evomerge.checkpoints.files import closed_folder, find_file, find_folder, local_path
 from evomerge.checkpoints.formats import file_hint
 from evomerge.errors import CheckpointError, did_you_mean
 
@@ -15,6 +16,7 @@ __all__ = [
     "SMALL_FILES",
     "Reference",
     "files_on_hub",
+    "hub_error",
     "local_folder",
     "locate",
     "parse_reference",
@@ -142,6 +144,9 @@ def _local(model: str, candidates: Sequence[Path]) -> Path | None:
     file = next((c for c in candidates if find_file(c)), None)
     if file is not None:
         raise CheckpointError(model, *file_hint(file, model))
+    closed = next((p for c in candidates if (p := closed_folder(c)) is not None), None)
+    if closed is not None:
+        raise CheckpointError(model, f"cannot be looked up (no permission for {closed})")
     if local_path(model).is_absolute() or model.startswith((".", "~")) or not _HUB_ID.fullmatch(model):
         raise CheckpointError(model, "there is no such model folder", _near(candidates))
     return None
@@ -196,8 +201,41 @@ def _fetched(model: str, revision: str | None, candidates: Sequence[Path], patte
     try:
         return Path(snapshot_download(model, revision=revision, allow_patterns=list(patterns)))
     except Exception as e:  # noqa: BLE001
-        raise CheckpointError(
+        raise hub_error(model, e, _near(candidates)) from None
+
+
+def hub_error(model: str, error: Exception, looked: str = "") -> CheckpointError:
+    """What ``error`` of the hub's library means for ``model``: it is not there, or the cache cannot be used.
+
+    ``looked`` says which folders were tried first.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
+
+    if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+        return CheckpointError(
             model,
-            "there is neither such a folder nor such a model on the hub or in its cache",
-            f"{_near(candidates)} ({type(e).__name__})",
-        ) from None
+            f"the hub's cache cannot be used ({os.fsdecode(error.filename)}: {os.strerror(error.errno)})",
+            f"Set HF_HOME (or HF_HUB_CACHE) to a folder that you may write; "
+            f"it is {constants.HF_HUB_CACHE} now.",
+        )
+    if isinstance(error, GatedRepoError):
+        return CheckpointError(
+            model, "the hub gives it only with permission", "Ask for access on its page, then set HF_TOKEN."
+        )
+    if isinstance(error, LocalEntryNotFoundError):
+        why = "HF_HUB_OFFLINE is set." if constants.HF_HUB_OFFLINE else "The hub cannot be reached."
+        what = (
+            "there is neither such a folder nor such a model, with all its files, in the hub's cache "
+            f"({constants.HF_HUB_CACHE})"
+        )
+        return CheckpointError(model, what, f"{looked} {why}".lstrip())
+    if isinstance(error, HfHubHTTPError) and not looked:
+        return CheckpointError(
+            model, f"the download failed ({type(error).__name__})", "Try again: it goes on where it was."
+        )
+    return CheckpointError(
+        model,
+        "there is neither such a folder nor such a model on the hub or in its cache",
+        f"{looked} ({type(error).__name__})",
+    )

@@ -171,7 +171,7 @@ class Inputs:
     def _one_vocabulary(self, recipe: Recipe, checkpoints: Mapping[str, Checkpoint], donor: str) -> Alignment:
         warnings: tuple[str, ...] = ()
         if self._truncate and recipe.vocabulary is None:
-            alignment = truncated(recipe, checkpoints, donor)
+            alignment = truncated(checkpoints, donor)
         else:
             alignment = aligned(recipe, checkpoints, donor)
             if recipe.vocabulary is None:

@@ -83,8 +83,11 @@ def _value(
     scopes: Sequence[Parameters],
     model: str | None,
 ) -> Any:
-    value = lookup(parameter.name, tensor, slot.position, scopes)
     whose = f" of {model!r}" if model is not None else ""
+    try:
+        value = lookup(parameter.name, tensor, slot.position, scopes, parameter.check)
+    except ValueError as exception:
+        raise RecipeError(f"parameters.{parameter.name}", f"{parameter.name!r}{whose}: {exception}") from None
     if value is None:
         if parameter.required:
             is_base = model is not None and model == slot.segment.base
@@ -97,10 +100,7 @@ def _value(
                 else "",
             )
         return parameter.default[0] if parameter.per_model else parameter.default
-    try:
-        return parameter.check(value)
-    except ValueError as exception:
-        raise RecipeError(f"parameters.{parameter.name}", f"{parameter.name!r}{whose}: {exception}") from None
+    return value
 
 
 def _scopes(recipe: Recipe) -> Iterator[tuple[str, Parameters]]:

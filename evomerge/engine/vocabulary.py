@@ -19,7 +19,6 @@ from evomerge.engine.layers import find_stacks
 from evomerge.engine.output_tokenizer import output_tokenizer
 from evomerge.engine.tokenizer_folders import TokenizerFolder, lend_tokenizers
 from evomerge.errors import CheckpointError, RecipeError
-from evomerge.methods import Base, get_method
 from evomerge.recipe import Recipe, TokenizerSpec, TokenSource
 from evomerge.tokenizers.chat_templates import (
     chat_template,
@@ -113,23 +112,10 @@ def _without_section(
     return Alignment(checkpoints, TokenizerFolder(other), None, warnings if needed else ())
 
 
-def truncated(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], donor: str) -> Alignment:
-    """``checkpoints`` with embeddings cut to the size that all have (to the base's, for task vectors).
-
-    Raises:
-        CheckpointError: A base model is larger than one of the others, so that nothing can be cut.
-    """
+def truncated(checkpoints: Mapping[str, Checkpoint], donor: str) -> Alignment:
+    """``checkpoints`` with embeddings cut to the size that all have."""
     sizes = {model: _rows(checkpoint) for model, checkpoint in checkpoints.items()}
-    has_base = get_method(recipe.merge_method).base is not Base.NONE and recipe.base_model is not None
-    size = sizes[str(recipe.base_model)] if has_base else min(sizes.values(), default=0)
-    smaller = {m: n for m, n in sizes.items() if n < size}
-    if smaller:
-        each = ", ".join(f"{m} has {n}" for m, n in smaller.items())
-        raise CheckpointError(
-            "models",
-            f"the base model has {size} rows of embeddings, but {each}: cutting does not help",
-            "Give the recipe a tokenizer section.",
-        )
+    size = min(sizes.values(), default=0)
     views, warnings = {}, []
     for model, checkpoint in checkpoints.items():
         names = embedding_tensors(checkpoint) if sizes[model] > size else ()

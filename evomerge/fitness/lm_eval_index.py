@@ -7,6 +7,7 @@ defined; only those folders are then indexed by lm-eval itself.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,17 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import yaml
 from lm_eval.api.task import Task
 from lm_eval.tasks import TaskManager
 
 from evomerge.errors import FitnessError, did_you_mean
+from evomerge.fitness.lm_eval_data import LocalData, data_error
 
-__all__ = ["leaves", "load_tasks", "reachable", "task_manager"]
+__all__ = ["LOADER", "leaves", "load_tasks", "reachable", "task_manager"]
 
-_FETCH = "Fetch it once with a connection (and without HF_HUB_OFFLINE=1), or use a task with local files."
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The parser that lm-eval uses, so that both read the same."""
 
-_FILE_FORMATS = ("json", "csv", "parquet", "text", "arrow")
-
+_SHOWN = 4
 _DEFINED = re.compile(
     rb"""^["']?(?:task|group|tag)["']?[ \t]*:[ \t]*([^\n]*(?:\n[ \t]*-[ \t]+[^\n{:]*$)*)""", re.M
 )
@@ -59,7 +62,7 @@ def task_manager(names: Sequence[str], include_paths: Sequence[Path]) -> TaskMan
             raise FitnessError(
                 "fitness.tasks",
                 f"lm-eval knows no task {missing[0]!r}",
-                _suggestion(missing[0], manager, include_paths),
+                _unreadable(include_paths) or _suggestion(missing[0], manager, include_paths),
             )
         return manager
 
@@ -102,62 +105,31 @@ def load_tasks(manager: TaskManager, name: str, where: str) -> dict[str, Task]:
     Raises:
         FitnessError: the data is not there, or lm-eval cannot build a task.
     """
-    wanted = [_with_absolute_files(manager, leaf) for leaf in leaves(manager, name)] or [name]
+    names = leaves(manager, name)
+    local = [data for leaf in names if (data := _local_data(manager, leaf)) is not None]
+    for data in local:
+        data.check(where)
+    overrides = {data.task: kwargs for data in local if (kwargs := data.override()) is not None}
+    # A group written in place is lm-eval's public way to override a field of a task.
+    wanted = [
+        {"group": leaf, "task": [{"task": leaf, "dataset_kwargs": overrides[leaf]}]}
+        if leaf in overrides
+        else leaf
+        for leaf in names
+    ]
     try:
-        with _without_progress_bars():
-            tasks = dict(manager.load(list(wanted))["tasks"])
-    except datasets.exceptions.DatasetNotFoundError as error:  # a FileNotFoundError, but of the hub
-        raise FitnessError(where, f"its dataset cannot be found ({_first_line(error)})", _FETCH) from error
-    except FileNotFoundError as error:
-        raise FitnessError(
-            where, f"its data is not there ({error})", "Paths in a task lie relative to its YAML file."
-        ) from error
-    except (ConnectionError, OSError) as error:
-        raise FitnessError(
-            where,
-            f"its dataset cannot be fetched ({_first_line(error)})",
-            _FETCH,
-        ) from error
-    except IndexError as error:
-        raise FitnessError(where, "it has no documents", "Check its dataset and test_split.") from error
-    except Exception as error:  # YAML, templates and code of the task
-        raise FitnessError(
-            where, f"lm-eval cannot build it ({type(error).__name__}: {_first_line(error)})"
-        ) from error
+        with _silent():
+            tasks = dict(manager.load(wanted or [name])["tasks"])
+    except Exception as error:  # the data; YAML, templates and code of the task
+        raise data_error(error, where, local) from error
     if not tasks:
         raise FitnessError(where, "the group has no members")
     return tasks
 
 
-def _with_absolute_files(manager: TaskManager, name: str) -> str | dict[str, Any]:
-    """``name``, or a configuration of it in which data files next to its YAML have absolute paths.
-
-    lm-eval takes them relative to the current folder, so a task would work from one folder only.
-    """
+def _local_data(manager: TaskManager, name: str) -> LocalData | None:
     entry = manager.task_index[name]
-    config = entry.cfg or {}
-    kwargs = config.get("dataset_kwargs") or {}
-    if (
-        entry.yaml_path is None
-        or config.get("dataset_path") not in _FILE_FORMATS
-        or "data_files" not in kwargs
-    ):
-        return name
-    files = _absolute(kwargs["data_files"], Path(entry.yaml_path).resolve().parent)
-    if files == kwargs["data_files"]:
-        return name
-    # A group written in place is lm-eval's public way to override a field of a task.
-    return {"group": name, "task": [{"task": name, "dataset_kwargs": {**kwargs, "data_files": files}}]}
-
-
-def _absolute(files: Any, folder: Path) -> Any:
-    if isinstance(files, dict):
-        return {key: _absolute(value, folder) for key, value in files.items()}
-    if isinstance(files, list | tuple):
-        return [_absolute(value, folder) for value in files]
-    if isinstance(files, str) and "://" not in files and any(folder.glob(files) if files[:1] != "/" else ()):
-        return str(folder / files)
-    return files
+    return LocalData.of(name, entry.yaml_path, entry.cfg or {})
 
 
 def _suggestion(name: str, manager: TaskManager, include_paths: Sequence[Path]) -> str:
@@ -166,6 +138,26 @@ def _suggestion(name: str, manager: TaskManager, include_paths: Sequence[Path]) 
     if not include_paths:
         where = "Tasks of your own need their folder in fitness.include_path."
     return f"{near} {where}" if near.startswith("Did you mean") else where
+
+
+def _unreadable(folders: Sequence[Path]) -> str:
+    """The definitions in ``folders`` that lm-eval passes over, as they cannot be read or are not YAML."""
+    faults: list[str] = []
+    for folder in folders:
+        if not os.access(folder, os.R_OK | os.X_OK):
+            faults.append(f"{folder} cannot be read (Permission denied)")
+            continue
+        for file in sorted(folder.rglob("*.yaml")):
+            try:
+                yaml.compose(file.read_bytes(), Loader=LOADER)
+            except OSError as error:
+                faults.append(f"{file} cannot be read ({error.strerror})")
+            except yaml.YAMLError as error:
+                mark = getattr(error, "problem_mark", None)
+                line = f" (line {mark.line + 1})" if mark is not None else ""
+                faults.append(f"{file} is not valid YAML{line}")
+    more = f" and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+    return f"Not read: {'; '.join(faults[:_SHOWN])}{more}." if faults else ""
 
 
 def _referred(config: dict[str, Any] | None) -> Iterator[str]:
@@ -195,18 +187,17 @@ def _outermost(folders: Iterable[Path]) -> tuple[Path, ...]:
 
 
 @contextlib.contextmanager
-def _without_progress_bars() -> Iterator[None]:
-    shown = datasets.are_progress_bars_disabled()
+def _silent() -> Iterator[None]:
+    """No progress bars, and no log of errors that are raised as well."""
+    shown, level = datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(logging.CRITICAL)
     try:
         yield
     finally:
+        datasets.logging.set_verbosity(level)
         if not shown:
             datasets.enable_progress_bars()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 @cache

@@ -22,14 +22,11 @@ from lm_eval.api.registry import metric_registry
 from lm_eval.tasks import TaskManager
 
 from evomerge.errors import FitnessError
-from evomerge.fitness.lm_eval_index import reachable
+from evomerge.fitness.lm_eval_index import LOADER, reachable
 
 __all__ = ["refuse_code", "sandbox_templates"]
 
 _HINT = "Read it and the code it names; if you trust both, set fitness.trust_remote_code: true."
-
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""The parser that lm-eval uses, so that both read the same."""
 
 _YAML = "tag:yaml.org,2002:"
 
@@ -73,8 +70,8 @@ def _refuse_file(path: Path, name: str, seen: set[Path]) -> None:
         return
     seen.add(path)
     text = path.read_bytes()
-    found = next(_tags(yaml.compose(text, Loader=_LOADER)), None)
-    document = None if found else yaml.load(text, Loader=_LOADER)  # noqa: S506 (safe; no tag is left)
+    found = next(_tags(yaml.compose(text, Loader=LOADER)), None)
+    document = None if found else yaml.load(text, Loader=LOADER)  # noqa: S506 (safe; no tag is left)
     found = found or next(_fields(document), None)
     if found is not None:
         raise FitnessError(

@@ -186,7 +186,7 @@ def _dare(name: str, *, consensus: bool) -> None:
 
 def _check_epsilon(parameters: Bound) -> None:
     for density, epsilon in zip(parameters["density"], parameters["epsilon"], strict=True):
-        if density < 1 and not (density - epsilon > 0 and density + epsilon < 1):
+        if 0 < density < 1 and not (density - epsilon > 0 and density + epsilon < 1):
             raise ValueError(f"density {density:g} +- epsilon {epsilon:g} must stay between 0 and 1")
 
 

@@ -238,10 +238,25 @@ def _umask() -> int:
 
 
 def _innermost(problems: list[Any]) -> list[Any]:
-    """Without the errors whose place encloses another's: pydantic reports a container for its children."""
+    """Without the errors whose place encloses another's: pydantic reports a container for its children.
+
+    Of the forms that a field may have, the first is meant where none fits.
+    """
     places = [tuple(p["loc"]) for p in problems]
     enclosing = {place[:length] for place in places for length in range(len(place))}
-    return [p for p, place in zip(problems, places, strict=True) if place not in enclosing]
+    meant: dict[tuple[int | str, ...], int | str] = {}
+    kept = []
+    for problem, place in zip(problems, places, strict=True):
+        at = next((i for i, part in enumerate(place) if _is_form(part)), None)
+        other_form = at is not None and meant.setdefault(place[:at], place[at]) != place[at]
+        if place not in enclosing and not other_form:
+            kept.append({**problem, "loc": tuple(part for part in place if not _is_form(part))})
+    return kept
+
+
+def _is_form(part: int | str) -> bool:
+    """Whether this part of a place is pydantic's name for one of the forms of a field."""
+    return isinstance(part, str) and part.startswith("function-")
 
 
 def _describe(problem: Any, model: type[BaseModel]) -> tuple[str, str, str]:

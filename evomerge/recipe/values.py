@@ -6,7 +6,7 @@ A setting is a scalar, a gradient (a list of scalars spread over the layers), or
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 Scalar = bool | int | float | str | None
@@ -36,11 +36,19 @@ def check_setting(setting: Setting) -> Setting:
     raise ValueError("expected a value, a list of values (a gradient), or a list of {filter, value} entries")
 
 
-def lookup(name: str, tensor: str, position: float, scopes: Iterable[Parameters]) -> Scalar:
+def lookup(
+    name: str,
+    tensor: str,
+    position: float,
+    scopes: Iterable[Parameters],
+    check: Callable[[Scalar], Scalar] = lambda value: value,
+) -> Scalar:
     """The value of parameter ``name`` for ``tensor`` at ``position`` in [0, 1] of its slice.
 
     ``scopes`` are tried from the narrowest to the widest; a scope whose filters all miss the tensor
-    passes on to the next. ``None`` when no scope sets the parameter.
+    passes on to the next. ``None`` when no scope sets the parameter. ``check`` makes a value the
+    parameter's kind, or raises ValueError: of a gradient, it sees every point (``[0, 1]`` has no middle where
+    0 and 1 are truth values) and what comes of them.
     """
     for scope in scopes:
         if scope.get(name) is None:
@@ -53,7 +61,7 @@ def lookup(name: str, tensor: str, position: float, scopes: Iterable[Parameters]
             if entry is None:
                 continue
             setting = entry["value"]
-        return _at(setting, position)
+        return _at(setting, position, check)
     return None
 
 
@@ -65,19 +73,20 @@ def filters_of(setting: Setting) -> list[str]:
     return [e["filter"] for e in entries if e.get("filter") not in (None, "*")]
 
 
-def _at(setting: Setting, position: float) -> Scalar:
+def _at(setting: Setting, position: float, check: Callable[[Scalar], Scalar]) -> Scalar:
     """A gradient at ``position``: linear between its points; the point below for values without a middle."""
+    if setting is None:
+        return None
     if not isinstance(setting, Sequence) or isinstance(setting, str):
-        value: Scalar = setting
-        return value
-    if all(_is_number(v) for v in setting):
-        place = position * (len(setting) - 1)
-        i = int(place)
-        j = min(i + 1, len(setting) - 1)
-        share = place - i
-        return (1 - share) * float(setting[i]) + share * float(setting[j])
-    chosen: Scalar = setting[int(position * (len(setting) - 1))]
-    return chosen
+        return check(setting)
+    points = [check(point) for point in setting]
+    place = position * (len(points) - 1)
+    i = int(place)
+    if not all(_is_number(point) for point in points):
+        return points[i]
+    j = min(i + 1, len(points) - 1)
+    share = place - i
+    return check((1 - share) * float(points[i]) + share * float(points[j]))  # type: ignore[arg-type]
 
 
 def _check_entry(entry: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -107,6 +107,25 @@ def test_all_models_that_the_hub_lacks_are_named_at_once(hub: Hub, tmp_path: Pat
     assert hub.weights_sent() <= 100_001
 
 
+def test_a_cache_that_cannot_be_used_is_not_blamed_on_the_model(hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("")
+    done = _merge(hub, tmp_path, "us/base", "us/one")
+    assert done.returncode == 2
+    assert "us/base: the hub's cache cannot be used (" in done.stderr
+    assert f"{tmp_path}/cache" in done.stderr
+    assert "Not a directory" in done.stderr
+    assert "there is neither" not in done.stderr
+
+
+def test_a_model_that_the_cache_lacks_is_told_apart_from_one_that_does_not_exist(
+    hub: Hub, tmp_path: Path
+) -> None:
+    done = _merge(hub, tmp_path, "us/base", "us/one", offline=True)
+    assert done.returncode == 2
+    assert "HF_HUB_OFFLINE is set" in done.stderr
+    assert f"{tmp_path}/cache" in done.stderr
+
+
 def test_a_model_without_safetensors_is_merged_from_its_bin(hub: Hub, tmp_path: Path) -> None:
     done = _merge(hub, tmp_path, "us/base", "us/plain")
     assert done.returncode == 0, done.stderr

@@ -103,3 +103,68 @@ def test_a_buffer_of_whole_numbers_is_copied_if_it_is_equal_and_refused_if_not(t
     with pytest.raises(CheckpointError, match=r"a: counts holds int64, not weights, and differs in b"):
         merged(tmp_path, document)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("method", ["della", "della_linear", "dare_ties", "ties", "breadcrumbs"])
+def test_a_density_of_zero_leaves_the_base(method: str, tmp_path: Path) -> None:
+    for seed, name in enumerate(("base", "a")):
+        model(tmp_path, name, seed)
+    document = {"merge_method": method, "base_model": "base", "models": [{"model": "a"}]}
+    found = merged(tmp_path, document | {"parameters": {"weight": 0.7, "density": 0}})
+    for name, tensor in load_file(tmp_path / "base" / "model.safetensors").items():
+        assert torch.equal(found[name], tensor), name
+
+
+def test_a_base_that_a_slice_leaves_out_takes_part_with_the_layers_of_its_first_source(
+    tmp_path: Path,
+) -> None:
+    for seed, name in enumerate(("base", "a", "b")):
+        model(tmp_path, name, seed)
+    sources = [{"model": "a", "layer_range": [1, 3]}, {"model": "b", "layer_range": [0, 2]}]
+    document = {"merge_method": "ties", "base_model": "base", "parameters": {"weight": 1, "density": 0.5}}
+    found = merged(tmp_path, document | {"slices": [{"sources": sources}]})
+    (tmp_path / "out").rename(tmp_path / "first")
+    listed = [*sources, {"model": "base", "layer_range": [1, 3]}]
+    for name, tensor in merged(tmp_path, document | {"slices": [{"sources": listed}]}).items():
+        assert torch.equal(found[name], tensor), name
+
+
+def test_the_end_of_a_stack_is_merged_from_all_sources_of_its_last_slice(tmp_path: Path) -> None:
+    for seed, name in enumerate("ab"):
+        model(tmp_path, name, seed)
+    first = {"sources": [{"model": "a", "layer_range": [0, 1]}]}
+    last = {"sources": [{"model": m, "layer_range": [1, 3]} for m in "ab"]}
+    document = {"merge_method": "linear", "parameters": {"weight": 0.5}, "slices": [first, last]}
+    found = merged(tmp_path, document)
+    a, b = (load_file(tmp_path / m / "model.safetensors") for m in "ab")
+    assert torch.equal(found["model.embed_tokens.weight"], a["model.embed_tokens.weight"])
+    assert torch.allclose(found["lm_head.weight"], (a["lm_head.weight"] + b["lm_head.weight"]) / 2)
+
+
+def test_a_model_may_stand_in_a_slice_twice_with_other_layers(tmp_path: Path) -> None:
+    model(tmp_path, "a", 0)
+    sources = [
+        {"model": "a", "layer_range": [0, 2], "parameters": {"weight": 3}},
+        {"model": "a", "layer_range": [1, 3], "parameters": {"weight": 1}},
+    ]
+    found = merged(tmp_path, {"merge_method": "linear", "slices": [{"sources": sources}]})
+    a = load_file(tmp_path / "a" / "model.safetensors")
+    name = "model.layers.{}.mlp.up_proj.weight"
+    for layer in range(2):
+        expected = 0.75 * a[name.format(layer)] + 0.25 * a[name.format(layer + 1)]
+        assert torch.allclose(found[name.format(layer)], expected, atol=1e-6)
+
+
+def test_a_gradient_of_truth_values_may_be_written_in_numbers(tmp_path: Path) -> None:
+    for seed, name in enumerate("ab"):
+        model(tmp_path, name, seed)
+    models = [{"model": m, "parameters": {"weight": 2}} for m in "ab"]
+    found = merged(
+        tmp_path, {"merge_method": "linear", "models": models, "parameters": {"normalize": [0, 1]}}
+    )
+    a, b = (load_file(tmp_path / m / "model.safetensors") for m in "ab")
+    name = "model.layers.{}.mlp.up_proj.weight"
+    layers = sum(name.format(i) in a for i in range(9))
+    for i in range(layers):
+        total = 2 * (a[name.format(i)] + b[name.format(i)])
+        assert torch.allclose(found[name.format(i)], total / 4 if i == layers - 1 else total, atol=1e-5)

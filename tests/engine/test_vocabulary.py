@@ -258,11 +258,30 @@ def test_embeddings_can_be_cut_to_what_all_have(models: Models) -> None:
     assert json.loads((models.folder / "out" / "config.json").read_text())["vocab_size"] == size
 
 
-def test_cutting_to_a_larger_base_is_refused(models: Models) -> None:
-    document = {"merge_method": "ties", "base_model": "code", "tokenizer": None}
-    document |= {"models": [{"model": "base", "parameters": {"weight": 1}}]}
-    with pytest.raises(CheckpointError, match=r"the base model has 16 rows.*base has 12.*tokenizer section"):
-        models.merge(document, truncate_embeddings=True)
+@pytest.mark.parametrize(
+    ("method", "parameters"), [("ties", {"weight": 1, "normalize": False}), ("slerp", {"t": 0.25})]
+)
+def test_a_base_with_more_rows_is_cut_to_those_of_the_others(
+    models: Models, method: str, parameters: dict[str, Any]
+) -> None:
+    document = {"merge_method": method, "base_model": "code", "tokenizer": None, "parameters": parameters}
+    result = models.merge(document | {"models": [{"model": "base"}]}, truncate_embeddings=True)
+    assert any(
+        "code: lm_head.weight, model.embed_tokens.weight cut from 16 to 12" in w for w in result.warnings
+    )
+    out, base, code = (
+        load_file(models.folder / name / "model.safetensors") for name in ("out", "base", "code")
+    )
+    for name in EMBEDDINGS:
+        rows = code[name][:12]
+        assert out[name].shape == base[name].shape == rows.shape
+        if method == "ties":
+            assert torch.allclose(out[name], base[name], atol=1e-6)
+        else:
+            cos = torch.dot(rows.flatten(), base[name].flatten()) / (rows.norm() * base[name].norm())
+            angle = torch.arccos(cos)
+            expected = torch.sin(0.75 * angle) * rows + torch.sin(0.25 * angle) * base[name]
+            assert torch.allclose(out[name], expected / torch.sin(angle), atol=1e-6)
 
 
 def test_equal_sizes_with_other_tokens_are_worth_a_warning(models: Models) -> None:

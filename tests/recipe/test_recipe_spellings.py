@@ -132,6 +132,26 @@ def test_a_slip_is_an_error(extra: str, message: str, tmp_path: Path) -> None:
         read(PLAIN + extra + "\n", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({"kind": "model_token", "model": "a", "token_id": -1}, r"source\.token_id: .* equal to 0, got -1$"),
+        ({"kind": "none"}, r"source\.kind: .*'model_token' or 'zero', got 'none'$"),
+        (
+            {"kind": "model_token", "model": "a", "token": "x", "token_id": 1},
+            r"one of 'token' and 'token_id'$",
+        ),
+    ],
+)
+def test_a_wrong_source_of_a_token_is_one_message_in_words_of_the_recipe(
+    source: dict[str, Any], message: str
+) -> None:
+    tokenizer = {"source": "union", "tokens": {"<|im_end|>": {"source": source}}}
+    with pytest.raises(RecipeError, match=message) as raised:
+        parse_recipe({"merge_method": "linear", "models": [{"model": "a"}], "tokenizer": tokenizer})
+    assert str(raised.value).startswith("tokenizer.tokens.<|im_end|>.source")
+
+
 def test_every_parameter_beside_its_section_is_an_error() -> None:
     assert {name for method in methods() for name in method.parameters} <= MISPLACED
     for name in sorted(MISPLACED):

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evomerge.methods import Parameter
 from evomerge.recipe import filters_of, lookup
 from evomerge.recipe.values import check_setting
 
@@ -62,6 +63,32 @@ def test_a_gradient_stays_between_its_extremes(points: list[float], position: fl
 
 def test_words_take_the_point_below() -> None:
     assert [value(["a", "b", "c"], p) for p in (0.0, 0.4, 0.5, 0.99, 1.0)] == ["a", "a", "b", "b", "c"]
+
+
+def test_a_gradient_of_truth_values_has_no_middle_however_they_are_written() -> None:
+    normalize = Parameter("weight", bool, per_model=False, required=False, default=True, doc="")
+    for points in ([False, True, True], [0, 1, 1], [0.0, 1, True]):
+        found = [
+            lookup("weight", TENSOR, position, [{"weight": points}], normalize.check)
+            for position in (0.0, 0.3, 0.5, 0.7, 1.0)
+        ]
+        assert found == [False, False, True, True, True]
+        assert all(isinstance(value, bool) for value in found)
+
+
+def test_every_point_of_a_gradient_is_within_the_bounds() -> None:
+    density = Parameter("weight", float, per_model=True, required=False, default=1.0, doc="", low=0, high=1)
+    for points in ([0.5, 2.0], [-1, 2], [0.5, 0.5, 7]):
+        with pytest.raises(ValueError, match="is not between 0 and 1"):
+            lookup("weight", TENSOR, 0.5, [{"weight": points}], density.check)
+    assert lookup("weight", TENSOR, 0.5, [{"weight": [0, 1]}], density.check) == 0.5
+
+
+def test_a_gradient_of_whole_numbers_is_refused_between_them() -> None:
+    count = Parameter("weight", int, per_model=False, required=False, default=1, doc="")
+    assert lookup("weight", TENSOR, 0.5, [{"weight": [2, 4]}], count.check) == 3
+    with pytest.raises(ValueError, match=r"expected a whole number, got 2\.5"):
+        lookup("weight", TENSOR, 0.5, [{"weight": [2, 3]}], count.check)
 
 
 @pytest.mark.parametrize(
