@@ -1,13 +1,15 @@
 """evomerge searches for the best merge of several fine-tuned language models.
 
-The names below are the public interface, with ``evomerge.search.controller.search``, which runs a plan.
-They are imported when they are first used, so that ``import evomerge`` itself costs nothing.
+``Experiment`` and ``Run`` do what the commands do (docs/python.md); the other names are their parts. They are
+imported when they are first used, so that ``import evomerge`` itself costs nothing.
 """
 
 from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any
+
+from evomerge.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from evomerge.backends.transformers_model import TransformersModel
@@ -16,12 +18,13 @@ if TYPE_CHECKING:
     from evomerge.errors import CandidateError, UserError
     from evomerge.fitness import Evaluator, Fitness, Scores
     from evomerge.recipe import Recipe, SearchSpace, load_recipe
+    from evomerge.runs.experiment import Experiment
+    from evomerge.runs.opened_study import open_study
+    from evomerge.runs.run import Run
     from evomerge.search.controller import SearchPlan
-    from evomerge.search.experiment import Experiment
-    from evomerge.search.study import Study
+    from evomerge.search.observers import Observer
+    from evomerge.study.study import Study
     from evomerge.workers.worker import Worker, WorkerSpec
-
-__version__ = "0.1.0"
 
 __all__ = [
     "CandidateError",
@@ -29,7 +32,9 @@ __all__ = [
     "Experiment",
     "Fitness",
     "MergeOptions",
+    "Observer",
     "Recipe",
+    "Run",
     "Scores",
     "SearchPlan",
     "SearchSpace",
@@ -41,19 +46,22 @@ __all__ = [
     "load_recipe",
     "merge_to_disk",
     "open_sources",
+    "open_study",
 ]
 
 _HOMES = {
     "CandidateError": "errors",
     "Evaluator": "fitness",
-    "Experiment": "search.experiment",
+    "Experiment": "runs.experiment",
     "Fitness": "fitness",
     "MergeOptions": "engine.export",
+    "Observer": "search.observers",
     "Recipe": "recipe",
+    "Run": "runs.run",
     "Scores": "fitness",
     "SearchPlan": "search.controller",
     "SearchSpace": "recipe",
-    "Study": "search.study",
+    "Study": "study.study",
     "TransformersModel": "backends.transformers_model",
     "UserError": "errors",
     "Worker": "workers.worker",
@@ -61,6 +69,7 @@ _HOMES = {
     "load_recipe": "recipe",
     "merge_to_disk": "engine.export",
     "open_sources": "engine.sources",
+    "open_study": "runs.opened_study",
 }
 
 

@@ -119,7 +119,9 @@ def together(errors: Sequence[UserError], what: str) -> UserError:
     texts = dict.fromkeys(str(error).replace("\n", "\n    ") for error in errors)
     if len(texts) == 1:
         return errors[0]
-    listing = "".join(f"\n  - {text}" for text in texts)
+    listing = "".join(f"\n  - {text}" for text in list(texts)[:_LISTED])
+    if len(texts) > _LISTED:
+        listing += f"\n  - and {len(texts) - _LISTED} more"
     kinds = {type(error) for error in errors}
     kind = kinds.pop() if len(kinds) == 1 else CheckpointError
     return kind("", f"{len(texts)} {what}:{listing}")
@@ -140,3 +142,4 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 _LONGEST = 200
+_LISTED = 20

@@ -33,12 +33,13 @@ from optuna.distributions import distribution_to_json
 
 from evomerge.fitness.scores import ItemScore, Scores, Split, TaskScore
 from evomerge.recipe import Recipe, SearchSpace
-from evomerge.search._records import row_of
 from evomerge.search.baselines import baselines, starts
 from evomerge.search.controller import SearchPlan, search
-from evomerge.search.progress import Progress, Quiet
-from evomerge.search.samplers import SamplerSettings
-from evomerge.search.study import Study, Trial
+from evomerge.search.observers import Observer
+from evomerge.search.progress import Progress
+from evomerge.search.samplers import CmaEsSettings, SamplerPlan
+from evomerge.study.serialization import row_of
+from evomerge.study.study import Study, Trial
 from evomerge.workers.jobs import Job, Outcome, Seconds
 
 POPULATION = 20
@@ -81,7 +82,7 @@ class FirstTask:
 
 
 @dataclass
-class Stopwatch(Quiet):
+class Stopwatch(Observer):
     """Time between trials, kept from the moment the study holds ``size`` candidates."""
 
     size: int
@@ -123,9 +124,11 @@ class Stopwatch(Quiet):
 
 def stored_bytes(study: Study, trial: Trial) -> int:
     """Bytes that a trial puts into a storage, without keys and indexes."""
-    row = row_of(trial, study._distributions, study._items)  # noqa: SLF001
+    row = row_of(trial, study._distributions, study._items, "0" * 32)  # noqa: SLF001
     parameters = sum(len(name) + 8 + len(distribution_to_json(d)) for name, (d, _) in row.parameters.items())
-    return parameters + sum(len(json.dumps(value)) for value in row.attributes.values())
+    return parameters + sum(
+        len(json.dumps(value)) for value in (*row.attributes.values(), *row.system.values())
+    )
 
 
 def bare_transaction(url: str) -> Callable[[str], None]:
@@ -171,7 +174,7 @@ def make_plan(dimensions: int, trials: int) -> SearchPlan:
         for i in range(dimensions // 2)
     ]
     space = SearchSpace({"merge_method": "ties", "base_model": "base", "models": models})
-    settings = SamplerSettings("cma_es", POPULATION, seed=1, starts=starts(space))
+    settings = SamplerPlan(CmaEsSettings(population=POPULATION, seed=1), starts(space))
     return SearchPlan(space, settings, FirstTask(), baselines(space), trials, top_k=1)
 
 

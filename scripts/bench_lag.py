@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evomerge.recipe import Dimension
-from evomerge.search.samplers import SamplerSettings, Vector, make_sampler
+from evomerge.search.samplers import CmaEsSettings, SamplerPlan, Told, Vector, make_sampler
 
 ITEMS = 150
 BUDGET = 1600
@@ -58,7 +58,7 @@ def best_so_far(
     stream = np.random.default_rng([99, seed])
     loss = make(0.2 + 0.6 * stream.random(dimensions), stream)
     space = [Dimension(f"x{i}", "float", 0, 1) for i in range(dimensions)]
-    sampler = make_sampler(SamplerSettings(population=population, seed=seed, restarts=0), space)
+    sampler = make_sampler(SamplerPlan(CmaEsSettings(population=population, seed=seed, restarts=0)), space)
     queue: list[Vector] = sampler.ask(lag)
     found: list[float] = []
     while len(found) < BUDGET:
@@ -66,7 +66,7 @@ def best_so_far(
         told, queue = queue[:population], queue[population:]
         losses = [loss(np.array(v)) for v in told]
         found += losses
-        sampler.tell(told, losses)
+        sampler.tell([Told(v, (-x,)) for v, x in zip(told, losses, strict=True)])
         if not sampler.population:  # it has converged
             found += [min(found)] * BUDGET
     return list(np.minimum.accumulate(found[:BUDGET]))

@@ -30,7 +30,7 @@ from evomerge.engine.fingerprint import fingerprint
 from evomerge.engine.inputs import Inputs
 from evomerge.engine.plan import MergePlan, TensorPlan
 from evomerge.engine.statistics import Statistics
-from evomerge.methods import Digest, InMemory
+from evomerge.kernels import Digest, InMemory
 from evomerge.recipe import parse_recipe
 
 MODELS = 4

@@ -34,9 +34,10 @@ from evomerge.fitness.scores import ItemScore, Scores, Split, TaskScore
 from evomerge.recipe import Recipe, SearchSpace, Source
 from evomerge.search.baselines import starts
 from evomerge.search.controller import SearchPlan, search
-from evomerge.search.progress import Phase, Progress, Quiet
-from evomerge.search.samplers import SamplerSettings, make_sampler
-from evomerge.search.study import Study, Trial
+from evomerge.search.observers import Observer
+from evomerge.search.progress import Phase, Progress
+from evomerge.search.samplers import CmaEsSettings, SamplerPlan, make_sampler
+from evomerge.study.study import Study, Trial
 from evomerge.workers.jobs import Job, Outcome, Seconds
 from evomerge.workers.ray_executor import RayExecutor
 
@@ -71,7 +72,7 @@ class FirstTask:
 
 
 @dataclass
-class Stopwatch(Quiet):
+class Stopwatch(Observer):
     """When the first generation began and the last candidate ended; how long evaluations alone took."""
 
     began: float = 0.0
@@ -93,7 +94,7 @@ def make_plan(population: int, generations: int, lag: int) -> SearchPlan:
         for i in range(5)
     ]
     space = SearchSpace({"merge_method": "ties", "base_model": "base", "models": models})
-    settings = SamplerSettings("cma_es", population, seed=1, starts=starts(space))
+    settings = SamplerPlan(CmaEsSettings(population=population, seed=1), starts(space))
     return SearchPlan(space, settings, FirstTask(), (), population * generations, top_k=1, lag=lag)
 
 

@@ -238,7 +238,7 @@ def experiment(lag: int) -> dict[str, object]:
         },
         "search": {"trials": 24, "population": 6, "seed": 3, "top_k": 3, "lag": lag},
         # a candidate that several kills hit must not count as one that kills its workers
-        "workers": {"dtype": "float32", "retries": 100},
+        "workers": {"dtype": "float32", "max_attempts": 100},
     }
 
 
@@ -257,7 +257,7 @@ def search_command(file: Path, out: Path, workers: int, url: str) -> list[str]:
 
 
 def digest(url: str) -> str:
-    from evomerge.search.study import Study
+    from evomerge.study.study import Study
 
     with Study.open(url, "chaos") as study:
         return study.digest()

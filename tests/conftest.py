@@ -45,14 +45,21 @@ def make_model(tmp_path: Path) -> MakeModel:
 @pytest.fixture
 def fused(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What Triton's kernels have merged."""
-    from evomerge.methods import _output
+    from evomerge.kernels import dispatch
 
     done: list[str] = []
-    write = _output._write_fused
+    write = dispatch._write_on_gpu
 
     def spy(*arguments: Any) -> None:
         done.append("tensor")
         write(*arguments)
 
-    monkeypatch.setattr(_output, "_write_fused", spy)
+    monkeypatch.setattr(dispatch, "_write_on_gpu", spy)
     return done
+
+
+@pytest.fixture(params=["native", "torch"])
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both kinds of kernels for CPUs, in turn."""
+    monkeypatch.setenv("EVOMERGE_NATIVE", "1" if request.param == "native" else "0")
+    return str(request.param)

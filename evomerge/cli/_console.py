@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from evomerge.fitness.spec import FitnessSpec
     from evomerge.search.leaderboard import Row
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "short",
     "tell",
     "warn",
+    "warn_of_trust",
 ]
 
 # No markup: names and paths of users may hold brackets.
@@ -54,6 +56,15 @@ def warn(text: str) -> None:
     _errors.print(Text.assemble(("Warning: ", "yellow"), text), soft_wrap=not _errors.is_terminal)
 
 
+def warn_of_trust(fitness: FitnessSpec) -> None:
+    """Warn if untrusted code may run; before anything of it is opened."""
+    from evomerge.runs.preflight import trust_warning
+
+    warning = trust_warning(fitness)
+    if warning is not None:
+        warn(warning)
+
+
 def tell(text: str) -> None:
     """A line on standard error, for commands whose output is a document."""
     _errors.print(text)
@@ -68,14 +79,20 @@ def program() -> str:
     return short(called)
 
 
-def command_line() -> str:
-    """The command that this process runs, to be copied and run again.
+def command_line(without: Sequence[str] = (), more: Sequence[str] = ()) -> str:
+    """The command that this process runs, to be copied and run again; no passwords are shown.
 
-    Without passwords, and without what was said once and for all.
+    The options ``without`` and their values are left out, ``more`` is added at the end.
     """
-    from evomerge.search.study import shown
+    from evomerge.study.storage import redact
 
-    return shlex.join([program(), *(shown(word) for word in sys.argv[1:] if word != "--accept-drift")])
+    words, rest = [program()], iter(sys.argv[1:])
+    for word in rest:
+        if word in without:
+            next(rest, None)
+        elif not word.startswith(tuple(f"{option}=" for option in without)):
+            words.append(redact(word))
+    return shlex.join([*words, *more])
 
 
 def short(path: Path) -> str:

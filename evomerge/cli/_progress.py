@@ -1,23 +1,24 @@
-"""How a search goes, on a terminal (live) or in a log (a line a generation)."""
+"""How a search goes, on a terminal (live) or in a log (a line per generation)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from rich.console import Group
 from rich.live import Live
-from rich.table import Table
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from evomerge.cli._console import console, number, say
-
-if TYPE_CHECKING:
-    from evomerge.fitness.objectives import Fitness
-    from evomerge.fitness.scores import Split
-    from evomerge.search.progress import Progress
-    from evomerge.search.study import SplitResult, Study, Trial
+from evomerge.fitness.objectives import Fitness
+from evomerge.fitness.scores import Split
+from evomerge.report.tables import search_text
+from evomerge.runs.experiment import Experiment
+from evomerge.search import progress as search_progress
+from evomerge.search.observers import Observer
+from evomerge.study.study import SplitResult, Study, Trial
 
 __all__ = ["LiveProgress"]
 
@@ -29,19 +30,30 @@ _PHASES = {
 }
 
 
-class LiveProgress:
-    """An observer that shows the search while it runs."""
+class LiveProgress(Observer):
+    """An observer that shows the search while it runs; ``quiet`` shows nothing.
 
-    def __init__(self, study: Study, fitness: Fitness, trials: int, *, quiet: bool) -> None:
-        self._study = study
-        self._fitness = fitness
-        self._trials = trials
+    ``on_search`` is called once the search begins.
+    """
+
+    def __init__(
+        self, experiment: Experiment, *, quiet: bool, on_search: Callable[[], None] = lambda: None
+    ) -> None:
+        self._experiment = experiment
+        self._fitness = Fitness.of(experiment.fitness)
         self._quiet = quiet
-        self._failures = 0
+        self._on_search = on_search
         self._live: Live | None = None
+        self._bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(30),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=console,
+        )
 
     def __enter__(self) -> Self:
-        """Starts to draw, where there is a terminal."""
         if not self._quiet and console.is_terminal:
             self._live = Live(console=console, refresh_per_second=4, transient=True)
             self._live.start()
@@ -50,20 +62,37 @@ class LiveProgress:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stops drawing."""
         if self._live is not None:
             self._live.stop()
 
-    def on_resume(self, study: Study) -> None:
-        """Nothing: the command says so itself."""
+    def on_start(self, study: Study) -> None:
+        """What is searched, and where it is stored."""
+        self._on_search()
+        if self._quiet:
+            return
+        experiment = self._experiment
+        total = experiment.spec.search.trials
+        if study.resumed:
+            done = len(study.candidates())
+            how = f"Resuming study {study.name!r}: {done} of {total} candidates are done"
+        else:
+            how = f"New study {study.name!r}: {total} candidates"
+        say(f"{how}, {len(experiment.space.dimensions)} dimensions.")
+        say(search_text(experiment.spec.search, experiment.space.dimensions))
+        console.print(f"Storage: {study.url}")
 
-    def on_phase(self, progress: Progress) -> None:
+    def on_phase(self, progress: search_progress.Progress) -> None:
         """A line for each phase that has something left to do."""
         if progress.done < progress.total:
             self._line(f"{_PHASES[progress.phase.value]}: {progress.total - progress.done} to go")
+        for task in self._bar.task_ids:
+            self._bar.remove_task(task)
+        self._bar.add_task(
+            _PHASES[progress.phase.value], total=progress.total, completed=progress.done, rate=""
+        )
         self._draw(progress)
 
-    def on_trial(self, trial: Trial, progress: Progress) -> None:
+    def on_trial(self, trial: Trial, progress: search_progress.Progress) -> None:
         """Baselines and failures get a line, everything moves the live view."""
         if trial.failure is not None:
             self._line(f"  {trial.name} failed: {trial.failure.kind.value}: {trial.failure.reason}")
@@ -71,7 +100,7 @@ class LiveProgress:
             self._line(f"  {trial.name:12} {number(trial.score)}  {_tasks(trial)}")
         self._draw(progress)
 
-    def on_generation(self, trials: Sequence[Trial], progress: Progress) -> None:
+    def on_generation(self, trials: Sequence[Trial], progress: search_progress.Progress) -> None:
         """One line."""
         scored = [t.score for t in trials if t.score is not None]
         mean = sum(scored) / len(scored) if scored else None
@@ -85,7 +114,9 @@ class LiveProgress:
         )
         self._draw(progress)
 
-    def on_split(self, trial: Trial, split: Split, result: SplitResult, progress: Progress) -> None:
+    def on_split(
+        self, trial: Trial, split: Split, result: SplitResult, progress: search_progress.Progress
+    ) -> None:
         """One line."""
         if result.scores is None:
             reason = result.failure.reason if result.failure else "no scores"
@@ -98,27 +129,20 @@ class LiveProgress:
         if not self._quiet:
             say(text)
 
-    def _draw(self, progress: Progress) -> None:
+    def _draw(self, progress: search_progress.Progress) -> None:
         if self._live is None:
             return
-        table = Table.grid(padding=(0, 2))
-        filled = int(30 * progress.done / progress.total) if progress.total else 30
-        bar = Text.assemble("━" * filled, ("━" * (30 - filled), "dim"))
-        rate = "" if progress.rate is None else f"{progress.rate:.2f} a second"
-        left = "" if progress.remaining is None else f"{_duration(progress.remaining)} left"
-        where = f"generation {progress.generation}" if progress.generation >= 0 else ""
-        phase = Text(_PHASES[progress.phase.value], style="bold")
-        table.add_row(phase, bar, f"{progress.done}/{progress.total}", where, rate, left)
-        lines = [
-            Text(
-                f"  {title:14} {number(trial.score)}  {trial.name}: {_tasks(trial)}",
-                overflow="ellipsis",
-                no_wrap=True,
-            )
-            for title, trial in (("best", progress.best), ("best baseline", progress.best_baseline))
-            if trial is not None
-        ]
-        self._live.update(Group(table, *lines))
+        rate = "" if progress.rate is None else f"{progress.rate:.2f} per second"
+        for task in self._bar.task_ids:
+            self._bar.update(task, completed=progress.done, total=progress.total, rate=rate)
+        best = (("best", progress.best), ("best baseline", progress.best_baseline))
+        lines = [_best_line(title, trial) for title, trial in best if trial is not None]
+        self._live.update(Group(self._bar, *lines))
+
+
+def _best_line(title: str, trial: Trial) -> Text:
+    text = f"  {title:14} {number(trial.score)}  {trial.name}: {_tasks(trial)}"
+    return Text(text, overflow="ellipsis", no_wrap=True)
 
 
 def _tasks(trial: Trial) -> str:

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from evomerge.cli._console import console, plain_table, print_json, say, warn
-from evomerge.cli._preflight import Preflight, announce, preflight
+from evomerge.cli._console import console, plain_table, print_json, say, warn, warn_of_trust
 
 if TYPE_CHECKING:
-    from evomerge.engine.memory import MemoryPlan
-    from evomerge.search.experiment import Experiment
+    from evomerge.runs.experiment import Experiment
+    from evomerge.runs.run import Check
 
 __all__ = ["command"]
 
@@ -22,28 +21,22 @@ def command(
     json_: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
     """Validate an experiment: models, recipe, tasks, splits, memory. Loads no weights."""
-    from evomerge.checkpoints.checkpoint import DTYPES, dtype_name
-    from evomerge.engine.device import resolve_device
-    from evomerge.engine.memory import memory_plan
-    from evomerge.search.experiment import Experiment
+    from evomerge.runs.experiment import Experiment
+    from evomerge.runs.run import Run
 
     loaded = Experiment.load(experiment)
-    announce(loaded.fitness)
-    checked = preflight(loaded, dry=True)
-    workers = loaded.spec.workers
-    size = {dtype_name(d): d.itemsize for d in DTYPES.values()}.get(workers.dtype or "")
-    memory = memory_plan(checked.checkpoints, checked.plan, resolve_device(workers.device), size)
-    warnings = list(checked.warnings)
+    warn_of_trust(loaded.fitness)
+    checked = Run(loaded).check()
     if json_:
-        print_json(_document(loaded, checked, memory, warnings))
+        print_json(_document(loaded, checked))
         return
-    _print(loaded, checked, memory)
-    for warning in warnings:
+    _print(loaded, checked)
+    for warning in checked.warnings:
         warn(warning)
     console.print("Everything fits.")
 
 
-def _print(experiment: Experiment, checked: Preflight, memory: MemoryPlan) -> None:
+def _print(experiment: Experiment, checked: Check) -> None:
     from evomerge.fitness.scores import Split
     from evomerge.report.tables import search_text
 
@@ -73,10 +66,10 @@ def _print(experiment: Experiment, checked: Preflight, memory: MemoryPlan) -> No
         if t.num_fewshot:
             some = f"{t.num_fewshot} example{'s' if t.num_fewshot > 1 else ''}"
             say(f"{t.task}: {some} in each prompt, from {t.examples}")
-    workers = experiment.spec.workers
-    say(f"Baselines: {', '.join(b.name for b in experiment.baselines())}")
+    workers, memory = experiment.spec.workers, checked.memory
+    say(f"Baselines: {', '.join(checked.baselines)}")
     say(search_text(experiment.spec.search, space.dimensions))
-    say(f"Merge: {len(checked.plan.tensors)} tensors, {_mib(checked.plan.bytes)}")
+    say(f"Merge: {checked.tensors} tensors, {_mib(checked.bytes)}")
     say(
         f"Memory of a worker on {memory.device}: live model {_mib(memory.live_model)}, "
         f"sources {_mib(memory.sources)} in {memory.sources_in}; {workers.count} worker(s), {workers.backend}"
@@ -84,9 +77,8 @@ def _print(experiment: Experiment, checked: Preflight, memory: MemoryPlan) -> No
     console.print(f"Run folder: {experiment.folder}")
 
 
-def _document(
-    experiment: Experiment, checked: Preflight, memory: MemoryPlan, warnings: list[str]
-) -> dict[str, Any]:
+def _document(experiment: Experiment, checked: Check) -> dict[str, Any]:
+    memory = checked.memory
     return {
         "name": experiment.name,
         "dimensions": [
@@ -98,7 +90,7 @@ def _document(
                 "log": d.log,
                 "choices": list(d.choices),
             }
-            for d in experiment.space.dimensions
+            for d in checked.dimensions
         ],
         "tasks": [
             {
@@ -112,17 +104,18 @@ def _document(
             }
             for t in checked.tasks
         ],
-        "baselines": [b.name for b in experiment.baselines()],
+        "search": experiment.spec.search.shown(experiment.space.dimensions),
+        "baselines": list(checked.baselines),
         "models": dict(experiment.references),
-        "tensors": len(checked.plan.tensors),
-        "bytes": checked.plan.bytes,
+        "tensors": checked.tensors,
+        "bytes": checked.bytes,
         "memory": {
             "device": memory.device,
             "live_model": memory.live_model,
             "sources": memory.sources,
             "sources_in": memory.sources_in,
         },
-        "warnings": warnings,
+        "warnings": list(checked.warnings),
     }
 
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from evomerge.cli._console import console, interval, number, plain_table, print_json
-from evomerge.cli._preflight import announce
+from evomerge.cli._console import console, interval, number, plain_table, print_json, warn_of_trust
 from evomerge.errors import ExperimentError, did_you_mean
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ def command(
     if dtype is not None and dtype not in _DTYPES:
         raise ExperimentError("--dtype", f"{dtype!r} is no dtype of models", did_you_mean(dtype, _DTYPES))
     spec, own_dtype = _fitness(fitness)
-    announce(spec)
+    warn_of_trust(spec)
     from evomerge.engine.device import resolve_device
     from evomerge.errors import CandidateError
     from evomerge.fitness.items import ItemSet
@@ -64,7 +63,7 @@ def command(
         raise (
             CandidateError(failure.kind, failure.reason) if failure else RuntimeError("no scores, no failure")
         )
-    judge = Fitness(spec.tasks)
+    judge = Fitness.of(spec)
     low, high = judge.interval(outcome.scores)
     if json_:
         print_json(
@@ -98,7 +97,7 @@ def _fitness(path: Path) -> tuple[FitnessSpec, str | None]:
     from evomerge.errors import UserError
     from evomerge.fitness.spec import FitnessSpec
     from evomerge.recipe import parse, read_yaml
-    from evomerge.search.experiment import WorkersSpec, fitness_of_document
+    from evomerge.runs.experiment import WorkersSpec, fitness_of_document
 
     document: dict[str, Any] = read_yaml(path, ExperimentError)
     try:

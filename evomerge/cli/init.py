@@ -27,7 +27,7 @@ def command(
 ) -> None:
     """Copy a ready-made search space, to be edited."""
     from evomerge.recipe import write_whole
-    from evomerge.search.experiment import data_folder
+    from evomerge.runs.experiment import data_folder
 
     ready = {p.stem: p for p in sorted(data_folder("search_spaces").glob("*.yml"))}
     if name is None:

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from evomerge import __version__
 from evomerge.cli import check, evaluate, export, init, merge, methods, search, status
 from evomerge.errors import CandidateError, UserError
+from evomerge.version import __version__
 
 __all__ = ["app", "main"]
 

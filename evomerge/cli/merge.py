@@ -10,7 +10,7 @@ import typer
 
 from evomerge.cli._console import console, print_json, warn
 from evomerge.cli._signals import stoppable
-from evomerge.errors import RecipeError, did_you_mean
+from evomerge.errors import RecipeError, UserError, did_you_mean
 
 __all__ = ["command"]
 
@@ -42,9 +42,9 @@ def command(
     import os
 
     shard_bytes = _bytes(shard_size)
-    from evomerge.recipe import load_recipe
+    from evomerge.engine.recipe_faults import load_whole, with_faults
 
-    loaded = load_recipe(recipe)
+    loaded = load_whole(recipe)
     expected = _FINGERPRINT.search(recipe.read_text(encoding="utf-8"))
     if dtype is not None:
         loaded = loaded.model_copy(update={"out_dtype": dtype})
@@ -53,7 +53,10 @@ def command(
     from evomerge.engine.export import MergeOptions, merge_to_disk
     from evomerge.engine.sources import open_sources
 
-    checkpoints = open_sources({r: r for r in loaded.references()}, (Path(), recipe.parent))
+    try:
+        checkpoints = open_sources({r: r for r in loaded.references()}, (Path(), recipe.parent))
+    except UserError as exception:
+        raise with_faults(exception, loaded) from None
     options = MergeOptions(
         shard_bytes=shard_bytes,
         overwrite=overwrite,
@@ -94,7 +97,7 @@ def _bytes(text: str) -> int:
             if match and match.group(2)
             else "Write 5GB or 500MB."
         )
-        raise RecipeError("--shard-size", f"{text!r} is no size", hint)
+        raise RecipeError("--shard-size", f"{text!r} is not a size", hint)
     size = int(float(match.group(1)) * _UNITS[match.group(2).upper()])
     if size < _SMALLEST:
         number = match.group(1)

@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from evomerge.cli._console import console, leaderboard_table, number, print_json, say
-from evomerge.cli._studies import open_study
 
 __all__ = ["command"]
 
@@ -34,10 +33,10 @@ def command(
         search_text,
         study_document,
     )
-    from evomerge.search.leaderboard import leaderboard
+    from evomerge.runs.opened_study import open_study
 
     opened = open_study(study, storage)
-    rows = leaderboard(opened.study, opened.fitness, opened.top_k)
+    rows = opened.leaderboard()
     if json_:
         print_json(study_document(opened.study, rows))
         return

@@ -67,7 +67,8 @@ def check_inputs(
         raise CheckpointError("models", _listing("tensors are missing", missing), _HINT)
     if unequal:
         embeddings = any(comes_before_layers(t) or "lm_head" in t for t in unequal)
-        hint = "Embeddings of unequal size need a tokenizer section." if embeddings else ""
+        cure = "Embeddings of unequal size need a tokenizer section (`tokenizer: {source: base}`)."
+        hint = cure if embeddings else ""
         raise CheckpointError("models", _listing("tensors differ in shape", unequal), hint)
 
 

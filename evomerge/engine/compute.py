@@ -14,28 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from evomerge import kernels
 from evomerge.engine.fingerprint import check_finite
 from evomerge.engine.plan import TensorPlan
 from evomerge.engine.statistics import Statistics
 from evomerge.errors import CheckpointError, RecipeError
-from evomerge.methods import (
-    ROW_BLOCK,
-    Chunk,
-    Destination,
-    Digest,
-    MergeMethod,
-    Sink,
-    compiled,
-    get_method,
-    key_of,
-    write_rows,
-)
+from evomerge.kernels import ROW_BLOCK, Chunk, Destination, Digest, Sink, key_of, write_rows
+from evomerge.methods import MergeMethod, get_method
 
 __all__ = ["ComputePool", "Read", "merge_tensor", "rows_of"]
-
-_CHUNK_ELEMENTS = {"compiled": 1 << 20, "cpu": 1 << 16, "other": 1 << 24}
-"""Elements of a chunk. Compiled functions have tiles of their own, and each call costs some 40 us; with
-torch on a CPU intermediate values should stay in a core's cache; a GPU wants enough to do."""
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -83,12 +70,14 @@ def merge_tensor(
         destination.put(0, same_RC)
         return digest
 
+    elements = chunk_elements or kernels.chunk_elements(digest.state.device)
+
     def chunks() -> Iterator[Chunk]:
-        return _chunks(tensor, x_MRC, chunk_elements or _chunk_elements(x_MRC[0]), release)
+        return _chunks(tensor, x_MRC, elements, release)
 
     scalars = _prepare(tensor, method, statistics.get(tensor, method, chunks))
     whole = _chunk(tensor, tuple(x_MRC), 0)
-    write_rows(method.kernel, scalars, chunks, whole, Sink(destination, tensor.dtype, digest))
+    write_rows(method.kernel, scalars, chunks, whole, Sink(destination, tensor.dtype, digest.state))
     if digest.state.device.type == "cpu":
         check_finite(tensor, digest)
     return digest
@@ -157,12 +146,6 @@ def _prepare(tensor: TensorPlan, method: MergeMethod, statistic: Any) -> Any:
             return method.prepare(statistic, **arguments)
     except ValueError as exception:
         raise RecipeError("parameters", f"{method.name}: {exception} (tensor {tensor.name})") from None
-
-
-def _chunk_elements(x_RC: Tensor) -> int:
-    if x_RC.device.type != "cpu":
-        return _CHUNK_ELEMENTS["other"]
-    return _CHUNK_ELEMENTS["compiled" if compiled() is not None else "cpu"]
 
 
 def _check_equal(tensor: TensorPlan, x_MRC: Sequence[Tensor]) -> None:

@@ -12,7 +12,7 @@ from evomerge.engine.plan import Input, TensorPlan
 from evomerge.errors import CheckpointError, RecipeError, did_you_mean
 from evomerge.recipe import Recipe
 
-__all__ = ["common_dtype", "dtype_of", "promoted"]
+__all__ = ["check_dtype", "common_dtype", "dtype_of", "promoted"]
 
 _DTYPES = {
     "float16": torch.float16,
@@ -30,10 +30,17 @@ def dtype_of(recipe: Recipe) -> torch.dtype | None:
     """
     field_ = "out_dtype" if recipe.out_dtype is not None else "dtype"
     name = recipe.out_dtype if recipe.out_dtype is not None else recipe.dtype
-    if name is None:
-        return None
+    return None if name is None else check_dtype(field_, name)
+
+
+def check_dtype(field: str, name: str) -> torch.dtype:
+    """The dtype called ``name``, which stands in ``field`` of a recipe.
+
+    Raises:
+        RecipeError: There is none of that name.
+    """
     if name not in _DTYPES:
-        raise RecipeError(field_, f"{name!r} is not a dtype of weights", did_you_mean(name, _DTYPES))
+        raise RecipeError(field, f"{name!r} is not a dtype of weights", did_you_mean(name, _DTYPES))
     return _DTYPES[name]
 
 

@@ -19,9 +19,10 @@ from evomerge.engine.fingerprint import fingerprint
 from evomerge.engine.header import check_header
 from evomerge.engine.inputs import Inputs
 from evomerge.engine.plan import MergePlan, TensorPlan
+from evomerge.engine.recipe_faults import with_faults
 from evomerge.engine.statistics import Statistics
-from evomerge.errors import CandidateError, CheckpointError, OutputError
-from evomerge.methods import Digest
+from evomerge.errors import CandidateError, CheckpointError, OutputError, UserError
+from evomerge.kernels import Digest
 from evomerge.recipe import Recipe, dump_recipe
 from evomerge.tokenizers.vocabulary import tokenizer_files
 
@@ -79,7 +80,10 @@ def merge_to_disk(
     protected = _protected(checkpoints, options.recipe_file)
     check_target(output_path(path), protected, overwrite=options.overwrite)
     inputs = Inputs(checkpoints, truncate_embeddings=options.truncate_embeddings)
-    merge_plan = inputs.plan(recipe)
+    try:
+        merge_plan = inputs.plan(recipe)
+    except UserError as exception:
+        raise with_faults(exception, recipe) from None
     warning = check_header(merge_plan, is_stack=recipe.models is None)
     warnings = (*merge_plan.warnings, *((warning,) if warning is not None else ()))
     infos = {t.name: t.info for t in merge_plan.tensors}

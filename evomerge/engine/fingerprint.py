@@ -13,7 +13,7 @@ import torch
 
 from evomerge.engine.plan import TensorPlan
 from evomerge.errors import CandidateError, FailureKind
-from evomerge.methods import Digest
+from evomerge.kernels import Digest
 
 __all__ = ["check_finite", "fingerprint"]
 

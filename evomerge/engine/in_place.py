@@ -16,7 +16,7 @@ from evomerge.engine.memory import SourcesIn, memory_plan
 from evomerge.engine.plan import MergePlan, TensorPlan
 from evomerge.engine.statistics import Statistics
 from evomerge.errors import CandidateError, FailureKind
-from evomerge.methods import Digest, InMemory
+from evomerge.kernels import Digest, InMemory
 from evomerge.recipe import Recipe
 
 __all__ = ["InPlaceMerge", "Weights", "WeightsFor"]

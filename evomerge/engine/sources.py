@@ -13,9 +13,9 @@ from evomerge.checkpoints.references import Reference, locate, parse_source, set
 from evomerge.engine.adapters import adapter_alone, with_adapter
 from evomerge.engine.compatibility import check_not_quantized
 from evomerge.engine.inputs import Inputs
+from evomerge.engine.recipe_faults import load_whole, with_faults
 from evomerge.engine.stages import staged
 from evomerge.errors import CheckpointError, RecipeError, UserError, together
-from evomerge.recipe import load_recipe
 
 __all__ = ["identities", "open_sources"]
 
@@ -134,7 +134,7 @@ def _opened(reference: Reference, folders: Sequence[Path], within: tuple[Path, .
     if file in within:
         circle = " -> ".join(str(f) for f in (*within, file))
         raise RecipeError(str(file), f"is made from itself: {circle}")
-    recipe = load_recipe(file)
+    recipe = load_whole(file)
     sources = open_sources(
         {r: r for r in recipe.references()}, (file.parent, *folders), within=(*within, file)
     )
@@ -143,4 +143,4 @@ def _opened(reference: Reference, folders: Sequence[Path], within: tuple[Path, .
         stage.warnings = (*recipe.warnings, *stage.warnings)
         return stage
     except UserError as exception:
-        raise exception.within(str(file)) from None
+        raise with_faults(exception, recipe).within(str(file)) from None

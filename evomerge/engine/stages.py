@@ -15,7 +15,7 @@ from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.engine.compute import merge_tensor, rows_of
 from evomerge.engine.plan import MergePlan, TensorPlan
 from evomerge.engine.statistics import Statistics
-from evomerge.methods import InMemory
+from evomerge.kernels import InMemory
 
 __all__ = ["staged"]
 

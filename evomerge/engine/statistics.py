@@ -6,7 +6,8 @@ import threading
 from typing import Any
 
 from evomerge.engine.plan import TensorPlan
-from evomerge.methods import Chunks, MergeMethod, nothing
+from evomerge.kernels import Chunks, nothing, take_measure
+from evomerge.methods import MergeMethod
 
 __all__ = ["Statistics"]
 
@@ -31,7 +32,7 @@ class Statistics:
             if key in self._values:
                 return self._values[key]
         # Two threads may measure the same tensor at once: the same value twice, which does no harm.
-        value = measure.run(chunks)
+        value = take_measure(measure, chunks)
         with self._lock:
             return self._values.setdefault(key, value)
 

@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from evomerge.errors import FitnessError
+from evomerge.errors import FitnessError, did_you_mean
+from evomerge.fitness.objective_registry import OBJECTIVES, ObjectiveFunction, TaskValue
 from evomerge.fitness.scores import Scores, TaskScore
-from evomerge.fitness.spec import TaskSpec
+from evomerge.fitness.spec import FitnessSpec, TaskSpec
 
 __all__ = ["EXACT_AGGREGATIONS", "POSITIVE_AGGREGATIONS", "Fitness"]
 
@@ -57,7 +58,7 @@ POSITIVE_AGGREGATIONS = ("perplexity", "weighted_perplexity", "bits_per_byte")
 
 
 class Fitness:
-    """One number for the scores of a model: the weighted mean of its tasks, higher is better.
+    """One number for the scores of a model, higher is better: the weighted mean of its tasks, or a function.
 
     A task's value has its transform applied and, where lower is better, its sign turned. A group's
     weight is spread evenly over its members. Works on any split, in any process, from the specs alone.
@@ -66,24 +67,43 @@ class Fitness:
         FitnessError: every weight is zero.
     """
 
-    def __init__(self, tasks: Sequence[TaskSpec]) -> None:
+    def __init__(self, tasks: Sequence[TaskSpec], function: ObjectiveFunction | None = None) -> None:
         self._specs = tuple(tasks)
+        self._function = function
         self._total = math.fsum(spec.weight for spec in self._specs)
         if self._total <= 0.0:
             raise FitnessError("fitness.tasks", "every task has weight 0", "Give one of them a weight.")
 
-    def score(self, scores: Scores) -> float:
-        """The weighted mean; higher is better.
+    @classmethod
+    def of(cls, spec: FitnessSpec) -> Fitness:
+        """The fitness of a ``fitness`` section.
 
         Raises:
-            FitnessError: ``scores`` do not fit the tasks, or a logarithm of 0 or less is asked for.
+            FitnessError: There is no such objective.
+        """
+        if spec.objective == "weighted_mean":
+            return cls(spec.tasks)
+        if spec.objective not in OBJECTIVES:
+            known = ("weighted_mean", *OBJECTIVES)
+            hint = " ".join((did_you_mean(spec.objective, known), *OBJECTIVES.failures))
+            raise FitnessError("fitness.objective", f"there is no objective {spec.objective!r}", hint)
+        return cls(spec.tasks, OBJECTIVES[spec.objective])
+
+    def score(self, scores: Scores) -> float:
+        """The number; higher is better.
+
+        Raises:
+            FitnessError: ``scores`` do not fit the tasks, a logarithm of 0 or less is asked for, or the
+                objective's function failed.
         """
         parts = [
-            weight * self._better(task, task.value)
+            (task, weight, self._better(task, task.value))
             for task, weight in zip(scores.tasks, self._weights(scores), strict=True)
             if weight > 0.0  # reported only: need not even have a logarithm
         ]
-        return math.fsum(parts) / self._total
+        if self._function is None:
+            return math.fsum(weight * value for _, weight, value in parts) / self._total
+        return self._called([TaskValue(task.task, value, weight) for task, weight, value in parts])
 
     def interval(self, scores: Scores, confidence: float = 0.95) -> tuple[float, float]:
         """Where the score would lie with other items of the same kind: (low, high), higher is better.
@@ -91,12 +111,21 @@ class Fitness:
         A percentile bootstrap over the items within each task, 1000 resamples from a generator of its
         own: the same scores always give the same interval.
         """
-        total = np.zeros(RESAMPLES)
-        for position, (task, weight) in enumerate(zip(scores.tasks, self._weights(scores), strict=True)):
-            if weight > 0.0:
-                values = _resampled(task, position)
-                total += weight * np.array([self._better(task, value) for value in values])
-        return _percentiles(total / self._total, confidence)
+        resampled = [
+            (task.task, weight, [self._better(task, value) for value in _resampled(task, position)])
+            for position, (task, weight) in enumerate(zip(scores.tasks, self._weights(scores), strict=True))
+            if weight > 0.0
+        ]
+        if self._function is None:
+            total = np.zeros(RESAMPLES)
+            for _, weight, values in resampled:
+                total += weight * np.array(values)
+            return _percentiles(total / self._total, confidence)
+        scored = [
+            self._called([TaskValue(task, values[i], weight) for task, weight, values in resampled])
+            for i in range(RESAMPLES)
+        ]
+        return _percentiles(np.array(scored), confidence)
 
     def task_interval(self, task: TaskScore, confidence: float = 0.95) -> tuple[float, float]:
         """The same for one task's value, in the metric's own unit: neither transformed nor turned.
@@ -105,6 +134,14 @@ class Fitness:
         mean of the items' own values, around the task's value. Infinite when the items hold no numbers.
         """
         return _percentiles(np.array(_resampled(task, 0)), confidence)
+
+    def _called(self, values: Sequence[TaskValue]) -> float:
+        assert self._function is not None  # noqa: S101 (callers look)
+        try:
+            return float(self._function(values))
+        except Exception as exception:  # a function of the user's
+            told = f"the objective's function failed ({type(exception).__name__}: {exception})"
+            raise FitnessError("fitness.objective", told) from exception
 
     def _spec(self, task: TaskScore) -> TaskSpec:
         for spec in sorted(self._specs, key=lambda spec: spec.task != task.task):  # the task before a group

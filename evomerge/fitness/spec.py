@@ -109,6 +109,10 @@ class FitnessSpec(_Frozen):
     """What makes a model good: tasks of lm-eval, scored on disjoint splits of their items."""
 
     tasks: tuple[TaskSpec, ...] = Field(min_length=1, description="The tasks; names or mappings.")
+    objective: str = Field(
+        default="weighted_mean",
+        description="What makes one number of the tasks: weighted_mean, or one of an installed package.",
+    )
     include_path: str | tuple[str, ...] | None = Field(
         default=None,
         description="Folder(s) with task definitions of your own, relative to the experiment file. "

@@ -14,18 +14,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evomerge.methods._chunks import Measure, nothing
-from evomerge.methods._conditioning import LineCoefficients, conditioned
-from evomerge.methods._registry import Base, Bound, PerModel, Range, merge_method
-from evomerge.methods._span import (
+from evomerge.kernels import (
+    LineCoefficients,
     LineGrams,
+    Measure,
     column_grams,
     gram,
     line_weighted_sum,
+    nothing,
     row_grams,
+    stable_coefficients,
     task_gram,
     weighted_sum,
 )
+from evomerge.methods.registry import Base, Bound, PerModel, Range, merge_method
 
 _Floats = NDArray[np.float64]
 
@@ -133,7 +135,7 @@ def nuslerp(
     c_ML = [np.where(parallel_L, share, np.sin(share * angle_L) / safe_L) for share in (1 - t, t)]
     if has_base:
         c_ML.insert(0, 1 - c_ML[0] - c_ML[1])
-    return conditioned(
+    return stable_coefficients(
         np.stack(c_ML, axis=1), lines.grams_LMM.numpy(), has_base=has_base, per_column=lines.per_column
     )
 
@@ -189,7 +191,9 @@ def multislerp(
     """
     first = 1 if has_base else 0
     if len(weight) == 1:
-        return conditioned(np.array([[0.0, 1.0][1 - first :]]), gram_MM.numpy()[None], has_base=has_base)
+        return stable_coefficients(
+            np.array([[0.0, 1.0][1 - first :]]), gram_MM.numpy()[None], has_base=has_base
+        )
     span = _Span(gram_MM[first:, first:])
     total = math.fsum(weight)
     if normalize_weights and total == 0:
@@ -198,7 +202,7 @@ def multislerp(
     c_M = _barycentre(span, w, eps)
     if has_base:
         c_M = np.concatenate([[1 - math.fsum(c_M.tolist())], c_M])
-    return conditioned(c_M[None], gram_MM.numpy()[None], has_base=has_base)
+    return stable_coefficients(c_M[None], gram_MM.numpy()[None], has_base=has_base)
 
 
 def _barycentre(span: _Span, w: list[float], eps: float) -> _Floats:
@@ -245,7 +249,7 @@ def karcher(
     A model opposite to the mean pulls in no direction more than in another, so it does not pull.
     """
     if len(weight) == 1:
-        return conditioned(np.ones((1, 1)), gram_MM.numpy()[None], has_base=False)
+        return stable_coefficients(np.ones((1, 1)), gram_MM.numpy()[None], has_base=False)
     span = _Span(gram_MM)
     total = math.fsum(weight)
     if total == 0:
@@ -254,11 +258,11 @@ def karcher(
     length = math.fsum(a * n for a, n in zip(share, span.norms, strict=True))
     used = [i for i, n in enumerate(span.norms) if n > tol and share[i] > 0]
     if not used:
-        return conditioned(np.zeros((1, len(weight))), gram_MM.numpy()[None], has_base=False)
+        return stable_coefficients(np.zeros((1, len(weight))), gram_MM.numpy()[None], has_base=False)
     kept = math.fsum(share[i] for i in used)
     alpha = {i: share[i] / kept for i in used}
     c_M = _centre(span, alpha, max_iter, tol) * length
-    return conditioned(c_M[None], gram_MM.numpy()[None], has_base=False)
+    return stable_coefficients(c_M[None], gram_MM.numpy()[None], has_base=False)
 
 
 def _centre(span: _Span, alpha: dict[int, float], max_iter: int, tol: float) -> _Floats:
@@ -316,7 +320,7 @@ def model_stock(
     divisor_L = 1 + (count - 1) * cos_L
     pole_L = np.abs(divisor_L) < _POLE
     t_L = np.where(pole_L, 0, count * cos_L / np.where(pole_L, 1, divisor_L))
-    return conditioned(np.stack([1 - t_L, *[t_L / count] * count], axis=1), g_LMM, has_base=True)
+    return stable_coefficients(np.stack([1 - t_L, *[t_L / count] * count], axis=1), g_LMM, has_base=True)
 
 
 @merge_method("passthrough", source="copies one model", measure=nothing, kernel=weighted_sum, models=(1, 1))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from evomerge.methods import _selected as kernels
-from evomerge.methods._chunks import Measure, nothing
-from evomerge.methods._registry import Base, Bound, Range, merge_method
-from evomerge.methods._selected import Importance, Ram, VarianceCut, Variances
+from evomerge import kernels
+from evomerge.kernels import Importance, Measure, Ram, VarianceCut, Variances, nothing
+from evomerge.methods.registry import Base, Bound, Range, merge_method
 
 _Epsilon = Annotated[float, Range("changes up to this are no changes", 0)]
 
@@ -55,7 +54,7 @@ def nearswap(
     "arcee_fusion",
     source="Arcee AI 2025: importance by parameter change and divergence of the rows",
     measure=kernels.importance,
-    kernel=kernels.fusion,
+    kernel=kernels.arcee_fusion,
     base=Base.REQUIRED,
     models=(1, 1),
 )

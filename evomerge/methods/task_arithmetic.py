@@ -9,11 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from evomerge.methods._chunks import Measure, nothing
-from evomerge.methods._masked import Mask, MaskedSum, Trim, magnitudes, masked_sum
-from evomerge.methods._random import key_of
-from evomerge.methods._ranks import Histogram
-from evomerge.methods._registry import Base, Bound, PerModel, Range, merge_method
+from evomerge.kernels import (
+    Histogram,
+    Mask,
+    MaskedSum,
+    Measure,
+    Trim,
+    key_of,
+    magnitudes,
+    masked_sum,
+    nothing,
+)
+from evomerge.methods.registry import Base, Bound, PerModel, Range, merge_method
 
 _Weight = Annotated[PerModel, Range("factor of the task vector")]
 _Density = Annotated[PerModel, Range("share of the task vector's elements kept", 0, 1)]

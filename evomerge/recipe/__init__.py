@@ -1,6 +1,6 @@
 """What to merge: recipes, and recipes with holes. Knows neither torch nor files of weights."""
 
-from evomerge.recipe.dialect import as_number, whole, without_extras
+from evomerge.recipe.dialect import as_number, normalise, whole, without_extras
 from evomerge.recipe.files import (
     dump_recipe,
     load_recipe,
@@ -10,6 +10,7 @@ from evomerge.recipe.files import (
     read_recipe,
     read_yaml,
     write_whole,
+    wrong_fields,
 )
 from evomerge.recipe.loader import Document
 from evomerge.recipe.model import (
@@ -46,6 +47,7 @@ __all__ = [
     "filters_of",
     "load_recipe",
     "lookup",
+    "normalise",
     "parse",
     "parse_recipe",
     "parse_yaml",
@@ -55,4 +57,5 @@ __all__ = [
     "whole",
     "without_extras",
     "write_whole",
+    "wrong_fields",
 ]

@@ -12,19 +12,26 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from evomerge.errors import OutputError, RecipeError, UserError, did_you_mean
+from evomerge.errors import OutputError, RecipeError, UserError, did_you_mean, together
 from evomerge.recipe.dialect import MISPLACED, normalise
 from evomerge.recipe.loader import MAX_YAML_NODES, Document, load_documents
 from evomerge.recipe.model import Recipe
 
-__all__ = ["dump_recipe", "load_recipe", "parse", "parse_recipe", "read_recipe", "read_yaml", "write_whole"]
+__all__ = [
+    "dump_recipe",
+    "load_recipe",
+    "parse",
+    "parse_recipe",
+    "read_recipe",
+    "read_yaml",
+    "write_whole",
+    "wrong_fields",
+]
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
 MAX_YAML_BYTES = 2**20
 MAX_YAML_DEPTH = 50
-MAX_LISTED = 20
-"""Wrong fields that one message names."""
 
 
 def read_yaml(path: Path, error: type[UserError] = RecipeError) -> Document:
@@ -134,16 +141,26 @@ def parse(model: type[_Model], document: Mapping[str, Any], error: type[UserErro
     try:
         return model.model_validate(document)
     except ValidationError as exception:
-        problems = _innermost(exception.errors(include_url=False))
-        lines = [_describe(problem, model) for problem in problems]
-        if len(lines) == 1:
-            place, reason, hint = lines[0]
-            raise error(place, reason, hint) from None
-        shown = lines[:MAX_LISTED]
-        listed = "".join(f"\n  - {place}: {reason}. {hint}".rstrip() for place, reason, hint in shown)
-        if len(lines) > len(shown):
-            listed += f"\n  - and {len(lines) - len(shown)} more"
-        raise error("", f"{len(lines)} fields are wrong:{listed}") from None
+        raise together(_errors(exception, model, error), "fields are wrong") from None
+
+
+def wrong_fields(
+    model: type[BaseModel], document: Mapping[str, Any], error: type[UserError] = RecipeError
+) -> list[UserError]:
+    """Each field of ``document`` that does not fit ``model``, as an error of its own."""
+    try:
+        model.model_validate(document)
+    except ValidationError as exception:
+        return _errors(exception, model, error)
+    return []
+
+
+def _errors(exception: ValidationError, model: type[BaseModel], error: type[UserError]) -> list[UserError]:
+    problems = _innermost(exception.errors(include_url=False))
+    told = [_describe(problem, model) for problem in problems]
+    # Where a value may be one of two things, pydantic says of each why it is not.
+    first = {place: (place, reason, hint) for place, reason, hint in reversed(told)}
+    return [error(*first[place]) for place in dict.fromkeys(place for place, _, _ in told)]
 
 
 def parse_recipe(document: Mapping[str, Any]) -> Recipe:
@@ -271,12 +288,14 @@ def _describe(problem: Any, model: type[BaseModel]) -> tuple[str, str, str]:
     given = problem.get("input")
     if problem["type"] not in ("missing", "value_error") and isinstance(given, str | int | float | bool):
         reason += f", got {given!r}"
-    return place, reason, ""
+    return place, reason, str(problem.get("ctx", {}).get("hint", ""))
 
 
 def _place(loc: tuple[int | str, ...]) -> str:
     text = ""
     for part in loc:
+        if isinstance(part, str) and part.startswith("function-"):  # pydantic's name of a choice
+            continue
         text += f"[{part}]" if isinstance(part, int) else (f".{part}" if text else str(part))
     return text or "the top level"
 

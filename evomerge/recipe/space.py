@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, cast
 
-from evomerge.errors import RecipeError, did_you_mean
+from evomerge.errors import RecipeError, did_you_mean, together
 from evomerge.recipe.dialect import normalise
 from evomerge.recipe.files import parse
 from evomerge.recipe.model import Recipe
@@ -130,8 +130,13 @@ class SearchSpace:
         labels = _labels(self.document, [path for path, _ in found])
         dimensions: dict[str, Dimension] = {}
         holes = []
+        errors: list[RecipeError] = []
         for (path, node), label in zip(found, labels, strict=True):
-            hole, made = _parse_hole(path, node, label)
+            try:
+                hole, made = _parse_hole(path, node, label)
+            except RecipeError as exception:
+                errors.append(exception)
+                continue
             for dimension in made:
                 known = dimensions.setdefault(dimension.name, dimension)
                 if known != dimension:
@@ -142,6 +147,8 @@ class SearchSpace:
             holes.append(hole)
             if len(dimensions) > MAX_DIMENSIONS:
                 raise RecipeError("", f"has more than {MAX_DIMENSIONS} dimensions, too many to search")
+        if errors:
+            raise together(errors, "holes are wrong")
         self.holes: tuple[Hole, ...] = tuple(holes)
         self._tree = _tree(self.holes)
         self.dimensions: tuple[Dimension, ...] = tuple(dimensions.values())
@@ -166,6 +173,22 @@ class SearchSpace:
             RecipeError: The filled recipe is no recipe.
         """
         return parse(Recipe, _filled(self.document, self._tree, values))
+
+    def values_of(self, recipe: Recipe) -> Values | None:
+        """The values that make ``recipe`` of this space; ``None`` where none do. The inverse of ``fill``."""
+        document = recipe.document()
+        values: dict[str, Value] = {}
+        try:
+            for hole in self.holes:
+                node: Any = document
+                for part in hole.path:
+                    node = node[part]
+                given = node if hole.gradient else [node]
+                values.update(zip(hole.names, given, strict=True))
+            made = self.fill({d.name: d.decode(d.encode(values[d.name])) for d in self.dimensions})
+            return values if made.key() == self.fill(values).key() == recipe.key() else None
+        except (KeyError, IndexError, TypeError, ValueError, RecipeError):
+            return None
 
     def references(self) -> tuple[str, ...]:
         """Every model that some filling of the space names."""

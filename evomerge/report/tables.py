@@ -7,10 +7,9 @@ from dataclasses import asdict
 from typing import Any
 
 from evomerge.recipe import Dimension
-from evomerge.search.experiment import SearchSpec
 from evomerge.search.leaderboard import Row
-from evomerge.search.samplers import SamplerSettings, first_population
-from evomerge.search.study import AcceptedDrift, Driver, Study, Trial, versions_text
+from evomerge.search.search_section import SearchSpec
+from evomerge.study.study import AcceptedDrift, Driver, Study, Trial, versions_text
 
 __all__ = [
     "drift_document",
@@ -33,7 +32,7 @@ def trial_document(trial: Trial) -> dict[str, Any]:
         "generation": trial.generation,
         "index": trial.index,
         "score": trial.score,
-        "values": dict(trial.values),
+        "values": dict(trial.parameters),
         "tasks": {t.task: t.value for t in trial.scores.tasks} if trial.scores is not None else None,
         "failure": None if trial.failure is None else asdict(trial.failure),
         "fingerprint": trial.fingerprint,
@@ -60,17 +59,10 @@ def row_document(row: Row) -> dict[str, Any]:
 
 def search_text(search: SearchSpec, dimensions: Sequence[Dimension]) -> str:
     """How a study is searched, on one line; the population is that of the first generation."""
-    settings = SamplerSettings(search.sampler, search.population)
-    parts = [
-        f"Search: {search.sampler}",
-        f"{search.trials} candidates",
-        f"population {first_population(settings, dimensions)}",
-    ]
-    if search.sampler == "cma_es":
-        parts.append(f"sigma {search.sigma:g}")
-        if search.restarts is not None:
-            parts.append(f"restarts {search.restarts}")
-    return ", ".join([*parts, f"lag {search.lag}", f"seed {search.seed}"])
+    fields = search.shown(dimensions)
+    del fields["top_k"]  # of what comes after the search
+    parts = [f"Search: {fields.pop('sampler')}", f"{fields.pop('trials')} candidates"]
+    return ", ".join([*parts, *(f"{name} {value}" for name, value in fields.items())])
 
 
 def driver_text(driver: Driver) -> str:
@@ -84,7 +76,7 @@ def driver_text(driver: Driver) -> str:
 
 
 def drift_text(drift: AcceptedDrift) -> str:
-    """What was accepted with ``--accept-drift``, on one line."""
+    """A drift that was accepted under release 0.1.0, on one line."""
     changed = versions_text(drift.changed) or "no version changed"
     return f"Drift accepted after {drift.candidates} candidates: {changed}"
 

@@ -9,34 +9,24 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 from evomerge.errors import StudyError
 from evomerge.fitness.items import ItemSet
 from evomerge.fitness.scores import Split
 from evomerge.recipe import Recipe, SearchSpace
 from evomerge.search.baselines import Baseline
-from evomerge.search.progress import Meter, Observer, Phase, Quiet
+from evomerge.search.observers import Observer, Observers
+from evomerge.search.progress import Meter, Phase
 from evomerge.search.ranking import Objective, finalists, winner
-from evomerge.search.samplers import SamplerSettings
+from evomerge.search.results import Ending, SearchResult
+from evomerge.search.samplers import SamplerPlan
 from evomerge.search.scoring import Candidate, Scoring
 from evomerge.search.stream import Stream, open_stream
-from evomerge.search.study import SplitResult, Study, Trial
+from evomerge.study.study import SplitResult, Study, Trial
 from evomerge.workers.executor import Executor
 from evomerge.workers.jobs import Job
 
 __all__ = ["Ending", "SearchPlan", "SearchResult", "recipe_of", "search"]
-
-
-class Ending(StrEnum):
-    """Why a search came to its end."""
-
-    BUDGET = "budget"
-    """All trials are done; validation and test as well."""
-    CONVERGED = "converged"
-    """The sampler had nothing left to propose; validation and test are done as well."""
-    STOPPED = "stopped"
-    """``should_stop`` said so; the same call goes on where this one ended."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +38,7 @@ class SearchPlan:
     """
 
     space: SearchSpace
-    sampler: SamplerSettings
+    sampler: SamplerPlan
     objective: Objective
     baselines: tuple[Baseline, ...]
     trials: int
@@ -56,51 +46,37 @@ class SearchPlan:
     lag: int = 0
 
 
-@dataclass(frozen=True)
-class SearchResult:
-    """How a search ended. ``winner`` is the best finalist on validation items, once there is one."""
-
-    ending: Ending
-    winner: Trial | None
-    candidates: int
-    """Candidates in the study, of all runs."""
-    evaluated: int
-    """Jobs run by this call, baselines, validation and test included."""
-
-
 def search(
     plan: SearchPlan,
     study: Study,
     executor: Executor,
-    observer: Observer | None = None,
+    observers: Sequence[Observer] = (),
     should_stop: Callable[[], bool] = lambda: False,
-    *,
-    accept_drift: bool = False,
 ) -> SearchResult:
     """Brings ``study`` to ``plan.trials`` candidates, validates the best and tests the winner.
 
     May be killed anywhere: the same call continues, and the finished study equals one that never was.
-    ``should_stop`` is asked between two results; ``executor`` stays open (its owner closes it).
-    ``accept_drift``: where the sampler no longer proposes what the study recorded (another version of a
-    library), go on from what it was told, and note that in the study.
+    ``should_stop`` is asked between two results; ``executor`` stays open (its owner closes it). An observer
+    that raises is logged and dropped (``observers.Observers``).
 
     Raises:
         StudyError: The sampler no longer proposes what the study recorded; more than half of the
             candidates failed; the storage refused; another driver has taken the study over.
         UserError: From the executor: a mistake that no other candidate would survive.
     """
-    run = _Run(plan, study, executor, observer or Quiet(), should_stop)
-    if study.trials():
-        run.observer.on_resume(study)
+    run = _Run(plan, study, executor, Observers(observers), should_stop)
+    run.observer.on_start(study)
     try:
         run.baselines()
-        ending = run.generations(accept_drift=accept_drift)
+        ending = run.generations()
         run.validation()
         run.test()
     except _Stopped:
         ending = Ending.STOPPED
     best = winner(study, plan.objective, plan.top_k)
-    return SearchResult(ending, best, len(study.candidates()), run.evaluated)
+    result = SearchResult(ending, best, len(study.candidates()), run.evaluated)
+    run.observer.on_end(result)
+    return result
 
 
 def recipe_of(trial: Trial, plan: SearchPlan) -> Recipe:
@@ -111,7 +87,7 @@ def recipe_of(trial: Trial, plan: SearchPlan) -> Recipe:
         StudyError: The plan has no baseline of that name.
     """
     if trial.kind == "candidate":
-        return plan.space.fill(dict(trial.values))
+        return plan.space.fill(dict(trial.parameters))
     for baseline in plan.baselines:
         if baseline.name == trial.name:
             return baseline.recipe
@@ -157,12 +133,10 @@ class _Run:
         for trial in self.scoring.run():
             self._show(trial)
 
-    def generations(self, *, accept_drift: bool) -> Ending:
+    def generations(self) -> Ending:
         """Searches until the budget is spent or the sampler has converged."""
         plan, study = self.plan, self.study
-        stream = open_stream(
-            plan.sampler, plan.space.dimensions, plan.lag, plan.trials, study, accept_drift=accept_drift
-        )
+        stream = open_stream(plan.sampler, plan.space.dimensions, plan.lag, plan.trials, study)
         self._begin(Phase.SEARCH, len(study.candidates()), plan.trials)
         self._propose(stream)
         for trial in self.scoring.run():

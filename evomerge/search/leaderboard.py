@@ -8,7 +8,7 @@ from typing import Protocol
 
 from evomerge.fitness.scores import Scores, Split
 from evomerge.search.ranking import finalists, fitness_of, winner
-from evomerge.search.study import Study, Trial
+from evomerge.study.study import Study, Trial
 
 __all__ = ["Judge", "Row", "TaskResult", "leaderboard"]
 

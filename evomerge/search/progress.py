@@ -1,17 +1,14 @@
-"""How a search goes, for those who watch it. Nothing here decides."""
+"""Where a search stands. Nothing here decides."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
 
-from evomerge.fitness.scores import Split
-from evomerge.search.study import SplitResult, Study, Trial
+from evomerge.study.study import Study, Trial
 
-__all__ = ["Meter", "Observer", "Phase", "Progress", "Quiet"]
+__all__ = ["Meter", "Phase", "Progress"]
 
 
 class Phase(StrEnum):
@@ -52,49 +49,6 @@ class Progress:
     def remaining(self) -> float | None:
         """Seconds to the end of this phase at that rate; ``None`` before the first."""
         return None if self.rate is None else (self.total - self.done) / self.rate
-
-
-class Observer(Protocol):
-    """Told what happens, after it was written to the study; may not change anything."""
-
-    def on_resume(self, study: Study) -> None:
-        """The study already holds trials."""
-        ...
-
-    def on_phase(self, progress: Progress) -> None:
-        """A phase begins (also when a resumed study has nothing left to do in it)."""
-        ...
-
-    def on_trial(self, trial: Trial, progress: Progress) -> None:
-        """A baseline or a candidate is recorded."""
-        ...
-
-    def on_generation(self, trials: Sequence[Trial], progress: Progress) -> None:
-        """A generation is whole, and was told unless its run had converged before."""
-        ...
-
-    def on_split(self, trial: Trial, split: Split, result: SplitResult, progress: Progress) -> None:
-        """A trial's result on validation or test items is recorded."""
-        ...
-
-
-class Quiet:
-    """An observer that does nothing; a base for those that care about little."""
-
-    def on_resume(self, study: Study) -> None:
-        """Nothing."""
-
-    def on_phase(self, progress: Progress) -> None:
-        """Nothing."""
-
-    def on_trial(self, trial: Trial, progress: Progress) -> None:
-        """Nothing."""
-
-    def on_generation(self, trials: Sequence[Trial], progress: Progress) -> None:
-        """Nothing."""
-
-    def on_split(self, trial: Trial, split: Split, result: SplitResult, progress: Progress) -> None:
-        """Nothing."""
 
 
 class Meter:

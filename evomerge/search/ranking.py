@@ -1,16 +1,15 @@
-"""Which trials are better than others: what the sampler is told, who is validated, who wins."""
+"""Which trials are better than others: who is validated, who wins."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Protocol
 
 from evomerge.errors import FitnessError
 from evomerge.fitness.scores import Scores, Split
-from evomerge.search.study import Study, Trial
+from evomerge.study.study import Study, Trial
 
-__all__ = ["Objective", "finalists", "fitness_of", "losses", "winner"]
+__all__ = ["Objective", "finalists", "fitness_of", "winner"]
 
 
 class Objective(Protocol):
@@ -28,16 +27,6 @@ def fitness_of(scores: Scores | None, objective: Objective) -> float | None:
     except FitnessError:  # the logarithm of a metric that is 0, say
         return None
     return fitness if math.isfinite(fitness) else None
-
-
-def losses(trials: Sequence[Trial]) -> list[float]:
-    """One finite loss per trial, lower is better: minus its score; the worst of them plus 1 for the failed.
-
-    All zero when all failed: a generation that teaches nothing.
-    """
-    finite = [-t.score for t in trials if t.score is not None]
-    worst = max(finite) + 1.0 if finite else 0.0
-    return [worst if t.score is None else -t.score for t in trials]
 
 
 def finalists(study: Study, top_k: int) -> tuple[Trial, ...]:

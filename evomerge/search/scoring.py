@@ -15,7 +15,7 @@ from evomerge.recipe import Recipe, SearchSpace, Values
 from evomerge.search.baselines import Baseline
 from evomerge.search.ranking import Objective, fitness_of
 from evomerge.search.stream import Proposal
-from evomerge.search.study import Study, Trial
+from evomerge.study.study import Basis, Study, Trial
 from evomerge.workers.executor import Executor
 from evomerge.workers.jobs import Failure, Job, Outcome, Seconds
 
@@ -63,6 +63,7 @@ class Scoring:
         self._study, self._executor, self._objective = study, executor, objective
         # A trial that was itself answered from another answers none: the first evaluation does.
         self._known = {t.recipe: t for t in reversed(study.trials()) if t.cached_from is None}
+        self._known |= {d: t for d, t in _taken_over(study, objective).items() if d not in self._known}
         self._ready: deque[Candidate] = deque()  # to be recorded without an evaluation
         self._queue: deque[Job] = deque()
         self._running: dict[str, Trial] = {}  # by the name of the job
@@ -108,13 +109,34 @@ class Scoring:
         failed = score is None
         return replace(
             trial,
-            score=score,
+            values=() if score is None else (score,),
             scores=None if failed else outcome.scores,
             failure=_failure(outcome) if failed else None,
             fingerprint=outcome.fingerprint,
             seconds=outcome.seconds,
             attempts=outcome.attempts,
         )
+
+
+def _taken_over(study: Study, objective: Objective) -> dict[str, Trial]:
+    """What ``study`` took over from another one, by the digest of the recipe."""
+    found = {}
+    for digest, taken in () if study.warm_start is None else study.warm_start.results.items():
+        score = fitness_of(taken.result.scores, objective)
+        if score is not None:
+            scores = taken.result.scores
+            found[digest] = Trial(
+                "candidate",
+                taken.name,
+                -1,
+                -1,
+                digest,
+                values=(score,),
+                scores=scores,
+                fingerprint=taken.result.fingerprint,
+                basis=Basis.of(scores),
+            )
+    return found
 
 
 def _failure(outcome: Outcome) -> Failure:
@@ -130,7 +152,8 @@ def _answered(trial: Trial, known: Trial) -> Trial:
     """``trial`` with the result of ``known``, which had the same recipe."""
     return replace(
         trial,
-        score=known.score,
+        values=known.values,
+        basis=known.basis,
         scores=known.scores,
         failure=known.failure,
         fingerprint=known.fingerprint,

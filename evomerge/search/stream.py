@@ -18,10 +18,9 @@ from dataclasses import dataclass, field
 
 from evomerge.errors import FailureKind, StudyError
 from evomerge.recipe import Dimension
-from evomerge.search._head import differences, versions_text
-from evomerge.search.ranking import losses
-from evomerge.search.samplers import Sampler, SamplerSettings, Vector, make_sampler
-from evomerge.search.study import Study, Trial, versions
+from evomerge.search.samplers import Sampler, SamplerPlan, Told, Vector, is_same_point, make_sampler
+from evomerge.study.manifest import differences, versions_text
+from evomerge.study.study import Study, Trial, versions
 from evomerge.workers.jobs import Failure
 
 __all__ = ["DriftError", "Proposal", "Stream", "open_stream"]
@@ -53,7 +52,9 @@ class _Generation:
     vectors: list[Vector] = field(default_factory=list)
     teaches: bool = True
     foreign: bool = False
-    """Whether the study holds something that the sampler did not propose."""
+    """Whether it holds others than the sampler proposed, in a study whose drift was accepted."""
+    rounded: bool = False
+    """Whether what is recorded differs from what was proposed by rounding: another processor wrote it."""
 
 
 class Stream:
@@ -152,7 +153,9 @@ class Stream:
         run = self._sampler.run
         if generation.foreign:
             self._sampler.adopt(generation.vectors)
-        self._sampler.tell(generation.vectors, losses(trials))
+        elif generation.rounded:
+            self._sampler.restate(generation.vectors)
+        self._sampler.tell([_told(v, t) for v, t in zip(generation.vectors, trials, strict=True)])
         if self._sampler.run != run or not self._sampler.population:
             for ahead in self._open:
                 ahead.teaches = False
@@ -202,9 +205,12 @@ class Stream:
         index = len(generation.vectors)
         recorded = generation.recorded.get(index)
         if recorded is not None and recorded != vector:
-            if generation.number >= self._accepted:
+            if generation.number < self._accepted:
+                generation.foreign = True
+            elif is_same_point(recorded, vector):
+                generation.rounded = True
+            else:
                 raise _drift(generation.number, index)
-            generation.foreign = True
             vector = recorded
         generation.vectors.append(vector)
         if recorded is None and self._proposed < self._trials:
@@ -213,37 +219,19 @@ class Stream:
 
 
 def open_stream(
-    settings: SamplerSettings,
-    dimensions: Sequence[Dimension],
-    lag: int,
-    trials: int,
-    study: Study,
-    *,
-    accept_drift: bool = False,
+    plan: SamplerPlan, dimensions: Sequence[Dimension], lag: int, trials: int, study: Study
 ) -> Stream:
     """The stream as it was when the last of the trials in ``study`` was recorded.
 
-    ``accept_drift``: where it no longer proposes what is recorded, go on from that, and note it in the study.
-
     Raises:
-        DriftError: It proposes something else, and that was not accepted.
+        DriftError: It proposes something else; the libraries that changed are named.
         StudyError: The study is damaged, or too many candidates have failed.
     """
     try:
-        return _caught_up(make_sampler(settings, dimensions), lag, trials, study)
+        return _caught_up(make_sampler(plan, dimensions), lag, trials, study)
     except DriftError as drift:
-        now = versions()
         recorded = ([study.versions] + [d.versions for d in study.accepted_drifts])[-1]
-        explained = _explained(drift, recorded, now)
-        if not accept_drift:
-            raise explained from None
-        _log.warning(
-            "%s Going on from the %d candidates told so far, which is noted in the study.",
-            explained.reason,
-            len(study.candidates()),
-        )
-        study.accept_drift(now, lag)
-        return _caught_up(make_sampler(settings, dimensions), lag, trials, study)
+        raise _explained(drift, recorded, versions()) from None
 
 
 def _caught_up(sampler: Sampler, lag: int, trials: int, study: Study) -> Stream:
@@ -257,6 +245,10 @@ def _caught_up(sampler: Sampler, lag: int, trials: int, study: Study) -> Stream:
     return stream
 
 
+def _told(vector: Vector, trial: Trial) -> Told:
+    return Told(vector, () if trial.score is None else (trial.score,), failed=trial.score is None)
+
+
 def _drift(generation: int, index: int) -> DriftError:
     return DriftError("study", f"the sampler proposes another g{generation}.{index} than the study recorded")
 
@@ -264,16 +256,11 @@ def _drift(generation: int, index: int) -> DriftError:
 def _explained(drift: DriftError, recorded: Mapping[str, str], now: Mapping[str, str]) -> DriftError:
     """``drift`` with the libraries that changed."""
     changed = versions_text(differences(recorded, now))
-    if changed:
-        why = f"; since then these versions changed: {changed}."
-        hint = "Install the recorded versions,"
-    else:
-        why = (
-            ", although no version of a library changed: it was altered, or written on another machine type."
-        )
-        hint = "Go on where it was written,"
+    why = f"; since then these versions changed: {changed}." if changed else ", though no version changed."
+    first = "Install the recorded versions, or start" if changed else "Start"
     return DriftError(
         drift.where,
         drift.reason + why,
-        f"{hint} begin a new study, or go on from the history as it is with --accept-drift.",
+        f"{first} a successor, which begins at this study's best points and takes over its results "
+        "(search.warm_start).",
     )

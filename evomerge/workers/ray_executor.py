@@ -60,7 +60,7 @@ class RayExecutor:
     - ``threads``: OpenMP threads of a worker.
     - ``timeout_s``: a job not done after so many seconds fails with ``TIMEOUT`` and its worker is killed.
       The time counts from when a built worker gets the job, and there is no second attempt.
-    - ``retries``: a job during which a worker died goes to another one, until it has cost this many
+    - ``max_attempts``: a job during which a worker died goes to another one, until it has cost this many
       workers: then it fails with ``WORKER_DIED``. Workers that die while starting, building or idle are
       replaced and count against no job (one that has been idle for a second is greeted before its next job;
       one that dies in that second may count against the job).
@@ -75,15 +75,15 @@ class RayExecutor:
     cpus_per_worker: float = 1.0
     address: str | None = None
     timeout_s: float | None = None
-    retries: int = 2
+    max_attempts: int = 2
     threads: int = 1
     _pool: Pool = field(init=False, repr=False)
     _active: Generator[Outcome] | None = field(default=None, init=False, repr=False)
     _owns_ray: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if min(self.count, self.retries, self.threads) < 1 or self.cpus_per_worker <= 0:
-            raise ValueError(f"count, retries, threads and cpus_per_worker must be positive: {self}")
+        if min(self.count, self.max_attempts, self.threads) < 1 or self.cpus_per_worker <= 0:
+            raise ValueError(f"count, max_attempts, threads and cpus_per_worker must be positive: {self}")
         share = Share(self.cpus_per_worker, self.gpus_per_worker)
         self._pool = Pool(self.make_worker, self.count, share, self.threads)
 
@@ -188,7 +188,7 @@ class RayExecutor:
             _log.warning("A worker died and is replaced: %s", cause)
             return None
         task.deaths += 1
-        if task.deaths < self.retries:
+        if task.deaths < self.max_attempts:
             _log.warning("A worker died, job %s is tried again: %s", task.job.key, cause)
             tasks.again.append(task)
             return None

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from evomerge.cli.main import app
 from evomerge.errors import UserError
-from evomerge.search import _retry
+from evomerge.study.storage import retry
 
 Write = Callable[[dict[str, Any]], Path]
 
@@ -117,7 +117,7 @@ def test_an_unreachable_storage_is_one_message_without_its_password(
     write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(_retry, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(retry, "PATIENCE_S", 0.1)
     url = "postgresql+psycopg://me:hunter2@127.0.0.1:1/evomerge"
     text = message("search", write(changed("search.seed", 3)), "--storage", url)
     assert "127.0.0.1" in text
@@ -236,7 +236,7 @@ def test_a_storage_that_fails_does_not_hide_the_study_in_the_folder(
     write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(_retry, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(retry, "PATIENCE_S", 0.1)
     path = write(changed("search.trials", 1))
     assert CliRunner().invoke(app, ["search", str(path)]).exit_code == 0
     message("search", path, "--storage", "postgresql+psycopg://127.0.0.1:1/evomerge")

@@ -21,7 +21,7 @@ from typer.testing import CliRunner, Result
 from evomerge.cli.main import app
 from evomerge.errors import OutputError, UserError
 from evomerge.recipe import dump_recipe, load_recipe
-from evomerge.search.study import Study
+from evomerge.study.study import Study
 
 Write = Callable[[dict[str, Any]], Path]
 ROOM = 2**20

@@ -19,9 +19,8 @@ from support import ZOO
 from typer.testing import CliRunner, Result
 
 from evomerge.checkpoints.writer import CheckpointWriter
-from evomerge.cli import search as search_module
 from evomerge.cli.main import app
-from evomerge.search.study import Study
+from evomerge.study.study import Study
 
 Write = Callable[[dict[str, Any]], Path]
 BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -131,7 +130,7 @@ def test_a_search_that_is_stopped_before_it_began_ends_at_once(
     def stopped(_: object) -> None:
         sent(number)
 
-    monkeypatch.setattr(search_module, "preflight", stopped)
+    monkeypatch.setattr("evomerge.runs.run.preflight", stopped)
     result = result_of("search", path)
     assert result.exit_code == 130
     assert "every finished trial is kept. Go on with:\n  evomerge" in result.stdout
@@ -188,7 +187,7 @@ def test_control_c_in_a_terminal_ends_a_search_on_ray_in_order_and_the_printed_c
         out, _ = process.communicate(timeout=60)
         assert process.returncode == 130, out
         assert in_session(process.pid) == []
-    assert "finishing the candidate in hand" in out
+    assert "finishing the candidate that is running" in out
     assert "Traceback" not in out
     again = re.search(r"Go on with:\n  evomerge (.*)\n", out)
     assert again is not None

@@ -8,10 +8,11 @@ import socket
 from pathlib import Path
 
 from cli_support import EXPERIMENT
+from search_fakes import note_drift
 from typer.testing import CliRunner
 
 from evomerge.cli.main import app
-from evomerge.search.study import Study, Trial, versions
+from evomerge.study.study import Study, Trial, versions
 
 
 def test_status_and_check_say_on_one_line_how_is_searched(tmp_path: Path) -> None:
@@ -22,8 +23,8 @@ def test_status_and_check_say_on_one_line_how_is_searched(tmp_path: Path) -> Non
     given = {**EXPERIMENT, "search": {**EXPERIMENT["search"], "lag": 6, "sigma": 0.1, "restarts": 1}}
     plain = {**EXPERIMENT, "search": {"sampler": "random", "trials": 8}}
     said = {
-        "given": "cma_es, 8 candidates, population 4, sigma 0.1, restarts 1, lag 6, seed 3",
-        "plain": "random, 8 candidates, population 16, lag 0, seed 0",
+        "given": "cma_es, 8 candidates, lag 6, population 4, seed 3, sigma 0.1, restarts 1",
+        "plain": "random, 8 candidates, lag 0, population 16, seed 0",
     }
     for name, document in (("given", given), ("plain", plain)):
         url = f"sqlite:///{tmp_path}/{name}.db"
@@ -38,8 +39,8 @@ def test_status_names_the_driver_and_the_drifts_that_were_accepted(tmp_path: Pat
     url = f"sqlite:///{tmp_path}/study.db"
     document = {**EXPERIMENT, "workers": {"dtype": None}}
     with Study.open(url, "small", document=document) as study:
-        study.record(Trial("candidate", "g0.0", 0, 0, "digest", score=0.5))
-        study.accept_drift({**versions(), "cma": "99.0"}, lag=0)
+        study.record(Trial("candidate", "g0.0", 0, 0, "digest", values=(0.5,)))
+        note_drift(study, 0, {**versions(), "cma": "99.0"})
         arguments = ["status", "small", "--storage", url]
         text = " ".join(CliRunner().invoke(app, arguments).stdout.split())
         shown = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)

@@ -12,7 +12,6 @@ from support import GOLDEN
 
 from evomerge.engine.export import merge_to_disk
 from evomerge.engine.sources import open_sources
-from evomerge.methods import _native
 from evomerge.recipe import load_recipe
 
 CONFIGS = sorted(path.stem for path in (GOLDEN / "configs").glob("*.yml"))
@@ -50,11 +49,7 @@ def test_torch_alone_matches_the_reference_too(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EVOMERGE_NATIVE", "0")
-    _native.compiled.cache_clear()
-    try:
-        ours = merged(name, tmp_path / "out")
-    finally:
-        _native.compiled.cache_clear()
+    ours = merged(name, tmp_path / "out")
     assert worst(ours, load_file(GOLDEN / "outputs" / name / "model.safetensors")) <= TOLERANCE
 
 

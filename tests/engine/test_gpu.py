@@ -18,8 +18,9 @@ from evomerge.engine.plan import Input, TensorPlan
 from evomerge.engine.sources import open_sources
 from evomerge.engine.statistics import Statistics
 from evomerge.errors import CandidateError
-from evomerge.methods import InMemory, get_method, methods
-from evomerge.methods._gpu import triton_kernels
+from evomerge.kernels import InMemory
+from evomerge.kernels.gpu.launch import triton_kernels
+from evomerge.methods import get_method, methods
 
 pytestmark = [
     pytest.mark.gpu,

@@ -99,7 +99,8 @@ def add(tensors: dict[str, Tensor]) -> None:
         (
             widen,
             {},
-            r"2 tensors differ in shape:\n  - .*base \[40, 32\], .*two \[42, 32\](?s:.*)tokenizer section",
+            r"2 tensors differ in shape:\n  - .*base \[40, 32\], .*two \[42, 32\]"
+            r"(?s:.*)tokenizer: \{source: base\}",
         ),
         (
             None,

@@ -17,8 +17,8 @@ from evomerge.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from evomerge.checkpoints.files import identity
 from evomerge.engine.inputs import Inputs
 from evomerge.recipe import SearchSpace, dump_recipe, load_recipe, parse_recipe, read_yaml
-from evomerge.search.experiment import Experiment
-from evomerge.search.study import Study
+from evomerge.runs.experiment import Experiment
+from evomerge.study.study import Study
 
 __all__ = ["BYTE_TARGETS", "ByteTarget", "damaged_json"]
 
@@ -162,14 +162,14 @@ def _journal(data: bytes, shop: Workshop) -> None:
 
 def _journals(shop: Workshop) -> list[bytes]:
     from evomerge.fitness.scores import ItemScore, Scores, Split, TaskScore
-    from evomerge.search.study import SplitResult, Trial
+    from evomerge.study.study import SplitResult, Trial
 
     path = shop.empty() / "study.log"
     with Study.open(f"journal:///{path}", "s", document={"a": [1, {"b": None}]}) as study:
         task = TaskScore("t", "acc", 0.5, True, "mean", (ItemScore("i", 1.0), ItemScore("j", 0.0)))  # noqa: FBT003
         scores = Scores(Split.SEARCH, (task,))
         study.record(Trial("baseline", "base", -1, 0, "d"))
-        study.record(Trial("candidate", "g0.0", 0, 0, "e", (0.5,), {"w": 0.5}, 0.5, scores))
+        study.record(Trial("candidate", "g0.0", 0, 0, "e", (0.5,), {"w": 0.5}, (0.5,), scores))
         study.record_split(1, Split.TEST, SplitResult(scores))
     return [path.read_bytes()]
 

@@ -48,8 +48,8 @@ from evomerge.engine.inputs import Inputs
 from evomerge.engine.sources import open_sources
 from evomerge.errors import StudyError
 from evomerge.recipe import SearchSpace, dump_recipe, load_recipe, parse_recipe, read_recipe, read_yaml
-from evomerge.search._storage import open_storage, shown
-from evomerge.search.experiment import Experiment
+from evomerge.runs.experiment import Experiment
+from evomerge.study.storage import open_storage, redact
 from evomerge.tokenizers.vocabulary import load_tokenizer, vocabulary_of
 
 __all__ = ["TARGETS", "Target", "Workshop"]
@@ -164,7 +164,9 @@ def _experiment(given: Any, shop: Workshop) -> None:
     experiment.sampler()
     experiment.baselines()
     json.dumps(experiment.document({}))
-    experiment.exported(experiment.space.fill(experiment.space.decode(experiment.space.start()))).key()
+    experiment.space.fill(experiment.space.decode(experiment.space.start())).with_references(
+        experiment.references
+    ).key()
 
 
 _overrides = st.dictionaries(
@@ -458,7 +460,7 @@ def _commands(draw: st.DrawFn) -> list[str]:
 
 
 def _storage(url: str, shop: Workshop) -> None:
-    assert SECRET not in shown(url)
+    assert SECRET not in redact(url)
     try:
         open_storage(url.replace("BOX", str(shop.box)), create=False).close()
     except StudyError as exception:

@@ -37,9 +37,9 @@ def _set(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
     return change
 
 
-def _own(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
+def _shown(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
     def change(line: dict[str, Any]) -> None:
-        line["user_attrs"]["evomerge"][key] = value
+        line["user_attrs"][key] = value
 
     return change
 
@@ -54,10 +54,18 @@ FOUND: dict[str, tuple[int, Callable[[dict[str, Any]], None], str]] = {
     "holder": (SYSTEM, _set("system_attr", {"evomerge:lease": {"pid": 1}}), "who drives it cannot be read"),
     "head": (USER, _set("user_attr", {"evomerge": {"format": 1}}), "its own record cannot be read"),
     "score": (TRIAL, _set("value", "0.5"), "a trial cannot be read"),
-    "generation": (TRIAL, _own("generation", "0"), "a trial cannot be read"),
-    "values": (TRIAL, _own("values", [1]), "a trial cannot be read"),
-    "failure": (TRIAL, _own("failure", {"kind": "x", "reason": "y"}), "a trial cannot be read"),
-    "scores": (TRIAL, lambda line: line["user_attrs"].update(scores='{"split": 1}'), "scores of a trial"),
+    "generation": (TRIAL, _shown("generation", "0"), "a trial cannot be read"),
+    "values": (
+        TRIAL,
+        lambda line: line["system_attrs"]["evomerge"].update(parameters=[1]),
+        "a trial cannot be read",
+    ),
+    "failure": (TRIAL, _shown("failure", "x"), "a trial cannot be read"),
+    "scores": (
+        TRIAL,
+        lambda line: line["system_attrs"].update({"evomerge:scores": '{"split": 1}'}),
+        "scores of a trial",
+    ),
     "items": (USER, _set("user_attr", {"items:0f": "[1]"}), "the items of a task cannot be read"),
     "split": (USER, _set("user_attr", {"test/0": "{}"}), "a result of validation or test cannot be read"),
     "split of nothing": (USER, _set("user_attr", {"test/77": "{}"}), ""),

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evomerge.methods import key_of
-from evomerge.methods._random import random_bits
+from evomerge.kernels import key_of
+from evomerge.kernels.reference.random_masks import random_bits
 
 SIN, SUM = 1e-5, 1e-6
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from evomerge.report.tables import leaderboard_markdown
 from evomerge.search.leaderboard import Row, TaskResult
-from evomerge.search.study import Trial
+from evomerge.study.study import Trial
 
 
 def row(name: str, *, winner: bool = False, test: float | None = None) -> Row:

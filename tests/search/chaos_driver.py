@@ -12,7 +12,7 @@ from functools import partial
 from search_fakes import FakeExecutor, FakeWorker, make_plan
 
 from evomerge.search.controller import search
-from evomerge.search.study import Study
+from evomerge.study.study import Study
 from evomerge.workers.executor import Executor
 
 SECONDS = 0.02
@@ -23,7 +23,7 @@ def executor(order: int, workers: int) -> Executor:
         return FakeExecutor(order=order, seconds=SECONDS)
     from evomerge.workers.ray_executor import RayExecutor
 
-    return RayExecutor(partial(FakeWorker, SECONDS), workers, retries=100)
+    return RayExecutor(partial(FakeWorker, SECONDS), workers, max_attempts=100)
 
 
 if __name__ == "__main__":

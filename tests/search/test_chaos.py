@@ -14,7 +14,7 @@ from search_fakes import FakeExecutor, make_plan
 from support import ROOT
 
 from evomerge.search.controller import search
-from evomerge.search.study import Study
+from evomerge.study.study import Study
 
 DRIVER = Path(__file__).with_name("chaos_driver.py")
 

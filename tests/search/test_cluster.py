@@ -22,8 +22,9 @@ from search_fakes import FakeExecutor, FakeWorker, make_plan, weights_of
 from evomerge.errors import FailureKind
 from evomerge.recipe import Recipe
 from evomerge.search.controller import search
-from evomerge.search.progress import Progress, Quiet
-from evomerge.search.study import Study, Trial
+from evomerge.search.observers import Observer
+from evomerge.search.progress import Progress
+from evomerge.study.study import Study, Trial
 from evomerge.workers.jobs import Job, Outcome
 from evomerge.workers.ray_executor import RayExecutor
 
@@ -59,7 +60,7 @@ class NotingWorker(FakeWorker):
         return outcome
 
 
-class AfterTrials(Quiet):
+class AfterTrials(Observer):
     """Calls ``actions[n]`` when ``n`` trials are recorded."""
 
     def __init__(self, actions: Mapping[int, Callable[[], object]]) -> None:
@@ -100,7 +101,7 @@ def test_a_node_that_dies_in_mid_generation_costs_one_retry_and_another_node_tak
     actions = {9: kill, 14: lambda: cluster.add_node(**NODE)}
     executor = RayExecutor(partial(NotingWorker, tmp_path), 2, address=cluster.address)
     with closing(executor):
-        search(PLAN, study, executor, AfterTrials(actions))
+        search(PLAN, study, executor, [AfterTrials(actions)])
 
     started = [line.split() for line in (tmp_path / "notes").read_text().splitlines()]
     on_nodes = Counter(node for node, *_ in started)

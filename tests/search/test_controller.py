@@ -18,6 +18,7 @@ from search_fakes import (
     fake_scores,
     heavy_fails,
     make_plan,
+    note_drift,
     weights_of,
 )
 
@@ -27,10 +28,11 @@ from evomerge.recipe import Dimension, Recipe
 from evomerge.search import stream
 from evomerge.search.controller import Ending, SearchPlan, SearchResult, recipe_of, search
 from evomerge.search.leaderboard import leaderboard
-from evomerge.search.progress import Observer, Phase, Progress, Quiet
-from evomerge.search.ranking import finalists, losses, winner
-from evomerge.search.samplers import Sampler, SamplerSettings, make_sampler
-from evomerge.search.study import SplitResult, Study, Trial, versions
+from evomerge.search.observers import Observer
+from evomerge.search.progress import Phase, Progress
+from evomerge.search.ranking import finalists, winner
+from evomerge.search.samplers import Sampler, SamplerPlan, make_sampler
+from evomerge.study.study import SplitResult, Study, Trial, versions
 from evomerge.workers.jobs import Failure, Job, Outcome
 
 Fails = Callable[[Recipe], bool]
@@ -48,11 +50,11 @@ def run(
     name: str = "s",
 ) -> tuple[Study, SearchResult]:
     study = opened(storage, plan, name)
-    result = search(plan, study, executor or FakeExecutor(), observer)
+    result = search(plan, study, executor or FakeExecutor(), [] if observer is None else [observer])
     return study, result
 
 
-class KillAfterWrite(Quiet):
+class KillAfterWrite(Observer):
     """Dies after a given number of writes, whatever was written."""
 
     def __init__(self, writes: int) -> None:
@@ -70,7 +72,11 @@ class KillAfterWrite(Quiet):
             raise Killed
 
 
-class Diary(Quiet):
+def with_settings(plan: SearchPlan, **changed: object) -> SamplerPlan:
+    return replace(plan.sampler, settings=plan.sampler.settings.model_copy(update=changed))
+
+
+class Diary(Observer):
     def __init__(self) -> None:
         self.phases: list[tuple[Phase, int, int]] = []
         self.trials: list[tuple[Trial, Progress]] = []
@@ -78,8 +84,8 @@ class Diary(Quiet):
         self.splits: list[tuple[str, Split]] = []
         self.resumed = 0
 
-    def on_resume(self, study: Study) -> None:
-        self.resumed += 1
+    def on_start(self, study: Study) -> None:
+        self.resumed += study.resumed
 
     def on_phase(self, progress: Progress) -> None:
         self.phases.append((progress.phase, progress.done, progress.total))
@@ -179,7 +185,7 @@ def test_a_converged_sampler_ends_the_search(journal: str) -> None:
             return 0.5
 
     plan = make_plan(DISCRETE, trials=10_000)
-    plan = replace(plan, sampler=replace(plan.sampler, restarts=0), objective=Flat())
+    plan = replace(plan, sampler=with_settings(plan, restarts=0), objective=Flat())
     study, result = run(journal, plan)
     assert result.ending is Ending.CONVERGED
     assert result.candidates < 10_000
@@ -288,7 +294,7 @@ def test_a_clean_stop_goes_on_where_it_ended(tmp_path: Path) -> None:
 def test_a_study_that_was_altered_is_refused(journal: str) -> None:
     plan = make_plan(trials=20)
     run(journal, plan)
-    other = replace(plan, sampler=replace(plan.sampler, seed=8))
+    other = replace(plan, sampler=with_settings(plan, seed=8))
     with pytest.raises(StudyError, match=r"proposes another g0\.\d than the study recorded"):
         run(journal, other)
     with pytest.raises(StudyError, match=r"proposes another g0\.\d than the study recorded"):
@@ -397,7 +403,7 @@ def test_with_a_lag_a_converged_sampler_ends_the_search_when_the_rest_is_scored(
             return 0.5
 
     plan = make_plan(DISCRETE, trials=10_000, lag=13)
-    plan = replace(plan, sampler=replace(plan.sampler, restarts=1), objective=Flat())
+    plan = replace(plan, sampler=with_settings(plan, restarts=1), objective=Flat())
     reference, result = run(f"journal:///{tmp_path}/reference.log", plan)
     assert result.ending is Ending.CONVERGED
     sizes = [len(g) for g in reference.generations()]
@@ -450,8 +456,9 @@ def test_more_than_half_failed_of_what_was_told_stops_whatever_is_known_beyond(t
 def upgrade(monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on, pycma is a later one that proposes something else."""
 
-    def other(settings: SamplerSettings, dimensions: Sequence[Dimension]) -> Sampler:
-        return make_sampler(replace(settings, seed=settings.seed + 1), dimensions)
+    def other(plan: SamplerPlan, dimensions: Sequence[Dimension]) -> Sampler:
+        settings = plan.settings.model_copy(update={"seed": plan.settings.seed + 1})
+        return make_sampler(replace(plan, settings=settings), dimensions)
 
     monkeypatch.setattr(stream, "make_sampler", other)
     monkeypatch.setattr(stream, "versions", lambda: {**versions(), "cma": "99.0"})
@@ -461,7 +468,9 @@ def drifted(
     url: str, plan: SearchPlan, executor: FakeExecutor | None = None, *, accept: bool = True
 ) -> Study:
     study = opened(url, plan)
-    search(plan, study, executor or FakeExecutor(), accept_drift=accept)
+    if accept:
+        note_drift(study, plan.lag, stream.versions())
+    search(plan, study, executor or FakeExecutor())
     return study
 
 
@@ -475,7 +484,7 @@ def test_with_a_lag_an_accepted_drift_keeps_what_is_recorded_of_every_open_gener
             run(url, plan, FakeExecutor(order=5, lives=24))
     old = opened(urls[0], plan).candidates()
     upgrade(monkeypatch)
-    with pytest.raises(StudyError, match="--accept-drift"):
+    with pytest.raises(StudyError, match=r"search\.warm_start"):
         run(urls[0], plan)
     expected = drifted(urls[0], plan)
     assert {t.place: t for t in expected.candidates()}.items() >= {t.place: t for t in old}.items()
@@ -483,14 +492,14 @@ def test_with_a_lag_an_accepted_drift_keeps_what_is_recorded_of_every_open_gener
     for lives, url in enumerate(urls[1:]):
         with pytest.raises(Killed):
             drifted(url, plan, FakeExecutor(order=lives, lives=3 * lives))
-        study = drifted(url, plan, FakeExecutor(order=lives, workers=3), accept=lives == 0)
+        study = drifted(url, plan, FakeExecutor(order=lives, workers=3), accept=False)
         assert study.snapshot() == expected.snapshot()
         assert len(study.accepted_drifts) == 1
 
 
 @pytest.mark.parametrize("before", [8, 16, 19])  # after whole generations, and in the midst of one
-def test_a_drift_is_refused_with_the_library_that_changed_and_accepted_when_told_so(
-    journal: str, before: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_drift_is_refused_with_the_library_that_changed_and_one_that_was_accepted_goes_on(
+    journal: str, before: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = make_plan(trials=40)
     run(journal, replace(plan, trials=before))
@@ -500,9 +509,8 @@ def test_a_drift_is_refused_with_the_library_that_changed_and_accepted_when_told
         run(journal, plan)
     assert f"cma {versions()['cma']} -> 99.0" in str(caught.value)
     assert "numpy" not in str(caught.value)
-    assert "--accept-drift" in str(caught.value)
+    assert "search.warm_start" in str(caught.value)
     study = drifted(journal, plan)
-    assert f"-> 99.0. Going on from the {before} candidates told so far" in caplog.text
     assert study.candidates()[:before] == old[:before] == old
     assert len(study.candidates()) == 40
     assert [len(g) for g in study.generations()] == [8] * 5
@@ -527,7 +535,7 @@ def test_after_an_accepted_drift_the_study_is_the_same_however_often_it_is_kille
         with pytest.raises(Killed):
             drifted(url, plan, FakeExecutor(order=lives, lives=2 * lives))
         # what was accepted stays accepted
-        study = drifted(url, plan, FakeExecutor(order=lives), accept=lives == 0)
+        study = drifted(url, plan, FakeExecutor(order=lives), accept=False)
         assert study.snapshot() == expected.snapshot()
         assert len(study.accepted_drifts) == 1
 
@@ -549,16 +557,6 @@ def test_going_back_to_the_old_versions_is_another_drift(
         [("cma", installed, "99.0")],
         [("cma", "99.0", installed)],
     ]
-
-
-def test_accepting_drift_changes_nothing_where_there_is_none(tmp_path: Path) -> None:
-    plan = make_plan(trials=20)
-    reference, _ = run(f"journal:///{tmp_path}/reference.log", plan)
-    url = f"journal:///{tmp_path}/study.log"
-    for trials in (5, 12, 20):
-        study = drifted(url, replace(plan, trials=trials))
-    assert study.snapshot()["trials"] == reference.snapshot()["trials"]
-    assert study.accepted_drifts == ()
 
 
 # --- duplicates --------------------------------------------------------------------------------------------
@@ -597,19 +595,8 @@ def test_finalists_are_distinct_and_of_equals_the_earlier(journal: str) -> None:
 # --- failures ----------------------------------------------------------------------------------------------
 
 
-def trial_with(score: float | None) -> Trial:
-    why = None if score is not None else failure("x")
-    return Trial("candidate", "c", 0, 0, "d", score=score, failure=why)
-
-
 def failure(reason: str) -> Failure:
     return Failure(FailureKind.EVALUATION, reason)
-
-
-def test_losses_are_finite_whatever_failed() -> None:
-    assert losses([trial_with(0.5), trial_with(None), trial_with(-2.0)]) == [-0.5, 3.0, 2.0]
-    assert losses([trial_with(None), trial_with(None)]) == [0.0, 0.0]
-    assert losses([]) == []
 
 
 def test_failed_candidates_are_recorded_and_the_search_goes_on(journal: str) -> None:

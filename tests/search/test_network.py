@@ -13,7 +13,7 @@ import pytest
 from postgres_support import PostgresServer
 from search_fakes import Disturbed, check_search, make_plan, reference
 
-from evomerge.search.study import Study
+from evomerge.study.study import Study
 
 pytestmark = pytest.mark.postgres
 
@@ -128,7 +128,7 @@ def test_answers_that_are_lost_after_what_was_asked_is_done_lead_to_no_second_tr
     postgres_server: PostgresServer, network: Network, tmp_path: Path
 ) -> None:
     study, url = opened(postgres_server, network)
-    network.lose_every = 23  # to connect takes some fifteen
+    network.lose_every = 151  # to connect takes some fifteen, to record a trial some seventy
     check_search(PLAN, study, url, reference(PLAN, tmp_path))
     assert network.lost_answers >= 3
 

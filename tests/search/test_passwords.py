@@ -18,8 +18,9 @@ from cli_support import EXPERIMENT, environment
 from postgres_support import PASSWORD, PostgresServer
 
 from evomerge.errors import StudyError
-from evomerge.search import _retry
-from evomerge.search.study import Study, Trial, study_names
+from evomerge.study.lookup import study_names
+from evomerge.study.storage import retry
+from evomerge.study.study import Study, Trial
 
 pytestmark = pytest.mark.postgres
 
@@ -66,15 +67,15 @@ def test_no_library_logs_a_password(
     everything_logged: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_retry, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(retry, "PATIENCE_S", 0.5)
     study = Study.open(url, "s", document={})
-    study.record(Trial("baseline", "b", -1, 0, "digest", score=0.5))
+    study.record(Trial("baseline", "b", -1, 0, "digest", values=(0.5,)))
     assert free_of_passwords(study.url + repr(study) + str(study.document))
     assert study_names(url) == ("s",)
     postgres_server.stop("immediate")
     try:
         with pytest.raises(StudyError) as caught:
-            study.record(Trial("baseline", "c", -1, 1, "digest", score=0.5))
+            study.record(Trial("baseline", "c", -1, 1, "digest", values=(0.5,)))
         assert free_of_passwords(str(caught.value))
     finally:
         postgres_server.start()

@@ -11,7 +11,7 @@ import pytest
 from search_fakes import FakeExecutor, FakeWorker, make_plan
 
 from evomerge.search.controller import search
-from evomerge.search.study import Study
+from evomerge.study.study import Study
 from evomerge.workers.jobs import Job, Outcome
 from evomerge.workers.ray_executor import RayExecutor
 

@@ -161,7 +161,7 @@ def test_who_falls_free_takes_the_next_job_before_the_caller_sees_an_outcome(mak
 
 def test_a_worker_that_dies_while_it_waits_for_new_jobs_counts_against_none(make: Make) -> None:
     queue, seen = deque([job("pid")]), []
-    for outcome in make(Worker, 1, retries=1).map(queue):
+    for outcome in make(Worker, 1, max_attempts=1).map(queue):
         seen.append(outcome)
         if len(seen) == 1:
             os.kill(int(outcome.fingerprint or ""), signal.SIGKILL)
@@ -198,7 +198,7 @@ def test_a_job_that_kills_two_workers_fails_and_the_others_finish(make: Make) ->
 
 
 def test_a_worker_that_dies_idle_counts_against_no_job(make: Make) -> None:
-    executor = make(Worker, 1, retries=1)
+    executor = make(Worker, 1, max_attempts=1)
     pid = by_key(executor, job("pid"))["pid"].fingerprint
     assert pid is not None
     os.kill(int(pid), signal.SIGKILL)

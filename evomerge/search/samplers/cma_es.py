@@ -17,17 +17,29 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from evomerge.recipe import Dimension
-from evomerge.search.samplers._base import SamplerSettings, Vector, check_told
+from evomerge.search.samplers.interface import (
+    Sampler,
+    SamplerPlan,
+    SamplerSettings,
+    Told,
+    Vector,
+    Whole,
+    check_told,
+    free_dimensions,
+    losses,
+)
+from evomerge.search.samplers.registry import sampler
 
-__all__ = ["CmaEs"]
+__all__ = ["CmaEs", "CmaEsSettings"]
 
 Points = NDArray[np.float64]
 
@@ -59,25 +71,53 @@ class _Drawn:
     """From the mean to the point, both before pycma's map into the bounds, in units of the step size."""
 
 
-class CmaEs:
+class CmaEsSettings(SamplerSettings):
+    """Settings of ``cma_es``."""
+
+    smallest_population: ClassVar[int] = 4  # below, there is no ranking to learn from
+
+    population: Whole | None = Field(
+        default=None,
+        description="Candidates in a generation, at least 4.",
+        json_schema_extra={"if_none": "4 + 3 ln(dimensions)"},
+    )
+    sigma: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.25, description="First step size, as a share of each hole's range."
+    )
+    restarts: Annotated[Whole, Field(ge=0)] | None = Field(
+        default=None,
+        description="Restarts with twice the population after convergence.",
+        json_schema_extra={"if_none": "as many as fit"},
+    )
+
+
+@sampler("cma_es")
+class CmaEs(Sampler):
     """Each float runs over [0, 1], each int and choice over its own numbers (``integer_variables``).
 
     The first step size is ``sigma`` of the span in every coordinate. The first run starts at the first of
     ``starts`` (the middle where there is none), each restart at a random point with twice the population.
     """
 
-    def __init__(self, settings: SamplerSettings, dimensions: Sequence[Dimension]) -> None:
-        self.run = 0
-        self._settings = settings
+    Settings: ClassVar[type[CmaEsSettings]] = CmaEsSettings
+
+    def __init__(self, plan: SamplerPlan, dimensions: Sequence[Dimension]) -> None:
+        self._settings = settings = CmaEsSettings.model_validate(plan.settings)
+        self._starts = plan.starts
         self._dimensions = tuple(dimensions)
-        self._free = [i for i, d in enumerate(dimensions) if d.span[0] < d.span[1]]
-        self._first_population = settings.population or default_population(len(self._free))
+        self._free = free_dimensions(dimensions)
+        self._first_population = settings.population or self.default_population(len(self._free))
         self._private = _LegacyStream([settings.seed, 0])
         self._asked: list[_Drawn] = []
         self._injected: tuple[Vector, ...] = ()
         self._strategy: Any = None
         self._has_drawn = False
         self._start_run()
+
+    @staticmethod
+    def default_population(dimensions: int) -> int:
+        """4 + 3 ln n (tutorial, eq. 48)."""
+        return 4 + int(3 * np.log(max(dimensions, 1)))
 
     @property
     def population(self) -> int:
@@ -106,18 +146,25 @@ class CmaEs:
         foreign = [_Drawn(tuple(v), np.array(self._inner(v)), None) for v in vectors]
         self._asked[: len(vectors)] = foreign
 
-    def tell(self, vectors: Sequence[Vector], losses: Sequence[float]) -> None:
+    def restate(self, vectors: Sequence[Vector]) -> None:
+        """Takes ``vectors`` for those asked for longest ago; pycma learns from the points as it drew them."""
+        drawn = self._asked[: len(vectors)]
+        self._asked[: len(vectors)] = [
+            replace(d, vector=tuple(v)) for d, v in zip(drawn, vectors, strict=True)
+        ]
+
+    def tell(self, told: Sequence[Told]) -> None:
         """Learns from a generation; begins a new run where this one has converged."""
-        check_told([d.vector for d in self._asked], vectors, losses)
-        told, self._asked = self._asked[: len(vectors)], self._asked[len(vectors) :]
+        check_told([d.vector for d in self._asked], told)
+        drawn, self._asked = self._asked[: len(told)], self._asked[len(told) :]
         # Adopted ones may come after convergence, or be too few to learn from.
-        if self._strategy is None or len(told) < max(3, self._strategy.sp.weights.mu):
+        if self._strategy is None or len(drawn) < max(3, self._strategy.sp.weights.mu):
             return
         with self._private.installed():
             if not self._has_drawn:
                 self._strategy.ask(1)  # pycma refuses a second telling without one
             self._has_drawn = False
-            self._strategy.tell(self._points(told), [float(x) for x in losses])
+            self._strategy.tell(self._points(drawn), [float(x) for x in losses(told)])
             stopped = bool(self._strategy.stop())
         if stopped:
             self._asked = []
@@ -154,8 +201,8 @@ class CmaEs:
         stream = np.random.default_rng([self._settings.seed, 1, self.run])
         spans = [self._dimensions[i].span for i in self._free]
         if self.run == 0:
-            self._injected = self._settings.starts[: self._first_population // 2]
-            first = self._settings.starts[0] if self._settings.starts else self._middle()
+            self._injected = self._starts[: self._first_population // 2]
+            first = self._starts[0] if self._starts else self._middle()
             start = self._inner(first)
         else:
             start = [low + float(stream.random()) * (high - low) for low, high in spans]
@@ -197,11 +244,6 @@ class CmaEs:
             inside = min(max(float(coordinate), low), high)
             vector[i] = float(np.floor(inside + 0.5)) if self._dimensions[i].integer else inside
         return tuple(vector)
-
-
-def default_population(dimensions: int) -> int:
-    """4 + 3 ln n (tutorial, eq. 48)."""
-    return 4 + int(3 * np.log(max(dimensions, 1)))
 
 
 class _Normal:

@@ -5,32 +5,63 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import count as numbers
 from itertools import islice
+from typing import ClassVar
 
 import numpy as np
+from pydantic import Field
 
 from evomerge.recipe import Dimension
-from evomerge.search.samplers._base import SamplerSettings, Vector, check_told
+from evomerge.search.samplers.interface import (
+    Sampler,
+    SamplerPlan,
+    SamplerSettings,
+    Told,
+    Vector,
+    Whole,
+    check_told,
+)
+from evomerge.search.samplers.registry import sampler
 
-__all__ = ["RandomSearch"]
-
-POPULATION = 16
+__all__ = ["RandomSearch", "RandomSettings"]
 
 
-class RandomSearch:
-    """Uniform over every span. Never converges; ``sigma`` and ``restarts`` mean nothing to it.
+class RandomSettings(SamplerSettings):
+    """Settings of ``random``."""
+
+    population: Whole | None = Field(
+        default=None,
+        description="Candidates in a generation, at least 1.",
+        json_schema_extra={"if_none": "16"},
+    )
+
+
+@sampler("random")
+class RandomSearch(Sampler):
+    """Uniform over every span; it never converges and learns nothing from what it is told.
 
     What it draws is a function of the seed and the generation's number alone, so a lag changes nothing.
     """
 
-    run = 0
+    Settings: ClassVar[type[RandomSettings]] = RandomSettings
+    most_objectives: ClassVar[int | None] = None
 
-    def __init__(self, settings: SamplerSettings, dimensions: Sequence[Dimension]) -> None:
-        self.population = settings.population or POPULATION
+    def __init__(self, plan: SamplerPlan, dimensions: Sequence[Dimension]) -> None:
+        self._population = plan.settings.population or self.default_population(len(dimensions))
         self._dimensions = tuple(dimensions)
-        self._seed = settings.seed
-        self._starts = settings.starts[: self.population // 2]
+        self._seed = plan.settings.seed
+        self._starts = plan.starts[: max(1, self._population // 2)]
         self._asked: list[Vector] = []
         self._draws = self._all_draws()
+
+    @staticmethod
+    def default_population(dimensions: int) -> int:  # noqa: ARG004
+        """16: what a generation is for matters to those who watch alone."""
+        return 16
+
+    @property
+    def population(self) -> int:
+        """Candidates of a generation, which is the same throughout."""
+        return self._population
 
     def ask(self, count: int) -> list[Vector]:
         """``count`` more candidates."""
@@ -42,17 +73,17 @@ class RandomSearch:
         """Takes ``vectors`` for as many of those asked for longest ago."""
         self._asked[: len(vectors)] = vectors
 
-    def tell(self, vectors: Sequence[Vector], losses: Sequence[float]) -> None:
-        """Nothing is learned."""
-        check_told(self._asked, vectors, losses)
-        del self._asked[: len(vectors)]
+    def tell(self, told: Sequence[Told]) -> None:
+        """Checks them, and no more."""
+        check_told(self._asked, told, self.most_objectives)
+        del self._asked[: len(told)]
 
     def _all_draws(self) -> Iterator[Vector]:
         for generation in numbers():
             stream = np.random.default_rng([self._seed, generation])
             starts = self._starts if generation == 0 else ()
             yield from starts
-            for _ in range(self.population - len(starts)):
+            for _ in range(self._population - len(starts)):
                 yield self._draw(stream)
 
     def _draw(self, stream: np.random.Generator) -> Vector:

@@ -1,0 +1,81 @@
+"""SCE on a CPU."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from evomerge.kernels.chunks import ROW_BLOCK, Chunk, Chunks, Target
+from evomerge.kernels.cpu.calls import Inputs, blocks, floats, functions
+from evomerge.kernels.cpu.linear_combinations import write_weighted
+from evomerge.kernels.cpu.output import Output
+from evomerge.kernels.reference.ranks import BINS, Finder, Histogram
+from evomerge.kernels.reference.sce import Collected, Resolved, VarianceCut, Variances, resolve
+
+__all__ = ["apply", "reduce", "variances"]
+
+
+def variances(chunks: Chunks) -> Variances:
+    """See the reference."""
+    nonzero = 0
+    totals = torch.zeros(2, BINS, dtype=torch.int64)
+    counts, lows = totals.numpy()
+    for chunk in chunks():
+        x = Inputs(chunk)
+        nonzero += functions().variance_histogram(x.addresses, x.kind, x.elements, counts, lows)
+    return Variances(Histogram.of(totals[0], totals[1]), nonzero)
+
+
+def reduce(chunks: Chunks, s: VarianceCut) -> Resolved | None:
+    """See the reference."""
+    if s.empty:
+        return None
+    found = Collected(Finder(s.cuts))
+    for chunk in chunks():
+        _read(chunk, s, found)
+    return resolve(s, found)
+
+
+def _read(chunk: Chunk, s: VarianceCut, collected: Collected) -> None:
+    """Adds what a chunk holds to ``collected``."""
+    x = Inputs(chunk)
+    collected.elements += x.elements
+    n, count = x.elements, len(chunk.x_MRC) - 1
+    room = n + 1 if s.cut is not None else 1
+    bits, index = torch.empty(room, dtype=torch.int32), torch.empty(room, dtype=torch.int64)
+    found = torch.empty(count, room)
+    sums = np.zeros((count, blocks(x.rows)))
+    filled = functions().sce_reduce(
+        x.addresses,
+        x.kind,
+        x.rows,
+        x.columns,
+        -1 if s.cut is None else s.cut.bin,
+        ROW_BLOCK,
+        sums,
+        bits.numpy(),
+        index.numpy(),
+        found.numpy(),
+        chunk.first,
+    )
+    if s.cut is not None:
+        collected.finder.put(s.cut.bin, bits[:filled].clone(), index[:filled].clone())
+    for d in range(count):
+        collected.squares.setdefault(d, []).extend(sums[d].tolist())
+        if s.cut is not None:
+            collected.border.setdefault(d, []).append(found[d, :filled].clone())
+
+
+def apply(chunk: Chunk, _: VarianceCut, found: Resolved | None, target: Target) -> None:
+    """See the reference."""
+    if found is None:
+        write_weighted(chunk, [1.0] + [0.0] * (len(chunk.x_MRC) - 1), target)
+        return
+    x, out = Inputs(chunk), Output(chunk, target)
+    n, first = x.elements, chunk.first
+    cut = np.full(4, -1, dtype=np.int64)
+    if found.threshold is not None:
+        cut[:2] = found.threshold.bits, found.threshold.index
+    out.finish(
+        functions().sce_apply(x.addresses, x.kind, n, first, floats(found.shares), cut, out.address, out.kind)
+    )

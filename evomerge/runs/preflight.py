@@ -1,0 +1,202 @@
+"""What must be right before a search starts: models that open, recipes that fit them, tasks with items."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from evomerge.backends.transformers_lm import context_length, with_padding
+from evomerge.checkpoints.checkpoint import Checkpoint
+from evomerge.engine.device import resolve_device
+from evomerge.engine.header import check_header
+from evomerge.engine.inputs import Inputs
+from evomerge.engine.model_names import parse_config
+from evomerge.engine.plan import MergePlan
+from evomerge.engine.recipe_faults import with_faults
+from evomerge.engine.sources import identities, open_sources
+from evomerge.errors import CheckpointError, ExperimentError, UserError
+from evomerge.fitness import Evaluator, Split, TaskInfo
+from evomerge.fitness.scored import ScoredDigest
+from evomerge.fitness.spec import FitnessSpec
+from evomerge.recipe import Recipe
+from evomerge.runs.experiment import FREE_FIELDS, Experiment, WorkersSpec, read_document
+from evomerge.runs.run_folder import check_folder, check_run_folder
+from evomerge.search.samplers import first_population, make_sampler
+from evomerge.study.lookup import Known, known, study_names
+from evomerge.study.storage import refuse_foreign, storage_file
+from evomerge.study.study import Study
+from evomerge.tokenizers.vocabulary import has_tokenizer, load_tokenizer
+
+__all__ = ["Preflight", "preflight", "trust_warning", "without_effect"]
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """The models of an experiment, opened; the plan of the recipe that its search starts from; its tasks.
+
+    ``sources`` are digests of what the models hold, ``scored`` of the tasks, ``warnings`` what the user
+    should know.
+    """
+
+    checkpoints: dict[str, Checkpoint]
+    plan: MergePlan
+    tasks: tuple[TaskInfo, ...]
+    sources: dict[str, str]
+    scored: ScoredDigest
+    study: Known
+    """What is known of the study, which need not exist yet."""
+    warnings: tuple[str, ...]
+
+
+def trust_warning(fitness: FitnessSpec) -> str | None:
+    """A sentence that untrusted code may run, where that is so; to be shown before anything is opened."""
+    if not fitness.trust_remote_code:
+        return None
+    return (
+        "fitness.trust_remote_code is on: Python code that comes with a model, a dataset or a task "
+        "definition may run, with all that you may do on this machine."
+    )
+
+
+def preflight(experiment: Experiment, *, dry: bool = False) -> Preflight:
+    """All that a search can know before its first candidate, for ``check`` and ``search`` alike.
+
+    Opens the models, plans the first candidate and every baseline, has transformers build the model without
+    its weights, makes the sampler, builds the tasks and one request of each with the real tokenizer, and
+    looks at the storage and the run's folder. Reads headers only and writes nothing: a study keeps the
+    experiment that it was created with, so all this comes before there is a study. ``dry``: no search
+    follows, so the study is looked at (a search opens it itself, and waits for a server that is away), and
+    each prompt is compared with the model's context.
+
+    Raises:
+        UserError: Something does not fit; the experiment file is named.
+    """
+    file = storage_file(experiment.storage)
+    is_new = file is not None and not file.exists()
+    if file is not None and not is_new:
+        refuse_foreign(experiment.storage)
+    check_folder(experiment.folder)
+    check_run_folder(experiment.folder, experiment.path, file)
+    study = known(experiment.storage, experiment.name, wait=not dry)
+    try:
+        _check_workers(experiment.spec.workers)
+        make_sampler(experiment.sampler(), experiment.space.dimensions)
+        space = experiment.space
+        recipe = space.fill(space.decode(space.start()))
+        inputs, first = _first_plan(experiment, recipe)
+        warnings = dict.fromkeys(first.warnings)
+        for baseline in experiment.baselines():
+            warnings |= dict.fromkeys(inputs.plan(baseline.recipe).warnings)
+        evaluator = Evaluator(experiment.fitness, experiment.path.parent, as_drawn=study.as_drawn)
+        tasks = evaluator.describe()
+        warnings |= dict.fromkeys(_model_warnings(first, recipe))
+        prompts = _check_requests(evaluator, first, tuple(Split) if dry else ())
+        sources, scored = identities(inputs.checkpoints), evaluator.digest()
+    except UserError as exception:
+        raise exception.within(str(experiment.path)) from None
+    if file is not None and is_new:
+        check_folder(file.absolute().parent, file)
+    if dry and not is_new:
+        _check_study(experiment, sources, scored)
+    unused = [f"models.{name} is not used by the recipe" for name in experiment.unused]
+    told = (
+        *experiment.warnings,
+        *warnings,
+        *_first_digest(study),
+        *prompts,
+        *unused,
+        *without_effect(experiment),
+    )
+    return Preflight(inputs.checkpoints, first, tasks, sources, scored, study, tuple(dict.fromkeys(told)))
+
+
+def _first_digest(study: Known) -> tuple[str, ...]:
+    if not study.has_trials or study.scored is not None:
+        return ()
+    return (
+        "this study is of release 0.1.0, which did not record what its tasks were: whether they have changed "
+        "since cannot be told; from now on it is compared",
+    )
+
+
+def without_effect(experiment: Experiment) -> tuple[str, ...]:
+    """One sentence for each setting of the workers that does nothing here, or less than it says."""
+    workers = experiment.spec.workers
+    if workers.backend != "inline":
+        return _idle_workers(experiment)
+    if workers.address is None:
+        return ()
+    return ("workers.address needs the backend ray: inline, everything runs in this process",)
+
+
+def _idle_workers(experiment: Experiment) -> tuple[str, ...]:
+    count, lag = experiment.spec.workers.count, experiment.spec.search.lag
+    most = lag + first_population(experiment.spec.search.settings, experiment.space.dimensions)
+    if count <= most:
+        return ()
+    return (
+        f"workers.count is {count}, but no more than {most} candidates are proposed at a time; "
+        "raise search.lag or search.population",
+    )
+
+
+def _first_plan(experiment: Experiment, recipe: Recipe) -> tuple[Inputs, MergePlan]:
+    try:
+        inputs = Inputs(_opened(experiment))
+        return inputs, inputs.plan(recipe)
+    except UserError as exception:
+        raise with_faults(exception, recipe) from None
+
+
+def _opened(experiment: Experiment) -> dict[str, Checkpoint]:
+    checkpoints: dict[str, Checkpoint] = {}
+    for name, reference in experiment.references.items():
+        try:
+            checkpoints |= open_sources({name: reference})
+        except CheckpointError as exception:
+            if name in experiment.spec.models:
+                raise exception.within(f"models.{name}") from None
+            raise  # a reference in the recipe itself, which the message names already
+    return checkpoints
+
+
+def _check_workers(workers: WorkersSpec) -> None:
+    try:
+        resolve_device(workers.device)
+    except ExperimentError as exception:
+        raise exception.within("workers") from None
+    there = torch.cuda.device_count()
+    if workers.backend == "ray" and workers.address is None and workers.gpus_per_worker > there:
+        raise ExperimentError(
+            "workers.gpus_per_worker",
+            f"each worker needs {workers.gpus_per_worker:g} GPUs, and this machine has {there}",
+            "Ask for less per worker, or join a cluster that has them with workers.address.",
+        )
+
+
+def _model_warnings(plan: MergePlan, recipe: Recipe) -> list[str]:
+    warning = check_header(plan, is_stack=recipe.models is None)
+    return [] if warning is None else [warning]
+
+
+def _check_requests(evaluator: Evaluator, plan: MergePlan, splits: Sequence[Split]) -> tuple[str, ...]:
+    if not has_tokenizer(plan.tokenizer.path):
+        raise CheckpointError(
+            "models",
+            f"no tokenizer files in {', '.join(plan.checkpoints)}, and lm-eval needs a tokenizer",
+            "Put the tokenizer's files (tokenizer.json, tokenizer_config.json) into the base model's folder.",
+        )
+    tokenizer = with_padding(load_tokenizer(plan.tokenizer.path))
+    return evaluator.check_requests(
+        tokenizer, context_length(parse_config(plan.config)[0], tokenizer), splits
+    )
+
+
+def _check_study(experiment: Experiment, sources: dict[str, str], scored: ScoredDigest) -> None:
+    """Look at the study of the experiment, if there is one, without touching it."""
+    if experiment.name not in study_names(experiment.storage):
+        return
+    with Study.open(experiment.storage, experiment.name, read=read_document) as study:
+        study.check_experiment(experiment.document(sources), FREE_FIELDS, scored)

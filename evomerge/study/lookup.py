@@ -1,0 +1,64 @@
+"""What can be told of the studies of a storage without opening one of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from evomerge.fitness.scored import ScoredDigest
+from evomerge.study.scored_tasks import SCORED, scored_of
+from evomerge.study.serialization import is_trial
+from evomerge.study.storage import open_storage, storage_file
+from evomerge.study.warm_start import WARM_START
+
+__all__ = ["Known", "known", "study_names"]
+
+
+@dataclass(frozen=True)
+class Known:
+    """What can be told of a study without opening it for writing."""
+
+    has_trials: bool = False
+    scored: ScoredDigest | None = None
+    has_begun: bool = False
+    """Whether it has trials, or holds what it took over from another study."""
+
+    @property
+    def as_drawn(self) -> bool:
+        """Whether its few-shot examples are those of release 0.1.0, which went on or is to go on."""
+        return self.scored.as_drawn if self.scored is not None else self.has_trials
+
+
+def known(storage: str, name: str, *, wait: bool = False) -> Known:
+    """What is known of the study ``name``, which need not exist; creates nothing.
+
+    With ``wait`` a server that is away is waited for, as when a search opens its study.
+
+    Raises:
+        StudyError: The storage is malformed or cannot be read.
+    """
+    path = storage_file(storage)
+    if path is not None and (not path.is_file() or path.stat().st_size == 0):
+        return Known()
+    opened = open_storage(storage, create=wait)  # the file is there
+    try:
+        if name not in opened.study_names():
+            return Known()
+        attributes = opened.attributes(name)
+        scored = scored_of(attributes.get(SCORED), f"study {name!r} in {opened.url}")
+        has_trials = any(is_trial(row) for row in opened.trials(name))
+        return Known(has_trials, scored, has_trials or WARM_START in attributes)
+    finally:
+        opened.close()
+
+
+def study_names(storage: str) -> tuple[str, ...]:
+    """Names of the studies in ``storage``, sorted.
+
+    Raises:
+        StudyError: The storage cannot be reached or read.
+    """
+    opened = open_storage(storage, create=False)
+    try:
+        return opened.study_names()
+    finally:
+        opened.close()

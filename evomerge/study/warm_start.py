@@ -1,0 +1,85 @@
+"""What a study took over from another when it began: kept in its own log, so that the other may go."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from evomerge.study.item_scores import ItemLists
+from evomerge.study.serialization import split_result_of, split_text
+from evomerge.study.storage_row import json_text
+from evomerge.study.trial import SplitResult
+
+__all__ = ["WARM_START", "TakenOver", "WarmStart", "warm_start_of", "warm_start_texts"]
+
+WARM_START = "warm_start"
+"""User attribute of a study; written last, so that what it speaks of is complete."""
+
+_RESULTS = "warm_start:"
+_IN_ONE_ATTRIBUTE = 64
+
+
+@dataclass(frozen=True)
+class TakenOver:
+    """The result of a trial of another study, on search items."""
+
+    name: str
+    """Of the trial, with its study: ``STUDY:g3.1``."""
+    result: SplitResult
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """Where a search starts besides its own starts, and which results it need not evaluate again.
+
+    ``vectors`` are points of the new study's space, the best first. ``results`` are by the digest of the
+    recipe. ``notes`` are sentences about what could not be taken over.
+    """
+
+    source: str
+    vectors: tuple[tuple[float, ...], ...] = ()
+    results: Mapping[str, TakenOver] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def warm_start_texts(warm: WarmStart, lists: ItemLists) -> Iterator[tuple[str, str]]:
+    """Keys and texts of the attributes that hold ``warm``, to be written in this order.
+
+    The study must hold what ``lists`` misses of the results' scores.
+    """
+    count = 0
+    for some in _batches(sorted(warm.results.items())):
+        yield (
+            f"{_RESULTS}{count}",
+            json_text({digest: [t.name, split_text(t.result, lists)] for digest, t in some}),
+        )
+        count += 1
+    yield (
+        WARM_START,
+        json_text({"source": warm.source, "vectors": warm.vectors, "notes": warm.notes, "attributes": count}),
+    )
+
+
+def _batches(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    for first in range(0, len(items), _IN_ONE_ATTRIBUTE):
+        yield items[first : first + _IN_ONE_ATTRIBUTE]
+
+
+def warm_start_of(attributes: Mapping[str, Any], lists: ItemLists) -> WarmStart | None:
+    """What the ``attributes`` of a study hold; ``None`` for one that took nothing over.
+
+    Raises:
+        one of ``SENSELESS``: They were damaged.
+    """
+    text = attributes.get(WARM_START)
+    if text is None:
+        return None
+    stored = json.loads(text)
+    results = {}
+    for number in range(int(stored["attributes"])):
+        for digest, (name, result) in json.loads(attributes[f"{_RESULTS}{number}"]).items():
+            results[digest] = TakenOver(str(name), split_result_of(result, lists))
+    vectors = tuple(tuple(float(x) for x in vector) for vector in stored["vectors"])
+    return WarmStart(str(stored["source"]), vectors, results, tuple(stored["notes"]))
