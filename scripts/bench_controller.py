@@ -110,7 +110,7 @@ class Stopwatch(Observer):
         if trial.kind == "candidate":
             overhead = time.perf_counter() - self.executor.seconds - self.last
             if not self.payload or progress.done == self.size + 1:
-                gc.collect()  # one takes 60 to 120 ms, and would fall to one size or another by chance
+                gc.collect()  # one takes 60 to 120 ms, and would fall to one size or another at random
                 self.payload = random.Random(0).randbytes(stored_bytes(self.study, trial) // 2).hex()
             start = time.perf_counter()
             self.bare(self.payload)

@@ -1,13 +1,13 @@
 """Random recipes, merged by evomerge and by MergeKit, and compared tensor by tensor.
 
-    python scripts/compare_mergekit.py --peer MERGEKIT/bin/python [--recipes 300] [--by-chance 0] [--seed 1]
+    python scripts/compare_mergekit.py --peer MERGEKIT/bin/python [--recipes 300] [--stochastic 0] [--seed 1]
                                        [--folder DIR]
 
 ``--peer`` is a Python that has MergeKit 0.1.5; one process of it merges all recipes through ``run_merge``
 (``mergekit-multi`` where there is a stage). The models are tiny and made here: Llama and Qwen2 (biases, tied
 head), float32 and bfloat16, with words of their own, and a LoRA for each. Two tensors are equal where their
 difference is at most 1e-5 of the largest change that the merge makes to its inputs, plus two roundings of the
-dtype. Methods that drop at random have density 1, or below 1 in the recipes of ``--by-chance``: there the
+dtype. Methods that drop at random have density 1, or below 1 in the recipes of ``--stochastic``: there the
 mean and the variance of each element over 16 seeds are compared.
 
 A difference counts as documented (docs/recipes.md) only if it is shown to be: where bfloat16 takes part, the
@@ -160,7 +160,7 @@ def in_order_of(ours: Path, theirs: Path, peers: dict[str, Tensor]) -> dict[str,
     return moved
 
 
-def differences_by_chance(ours: list[dict[str, Tensor]], peers: list[dict[str, Tensor]]) -> list[str]:
+def differences_stochastic(ours: list[dict[str, Tensor]], peers: list[dict[str, Tensor]]) -> list[str]:
     """Tensors whose elements have another mean or spread than the peer's, over as many seeds of each."""
     found = []
     for name in ours[0]:
@@ -223,21 +223,21 @@ class Comparer:
                 comparison.details += f"\n    in float32: {of_variant.word} {of_variant.details}"
         return compared
 
-    def compare_by_chance(self, recipes: list[Path]) -> list[Comparison]:
+    def compare_stochastic(self, recipes: list[Path]) -> list[Comparison]:
         """What became of recipes that drop at random: means and spreads over seeds.
 
-        Of thousands of tensors some are far off by chance; what differs with other seeds too is a difference.
+        Of thousands of tensors some are far off at random; what differs with other seeds too is a difference.
         """
-        compared = self._compared_by_chance(recipes, range(_SEEDS))
-        suspects = [recipe for recipe, (word, _) in compared.items() if word == "different by chance"]
-        again = self._compared_by_chance(suspects, range(_SEEDS, 2 * _SEEDS))
+        compared = self._compared_stochastic(recipes, range(_SEEDS))
+        suspects = [recipe for recipe, (word, _) in compared.items() if word == "different at random"]
+        again = self._compared_stochastic(suspects, range(_SEEDS, 2 * _SEEDS))
         for recipe, (_, found) in again.items():
             names = {text.split(":")[0] for text in compared[recipe][1]}
             both = [text for text in found if text.split(":")[0] in names]
-            compared[recipe] = ("different by chance" if both else "equal but for chance", both)
+            compared[recipe] = ("different at random" if both else "equal but for chance", both)
         return [Comparison(recipe, word, "; ".join(found[:3])) for recipe, (word, found) in compared.items()]
 
-    def _compared_by_chance(
+    def _compared_stochastic(
         self, recipes: list[Path], seeds: Sequence[int]
     ) -> dict[Path, tuple[str, list[str]]]:
         """A word and the differences for each recipe."""
@@ -252,8 +252,8 @@ class Comparer:
                 word = "both refuse" if all(we_said) and all(they_said) else "only one refuses"
                 compared[recipe] = (word, [max(we_said), f"theirs: {max(they_said)}"])
                 continue
-            found = differences_by_chance([tensors_in(o) for o in ours], [tensors_in(o) for o in theirs])
-            compared[recipe] = ("different by chance" if found else "equal but for chance", found)
+            found = differences_stochastic([tensors_in(o) for o in ours], [tensors_in(o) for o in theirs])
+            compared[recipe] = ("different at random" if found else "equal but for chance", found)
         return compared
 
     def _merged(self, recipes: list[Path]) -> dict[str, str]:
@@ -321,7 +321,9 @@ def main() -> int:
     )
     parser.add_argument("--peer", required=True, help="a Python that has MergeKit 0.1.5")
     parser.add_argument("--recipes", type=int, default=300)
-    parser.add_argument("--by-chance", type=int, default=0, help="recipes that drop at random, 16 seeds each")
+    parser.add_argument(
+        "--stochastic", type=int, default=0, help="recipes that drop at random, 16 seeds each"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
         "--folder", type=Path, default=None, help="where to work; a temporary folder if not given"
@@ -334,9 +336,9 @@ def main() -> int:
         comparer = Comparer(folder, arguments.peer)
         recipes = _drawn(Recipes(folder, arguments.seed), arguments.recipes, folder / "recipe")
         compared = comparer.compare(recipes)
-        by_chance = Recipes(folder, arguments.seed, by_chance=True)
-        recipes = _drawn(by_chance, arguments.by_chance, folder / "by_chance")
-        compared += comparer.compare_by_chance(recipes)
+        stochastic = Recipes(folder, arguments.seed, stochastic=True)
+        recipes = _drawn(stochastic, arguments.stochastic, folder / "stochastic")
+        compared += comparer.compare_stochastic(recipes)
         for comparison in compared:
             if not comparison.word.startswith("equal"):
                 text = comparison.recipe.read_text().replace(f"{folder}/", "")

@@ -86,13 +86,13 @@ def _tokenizer(words: list[str]) -> Any:
 class Recipes:
     """Recipes drawn from ``seed``: any method, any of the forms that recipes have.
 
-    With ``by_chance``, only methods that drop elements at random, with densities below 1.
+    With ``stochastic``, only methods that drop elements at random, with densities below 1.
     """
 
-    def __init__(self, folder: Path, seed: int, *, by_chance: bool = False) -> None:
+    def __init__(self, folder: Path, seed: int, *, stochastic: bool = False) -> None:
         self._folder = folder
         self._random = random.Random(seed)
-        self._by_chance = by_chance
+        self._stochastic = stochastic
 
     def draw(self) -> str:
         """One recipe, in YAML: one document, or two of which the first is a stage."""
@@ -122,11 +122,11 @@ class Recipes:
     def _document(self) -> dict[str, Any]:
         from evomerge.methods import Base, methods
 
-        names_of = [m for m in methods() if not self._by_chance or m.name.startswith(("dare", "della"))]
+        names_of = [m for m in methods() if not self._stochastic or m.name.startswith(("dare", "della"))]
         method = self._random.choice(names_of)
         family = self._random.choice(FAMILIES)
         dtypes = self._random.choice((("float32",), ("float32",), ("bfloat16",), ("float32", "bfloat16")))
-        if self._by_chance:
+        if self._stochastic:
             dtypes = ("float32",)
         paths = {
             name: str(self._folder / f"{family}_{name}_{self._random.choice(dtypes)}")
@@ -159,9 +159,9 @@ class Recipes:
             is_there = value not in (paths["a"], "base") or (
                 "a" in names if value == paths["a"] else "base_model" in document
             )
-            if value is not None and is_there and not (self._by_chance and key != "dtype"):
+            if value is not None and is_there and not (self._stochastic and key != "dtype"):
                 document[key] = value
-        if self._by_chance:
+        if self._stochastic:
             document["dtype"] = "float32"
         elif "tokenizer_source" in document and method.name not in _RANKS and self._random.random() < 0.6:
             document["tokenizer"] = self._vocabulary(
@@ -229,7 +229,7 @@ class Recipes:
                 continue
             if parameter.name in ("seed", "max_iter", "tol", "eps"):
                 continue
-            wanted = required and (parameter.required or (self._by_chance and parameter.name == "density"))
+            wanted = required and (parameter.required or (self._stochastic and parameter.name == "density"))
             if not wanted and self._random.random() < 0.5:
                 continue
             value = self._setting(method.name, parameter)
@@ -254,9 +254,9 @@ class Recipes:
         if parameter.kind is bool:
             return self._random.random() < 0.5
         if parameter.name == "density" and method.startswith(("dare", "della")):
-            return round(self._random.uniform(0.3, 0.7), 2) if self._by_chance else 1.0
+            return round(self._random.uniform(0.3, 0.7), 2) if self._stochastic else 1.0
         if parameter.name == "epsilon" and method.startswith("della"):
-            return round(self._random.uniform(0.05, 0.25), 2) if self._by_chance else 0.0
+            return round(self._random.uniform(0.05, 0.25), 2) if self._stochastic else 0.0
         if parameter.name == "weight":
             return round(self._random.uniform(0.1, 1.5), 2)
         if parameter.name == "gamma":

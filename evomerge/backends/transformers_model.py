@@ -134,5 +134,5 @@ def _main_dtype(merge_plan: MergePlan) -> torch.dtype:
     """The dtype that most of the output's bytes have; a model runs in one."""
     dtype = main_dtype(t.info for t in merge_plan.tensors)
     if dtype is None:
-        raise CheckpointError(merge_plan.donor, "holds no weights in floating point")
+        raise CheckpointError(merge_plan.config_source, "holds no weights in floating point")
     return dtype

@@ -46,7 +46,7 @@ class TransformersWeights:
         self._device = device
         self._config, self._class = parse_config(plan.config)
         marked = {t.name: _Marked(t, n, dtype, device) for n, t in enumerate(plan.tensors)}
-        self.module = self._load(marked, plan.donor)
+        self.module = self._load(marked, plan.config_source)
         self._places: dict[str, Tensor] = {}
         self._loads_again = device.type != "meta" and self._find_places(marked)
 
@@ -83,10 +83,10 @@ class TransformersWeights:
             if weight.data_ptr() != loaded[name].data_ptr():
                 weight.copy_(loaded[name])
 
-    def _load(self, tensors: Mapping[str, Tensor | _Marked], donor: str = "") -> nn.Module:
+    def _load(self, tensors: Mapping[str, Tensor | _Marked], config_source: str = "") -> nn.Module:
         """The model that transformers makes of ``tensors``, which it shares where it can."""
         module, self.unused = load_complete(
-            self._config, self._class, tensors, self._dtype, self._device, donor
+            self._config, self._class, tensors, self._dtype, self._device, config_source
         )
         model: nn.Module = module.requires_grad_(requires_grad=False).eval()
         return model

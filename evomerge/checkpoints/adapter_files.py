@@ -119,7 +119,7 @@ def _read_safetensors(file: Path) -> Mapping[str, Tensor]:
     try:
         tensors: dict[str, Tensor] = load_file(file)
     except (SafetensorError, OSError, RuntimeError, TypeError, ValueError, OverflowError) as exception:
-        raise CheckpointError(str(file), f"is no readable safetensors file ({exception})") from None
+        raise CheckpointError(str(file), f"cannot be read as safetensors ({exception})") from None
     return tensors
 
 

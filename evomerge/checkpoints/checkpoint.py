@@ -167,7 +167,7 @@ class _Files:
                     str(path), "is a pointer of Git LFS, not the weights", "Run 'git lfs pull' in its folder."
                 ) from None
             raise CheckpointError(
-                str(path), f"is no readable safetensors file ({exception})", "Copy or download it again."
+                str(path), f"cannot be read as safetensors ({exception})", "Copy or download it again."
             ) from None
         return infos
 
@@ -184,9 +184,9 @@ class _Files:
                 "Convert it to safetensors where you trust it.",
             ) from None
         except (RuntimeError, OSError, ValueError, EOFError) as exception:
-            raise CheckpointError(str(path), f"is no readable file of weights ({exception})") from None
+            raise CheckpointError(str(path), f"cannot be read as a file of weights ({exception})") from None
         if not isinstance(loaded, dict) or not all(isinstance(t, Tensor) for t in loaded.values()):
-            raise CheckpointError(str(path), "is no mapping of names to tensors")
+            raise CheckpointError(str(path), "is not a mapping of names to tensors")
         self._loaded.update(loaded)
         return {name: TensorInfo(tuple(t.shape), t.dtype) for name, t in loaded.items()}
 

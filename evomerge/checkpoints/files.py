@@ -115,7 +115,7 @@ def _named_file(path: Path) -> Path | None:
     if name is None:
         return None
     if not isinstance(name, str) or Path(name).name != name or not find_file(path / name):
-        raise CheckpointError(str(config), f"{_WEIGHTS_FIELD} names {name!r}, which is no file of the folder")
+        raise CheckpointError(str(config), f"{_WEIGHTS_FIELD} names {name!r}: there is no such file")
     return path / name
 
 
@@ -160,14 +160,14 @@ def read_json(path: Path, hint: str = "") -> dict[str, Any]:
     """
     try:
         if path.stat().st_size > MAX_JSON_BYTES or not path.is_file():  # a pipe would be waited for
-            raise CheckpointError(str(path), "is no file, or too large for one of JSON")
+            raise CheckpointError(str(path), "is not a file, or is too large for JSON")
         document = json.loads(path.read_bytes())  # in UTF-8 or UTF-16, with or without a byte-order mark
     except FileNotFoundError:
         raise CheckpointError(str(path), "there is no such file", hint) from None
     except (OSError, ValueError, RecursionError) as exception:
-        raise CheckpointError(str(path), f"is no readable JSON ({exception})") from None
+        raise CheckpointError(str(path), f"cannot be read as JSON ({exception})") from None
     if not isinstance(document, dict):
-        raise CheckpointError(str(path), "is no JSON mapping")
+        raise CheckpointError(str(path), "is not a JSON mapping")
     if _is_deep(document):
         raise CheckpointError(str(path), f"is nested more than {MAX_JSON_DEPTH} levels deep")
     return document

@@ -196,7 +196,7 @@ def _check_shapes(
     for name, change in settled.changes.items():
         if change.parts and set(change.parts) not in ([{"bias"}] if name.endswith(".bias") else _COMPLETE):
             raise CheckpointError(
-                str(folder), f"the change of {name} is no product of two matrices, which is not supported"
+                str(folder), f"the change of {name} is not a product of two matrices, which is not supported"
             )
         want = tensors[name].shape
         found = change.shape(base.tensors[settled.source.get(name, name)].shape, want)

@@ -71,7 +71,7 @@ def scale_of(folder: Path, config: Mapping[str, Any], name: str) -> float:
     rank = _setting(folder, config, ("r", "rank_pattern"), module)
     alpha = _setting(folder, config, ("lora_alpha", "alpha_pattern"), module)
     if rank <= 0:
-        raise CheckpointError(str(folder), f"r is {rank:g} for {name}, which is no rank")
+        raise CheckpointError(str(folder), f"r is {rank:g} for {name}, which is not a rank")
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
@@ -104,12 +104,12 @@ def _setting(folder: Path, config: Mapping[str, Any], keys: tuple[str, str], mod
     general, by_pattern = keys
     patterns = config.get(by_pattern) or {}
     if not isinstance(patterns, Mapping):
-        raise CheckpointError(str(folder), f"{by_pattern} is no mapping of modules to numbers")
+        raise CheckpointError(str(folder), f"{by_pattern} is not a mapping of modules to numbers")
     fitting = (value for pattern, value in patterns.items() if _fits(folder, pattern, module))
     value = next(fitting, config.get(general, 8))
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST:
         raise CheckpointError(
-            str(folder), f"{general} is {value!r:.80} for {module}, which is no such number"
+            str(folder), f"{general} is {value!r:.80} for {module}, which is not a valid value"
         )
     return float(value)
 

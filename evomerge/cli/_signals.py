@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: what is in hand is let go of in order, and the command says how to go on."""
+"""Ctrl-C and SIGTERM: the command ends in order and says how to go on."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def command(
     if split not in _SPLITS:
         raise ExperimentError("--split", f"there is no split {split!r}", did_you_mean(split, _SPLITS))
     if dtype is not None and dtype not in _DTYPES:
-        raise ExperimentError("--dtype", f"{dtype!r} is no dtype of models", did_you_mean(dtype, _DTYPES))
+        raise ExperimentError("--dtype", f"{dtype!r} is not a supported dtype", did_you_mean(dtype, _DTYPES))
     spec, own_dtype = _fitness(fitness)
     warn_of_trust(spec)
     from evomerge.engine.device import resolve_device

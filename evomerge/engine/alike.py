@@ -22,14 +22,16 @@ _LISTED = 8
 
 @dataclass(frozen=True)
 class Alike:
-    """Checkpoints whose tensors have the names of the donor's, and what is worth a warning."""
+    """Checkpoints whose tensors have the names of the config source's, and what is worth a warning."""
 
     checkpoints: Mapping[str, Checkpoint]
     warnings: tuple[str, ...] = ()
 
 
-def made_alike(checkpoints: Mapping[str, Checkpoint], donor: str, *, drop_equal: bool = False) -> Alike:
-    """``checkpoints`` in the spelling of ``donor``; the same objects where nothing has to change.
+def made_alike(
+    checkpoints: Mapping[str, Checkpoint], config_source: str, *, drop_equal: bool = False
+) -> Alike:
+    """``checkpoints`` in the spelling of ``config_source``; the same objects where nothing has to change.
 
     Experts that a file stacks, and transformers saves one by one, are one by one in the result, so that
     methods which look at a tensor as a whole give the same numbers for both. ``drop_equal`` is as for
@@ -45,11 +47,11 @@ def made_alike(checkpoints: Mapping[str, Checkpoint], donor: str, *, drop_equal:
     if not _may_differ(plain):
         return Alike(plain, tuple(warnings))
     try:
-        names = ModelNames.of(plain[donor].config)
+        names = ModelNames.of(plain[config_source].config)
     except CheckpointError:  # the models are compared by their names as they are
         return Alike(plain, tuple(warnings))
     models = {model: Spelled(checkpoint, names) for model, checkpoint in plain.items()}
-    ties = Ties(models, donor)
+    ties = Ties(models, config_source)
     is_changed = ties.settle(drop_equal=drop_equal)
     warnings += _without_unused(models, names)
     warnings += [
@@ -60,11 +62,11 @@ def made_alike(checkpoints: Mapping[str, Checkpoint], donor: str, *, drop_equal:
     is_changed |= any(own.is_split or own.wrapper for own in models.values())
     if not is_changed and _are_equal(plain):
         return Alike(plain, tuple(warnings))
-    lead = models[donor]
+    lead = models[config_source]
     _save_names(lead, names)
     views = {model: _view(lead, other) for model, other in models.items()}
-    if ties.config is not plain[donor].config:
-        views[donor].config = dict(ties.config)
+    if ties.config is not plain[config_source].config:
+        views[config_source].config = dict(ties.config)
     return Alike(views, (*warnings, *ties.warnings))
 
 

@@ -109,7 +109,9 @@ def check_extra(layout: Layout, outputs: Iterable[str]) -> None:
         patterns = ", ".join(f'"{p}"' for p in pattern_for((name for name, _ in extra), used))
         raise CheckpointError(
             "models",
-            _listing(f"tensors are not in {layout.donor}", [f"{name} in {model}" for name, model in extra]),
+            _listing(
+                f"tensors are not in {layout.config_source}", [f"{name} in {model}" for name, model in extra]
+            ),
             f"{_HINT} To merge without these tensors, write into the recipe: ignore: [{patterns}]",
         )
 

@@ -55,7 +55,7 @@ def merge_tensor(
     Raises:
         CandidateError: The result holds NaN or infinity (on a CPU).
         RecipeError: The parameters do not work for these inputs.
-        CheckpointError: Inputs that are no weights, but whole numbers or truth values, differ.
+        CheckpointError: Integer or boolean inputs differ.
     """
     method = get_method(tensor.method)
     x_MRC = [rows_of(read(i.model, i.tensor).contiguous()) for i in tensor.inputs]

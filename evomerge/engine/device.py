@@ -20,7 +20,9 @@ def resolve_device(name: str) -> str:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ExperimentError("device", f"{name!r} is no device", "Known: auto, cpu, cuda, cuda:N.") from None
+        raise ExperimentError(
+            "device", f"there is no device {name!r}", "Known: auto, cpu, cuda, cuda:N."
+        ) from None
     if device.type == "cuda" and (
         not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()
     ):

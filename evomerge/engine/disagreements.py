@@ -27,13 +27,13 @@ _IS_SILENT = re.compile(
 _SHOWN = 60
 
 
-def config_warnings(checkpoints: Mapping[str, Checkpoint], donor: str) -> list[str]:
-    """One sentence for each setting in which models differ from the ``donor``, whose value the output has.
+def config_warnings(checkpoints: Mapping[str, Checkpoint], config_source: str) -> list[str]:
+    """One sentence for each setting in which models differ from ``config_source``, whose value is kept.
 
     The configurations are compared as transformers loads them, so that a default that is left out equals one
     that is spelled out; as they stand where transformers does not know the model.
     """
-    own = json.dumps(checkpoints[donor].config, sort_keys=True)
+    own = json.dumps(checkpoints[config_source].config, sort_keys=True)
     found: dict[str, tuple[Any, dict[str, Any]]] = {}
     for model, checkpoint in checkpoints.items():
         other = json.dumps(checkpoint.config, sort_keys=True)
@@ -42,9 +42,9 @@ def config_warnings(checkpoints: Mapping[str, Checkpoint], donor: str) -> list[s
         for field, (kept, lost) in _differences(own, other).items():
             found.setdefault(field, (kept, {}))[1][model] = lost
     return [
-        f"the models differ in {field}: {donor} has {_text(kept)}, "
+        f"the models differ in {field}: {config_source} has {_text(kept)}, "
         + ", ".join(f"{model} {_text(value)}" for model, value in lost.items())
-        + f". The output has that of {donor}."
+        + f". The output has that of {config_source}."
         for field, (kept, lost) in found.items()
     ]
 

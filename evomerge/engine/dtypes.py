@@ -63,7 +63,7 @@ def common_dtype(name: str, inputs: Sequence[Input], infos: Sequence[TensorInfo]
     raise CheckpointError("models", f"{name} is stored in dtypes that do not go together: {each}")
 
 
-def promoted(tensors: Sequence[TensorPlan], donor: Checkpoint) -> torch.dtype | None:
-    """The dtype of most of the output, if it is another than that of most of ``donor``."""
+def promoted(tensors: Sequence[TensorPlan], config_source: Checkpoint) -> torch.dtype | None:
+    """The dtype of most of the output, if it is another than that of most of ``config_source``."""
     output = main_dtype(tensor.info for tensor in tensors)
-    return output if output != main_dtype(donor.tensors.values()) else None
+    return output if output != main_dtype(config_source.tensors.values()) else None

@@ -35,7 +35,7 @@ _SIDE_FILES = (
     "video_preprocessor_config.json",
     "image_processor*.json",
 )
-"""What of the donor's folder belongs to the model besides weights, configuration and tokenizer."""
+"""What of the config source's folder belongs to the model besides weights, configuration and tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def _write_weights(
 
 
 def _write_side_files(merge_plan: MergePlan, writer: CheckpointWriter) -> None:
-    folder = merge_plan.checkpoints[merge_plan.donor].path
+    folder = merge_plan.checkpoints[merge_plan.config_source].path
     found = {file.name: file for pattern in _SIDE_FILES for file in folder.glob(pattern) if file.is_file()}
     for file in (*(found[name] for name in sorted(found)), *tokenizer_files(merge_plan.tokenizer.path)):
         if file.name == "generation_config.json" and merge_plan.renumber is not None:

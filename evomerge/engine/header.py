@@ -48,11 +48,11 @@ def check_header(plan: MergePlan, *, is_stack: bool, ignored: Collection[str] = 
         return f"whether transformers can load the result is not known: {exception.reason}"
     if found == LoadReport((), (), ()):
         return None
-    donor = plan.checkpoints[plan.donor]
-    kept = {name: info for name, info in donor.tensors.items() if name not in ignored}
+    config_source = plan.checkpoints[plan.config_source]
+    kept = {name: info for name, info in config_source.tensors.items() if name not in ignored}
     try:
-        whole = _report(donor.config, donor.tensors)
-        known = _report(donor.config, kept) if len(kept) < len(donor.tensors) else whole
+        whole = _report(config_source.config, config_source.tensors)
+        known = _report(config_source.config, kept) if len(kept) < len(config_source.tensors) else whole
     except CheckpointError:
         whole = known = LoadReport((), (), ())
     _refuse(plan, "weights would be missing", _beyond(found.missing, known.missing), _HINT)
@@ -62,7 +62,9 @@ def check_header(plan: MergePlan, *, is_stack: bool, ignored: Collection[str] = 
     _refuse(plan, "weights would be missing", inner, _HINT)
     wrong = listed([*found.missing, *found.unequal])
     return (
-        f"like {plan.donor}, the result lacks weights that transformers expects: {wrong}" if wrong else None
+        f"like {plan.config_source}, the result lacks weights that transformers expects: {wrong}"
+        if wrong
+        else None
     )
 
 
@@ -73,7 +75,7 @@ def _check_stack(plan: MergePlan) -> str | None:
         return f"whether transformers can load the layers is not known: {exception.reason}"
     with refused_stack():
         tensors = _empty({t.name: t.info for t in plan.tensors})
-        _, unused = load_complete(config, model_class, tensors, torch.float32, _META, plan.donor)
+        _, unused = load_complete(config, model_class, tensors, torch.float32, _META, plan.config_source)
         check_unused(plan, unused)
     return None
 
@@ -94,20 +96,22 @@ def refused_stack() -> Iterator[None]:
 
 
 def check_unused(plan: MergePlan, unused: Sequence[str]) -> None:
-    """Check that what a layer-stack has no use for (``unused``) is what its donor has no use for either.
+    """Check that what a layer-stack does not use (``unused``) is what its config source does not use.
 
     Raises:
-        CheckpointError: Layers would be left out, or the donor itself does not load.
+        CheckpointError: Layers would be left out, or the config source itself does not load.
     """
     if not unused:
         return
-    donor = plan.checkpoints[plan.donor]
-    config, model_class = parse_config(donor.config)
-    tensors = _empty(donor.tensors)
-    _, whole = load_complete(config, model_class, tensors, torch.float32, _META, plan.donor)
+    config_source = plan.checkpoints[plan.config_source]
+    config, model_class = parse_config(config_source.config)
+    tensors = _empty(config_source.tensors)
+    _, whole = load_complete(config, model_class, tensors, torch.float32, _META, plan.config_source)
     extra = [name for name in unused if name not in whole]
     if extra:
-        raise CheckpointError(plan.donor, f"its configuration has no word for these layers: {listed(extra)}")
+        raise CheckpointError(
+            plan.config_source, f"its configuration has no word for these layers: {listed(extra)}"
+        )
 
 
 def _beyond(found: Sequence[str], known: Sequence[str]) -> list[str]:
@@ -117,7 +121,9 @@ def _beyond(found: Sequence[str], known: Sequence[str]) -> list[str]:
 def _refuse(plan: MergePlan, what: str, names: Sequence[str], hint: str = "") -> None:
     if names:
         raise CheckpointError(
-            plan.donor, f"the result would not load with its config.json; {what}: {listed(names)}", hint
+            plan.config_source,
+            f"the result would not load with its config.json; {what}: {listed(names)}",
+            hint,
         )
 
 

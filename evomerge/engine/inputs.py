@@ -12,7 +12,7 @@ from evomerge.engine.alike import Alike, made_alike
 from evomerge.engine.compatibility import check_not_quantized
 from evomerge.engine.disagreements import config_warnings
 from evomerge.engine.ignored import unused_patterns, without_ignored
-from evomerge.engine.layout import donor_of
+from evomerge.engine.layout import config_source_of
 from evomerge.engine.plan import MergePlan
 from evomerge.engine.planner import planned
 from evomerge.engine.stages import staged
@@ -146,34 +146,38 @@ class Inputs:
         return planned(recipe, self._alignments[key])
 
     def _aligned(self, recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> Alignment:
-        donor = donor_of(recipe)
+        config_source = config_source_of(recipe)
         drop_equal = "key" in get_method(recipe.merge_method).context  # each tensor at random by its name
-        alike = self._made_alike(checkpoints, donor, drop_equal=drop_equal)
-        made = self._one_vocabulary(recipe, alike.checkpoints, donor)
+        alike = self._made_alike(checkpoints, config_source, drop_equal=drop_equal)
+        made = self._one_vocabulary(recipe, alike.checkpoints, config_source)
         own = (f"{model}: {text}" for model, c in checkpoints.items() for text in c.warnings)
-        merged = {model: checkpoints[model] for model in dict.fromkeys((donor, *recipe.merged()))}
-        differing = config_warnings(merged, donor)
+        merged = {model: checkpoints[model] for model in dict.fromkeys((config_source, *recipe.merged()))}
+        differing = config_warnings(merged, config_source)
         return replace(made, warnings=(*own, *alike.warnings, *differing, *made.warnings))
 
-    def _made_alike(self, checkpoints: Mapping[str, Checkpoint], donor: str, *, drop_equal: bool) -> Alike:
+    def _made_alike(
+        self, checkpoints: Mapping[str, Checkpoint], config_source: str, *, drop_equal: bool
+    ) -> Alike:
         """The checkpoints in one spelling; the same objects for the same checkpoints."""
-        key = (donor, drop_equal, tuple((model, id(c)) for model, c in checkpoints.items()))
+        key = (config_source, drop_equal, tuple((model, id(c)) for model, c in checkpoints.items()))
         if key not in self._alike:
             while len(self._alike) > _KEPT + len(self._stages):
                 self._alike.pop(next(iter(self._alike)))
             check_not_quantized(checkpoints)
             self._alike[key] = (
-                made_alike(checkpoints, donor, drop_equal=drop_equal),
+                made_alike(checkpoints, config_source, drop_equal=drop_equal),
                 tuple(checkpoints.values()),
             )
         return self._alike[key][0]
 
-    def _one_vocabulary(self, recipe: Recipe, checkpoints: Mapping[str, Checkpoint], donor: str) -> Alignment:
+    def _one_vocabulary(
+        self, recipe: Recipe, checkpoints: Mapping[str, Checkpoint], config_source: str
+    ) -> Alignment:
         warnings: tuple[str, ...] = ()
         if self._truncate and recipe.vocabulary is None:
-            alignment = truncated(checkpoints, donor)
+            alignment = truncated(checkpoints, config_source)
         else:
-            alignment = aligned(recipe, checkpoints, donor)
+            alignment = aligned(recipe, checkpoints, config_source)
             if recipe.vocabulary is None:
                 warnings = tuple(vocabulary_warnings(checkpoints))
         return replace(alignment, warnings=(*alignment.warnings, *warnings))

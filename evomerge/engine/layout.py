@@ -15,10 +15,10 @@ from evomerge.errors import CheckpointError, RecipeError
 from evomerge.methods import Base, MergeMethod
 from evomerge.recipe import Parameters, Recipe, Slice, Source
 
-__all__ = ["Layout", "Operands", "Segment", "Slot", "donor_of", "first_layer"]
+__all__ = ["Layout", "Operands", "Segment", "Slot", "config_source_of", "first_layer"]
 
 
-def donor_of(recipe: Recipe) -> str:
+def config_source_of(recipe: Recipe) -> str:
     """The model that gives configuration, tokenizer, side files and the order of tensors."""
     return recipe.base_model if recipe.base_model is not None else recipe.merged()[0]
 
@@ -88,9 +88,9 @@ class Layout:
     """
 
     def __init__(self, recipe: Recipe, checkpoints: Mapping[str, Checkpoint], method: MergeMethod) -> None:
-        self.donor = donor_of(recipe)
+        self.config_source = config_source_of(recipe)
         self.checkpoints = {model: checkpoints[model] for model in recipe.merged()}
-        self.parts = find_parts(recipe, checkpoints[self.donor].tensors)
+        self.parts = find_parts(recipe, checkpoints[self.config_source].tensors)
         self.stacks = {m: find_stacks(c.tensors, c.config) for m, c in self.checkpoints.items()}
         self._recipe = recipe
         self._method = method
@@ -178,9 +178,9 @@ class Layout:
 
     def slots(self) -> Iterator[Slot]:
         """Every output tensor; the layers of a sliced stack in their new order, in place of the first."""
-        stacks = self.stacks[self.donor]
+        stacks = self.stacks[self.config_source]
         done: list[Part] = []
-        for name in self.checkpoints[self.donor].tensors:
+        for name in self.checkpoints[self.config_source].tensors:
             if self.is_left_out(name):
                 continue
             place = stacks.place(name)
@@ -190,7 +190,7 @@ class Layout:
             if (
                 part.slices is not None
                 and place is not None
-                and place.prefix in self.sliced(part, self.donor)
+                and place.prefix in self.sliced(part, self.config_source)
             ):
                 if part not in done:
                     for segment in self.segments[part]:
@@ -205,7 +205,7 @@ class Layout:
 
     def is_left_out(self, name: str) -> bool:
         """Whether the output does without a tensor that some model has."""
-        in_layers = self.stacks[self.donor].place(name) is not None
+        in_layers = self.stacks[self.config_source].place(name) is not None
         part = part_of(name, self.parts)
         models = self.merged_models(part) if part is not None and part.name and part.models else ()
         asked = {model: self.checkpoints[model] for model in models} or self.checkpoints
@@ -215,7 +215,7 @@ class Layout:
         """The tensors of each layer of one slice: layer k is layer ``start + k`` of each source."""
         lead = segment.sources[0]
         stacks = self.sliced(segment.part, lead.model)
-        of_donor = self.sliced(segment.part, self.donor)
+        of_config_source = self.sliced(segment.part, self.config_source)
         places = [self.stacks[lead.model].place(name) for name in self.checkpoints[lead.model].tensors]
         for k in range(segment.layers):
             for place in places:
@@ -231,14 +231,14 @@ class Layout:
                     at = next((s for s in segment.sources if s.model == segment.base), lead)
                     layer = f"{first_layer(at) + k}{place.suffix}"
                     base = self._layer_input(segment, segment.base, nth, layer)
-                output = f"{of_donor[nth]}{segment.first + k}{place.suffix}"
+                output = f"{of_config_source[nth]}{segment.first + k}{place.suffix}"
                 yield Slot(output, segment, _position(k, segment.layers), sources, base)
 
     def _layer_input(self, segment: Segment, model: str, nth: int, layer: str) -> Input:
         stacks = self.sliced(segment.part, model)
         if nth >= len(stacks):
             raise CheckpointError(
-                "models", f"the layers of {model!r} are not made like those of {self.donor!r}"
+                "models", f"the layers of {model!r} are not made like those of {self.config_source!r}"
             )
         return Input(model, f"{stacks[nth]}{layer}")
 

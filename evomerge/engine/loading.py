@@ -76,23 +76,24 @@ def load_complete(
     tensors: Mapping[str, Any],
     dtype: torch.dtype,
     device: torch.device,
-    donor: str,
+    config_source: str,
 ) -> tuple[nn.Module, tuple[str, ...]]:
     """As ``load``, of tensors that must be all that the model needs; the model, and what it has no use for.
 
     Raises:
-        CheckpointError: It cannot be made, or weights are missing or have another shape. ``donor`` is named.
+        CheckpointError: It cannot be made, or weights are missing or have another shape; names
+            ``config_source``.
     """
     try:
         module, report = load(config, model_class, tensors, dtype, device)
     except CheckpointError as exception:
-        raise CheckpointError(donor, exception.reason) from None
+        raise CheckpointError(config_source, exception.reason) from None
     for what, found in (
         ("has weights of another shape than", report.unequal),
         ("lacks weights of", report.missing),
     ):
         if found:
-            raise CheckpointError(donor, f"{what} {model_class.__name__}: {listed(found)}")
+            raise CheckpointError(config_source, f"{what} {model_class.__name__}: {listed(found)}")
     return module, report.unused
 
 

@@ -32,7 +32,7 @@ def output_tokenizer(
     recipe: Recipe,
     spec: TokenizerSpec,
     checkpoints: Mapping[str, Checkpoint],
-    donor: str,
+    config_source: str,
     rows_of: Callable[[Checkpoint], int],
 ) -> OutputTokenizer:
     """The tokenizer that ``spec`` asks for; ``rows_of`` counts the rows of a model's embedding.
@@ -43,13 +43,13 @@ def output_tokenizer(
     Raises:
         CheckpointError: A tokenizer is damaged.
     """
-    # Reading a tokenizer takes up to seconds: each is read once, and let go when this returns.
+    # Reading a tokenizer takes up to seconds: each is read once, and released when this returns.
     tokenizers = {f: load_tokenizer(f) for f in dict.fromkeys(c.tokenizer for c in checkpoints.values())}
     of_folders = {folder: vocabulary_of(tokenizer) for folder, tokenizer in tokenizers.items()}
     of_models = {model: of_folders[c.tokenizer] for model, c in checkpoints.items()}
     is_union = spec.source == "union"
-    models = dict.fromkeys((donor, *recipe.merged()) if is_union else ())
-    source = donor if spec.source in ("union", "base") else spec.source
+    models = dict.fromkeys((config_source, *recipe.merged()) if is_union else ())
+    source = config_source if spec.source in ("union", "base") else spec.source
     places = dict.fromkeys((checkpoints[source].tokenizer, *(checkpoints[m].tokenizer for m in models)))
     unused = {place: _beyond(place, of_folders[place], spec, checkpoints, rows_of) for place in places}
     first, *others = places

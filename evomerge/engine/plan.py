@@ -49,14 +49,14 @@ class TensorPlan:
 class MergePlan:
     """All output tensors, what they are read from, the configuration of the output, and its tokenizer.
 
-    ``checkpoints`` are what ``Input.model`` names: the models of the recipe, or views of them. ``donor``
-    gives the side files; ``renumber`` says where its token ids have gone, if they have; ``ignored`` are the
-    tensors that the recipe leaves out of each model.
+    ``checkpoints`` are what ``Input.model`` names: the models of the recipe, or views of them. The
+    ``config_source`` gives the side files; ``renumber`` says where its token ids have gone, if they have;
+    ``ignored`` are the tensors that the recipe leaves out of each model.
     """
 
     tensors: tuple[TensorPlan, ...]
     config: Mapping[str, Any]
-    donor: str
+    config_source: str
     checkpoints: Mapping[str, Checkpoint]
     tokenizer: TokenizerFolder
     renumber: Renumbering | None = None

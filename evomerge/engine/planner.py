@@ -48,8 +48,11 @@ def planned(recipe: Recipe, alignment: Alignment) -> MergePlan:
     )
     return MergePlan(
         tensors,
-        _config(layout, dtype if dtype is not None else promoted(tensors, layout.checkpoints[layout.donor])),
-        layout.donor,
+        _config(
+            layout,
+            dtype if dtype is not None else promoted(tensors, layout.checkpoints[layout.config_source]),
+        ),
+        layout.config_source,
         alignment.checkpoints,
         alignment.tokenizer,
         alignment.renumber,
@@ -97,8 +100,8 @@ def _copy(name: str, info: TensorInfo, source: Input, dtype: torch.dtype) -> Ten
 
 
 def _config(layout: Layout, dtype: torch.dtype | None) -> dict[str, Any]:
-    """The donor's configuration, with the dtype and the layers of the output."""
-    config = copy.deepcopy(layout.checkpoints[layout.donor].config)
+    """The config source's configuration, with the dtype and the layers of the output."""
+    config = copy.deepcopy(layout.checkpoints[layout.config_source].config)
     if dtype is not None:
         for section in (config, *(v for v in config.values() if isinstance(v, dict))):
             for key in ("dtype", "torch_dtype"):
@@ -110,8 +113,8 @@ def _config(layout: Layout, dtype: torch.dtype | None) -> dict[str, Any]:
         if part.slices is None:
             continue
         segments = layout.segments[part]
-        old, new = layout.depth(part, layout.donor), sum(s.layers for s in segments)
-        if layout.sliced(part, layout.donor) == layout.stacks[layout.donor].sliced:
+        old, new = layout.depth(part, layout.config_source), sum(s.layers for s in segments)
+        if layout.sliced(part, layout.config_source) == layout.stacks[layout.config_source].sliced:
             _resize(config, layout, segments)
         elif old != new and not resize_module(config, old, new):
             raise RecipeError(
@@ -128,7 +131,7 @@ def _resize(config: dict[str, Any], layout: Layout, segments: Sequence[Segment])
     Raises:
         RecipeError: A layer would be of another kind than in its model, and the configuration cannot say so.
     """
-    stacks = layout.stacks[layout.donor]
+    stacks = layout.stacks[layout.config_source]
     depth = layer_count(config) or stacks.depth
     origins = [
         Origin(with_lists(layout.checkpoints[model].config, layout.depth(s.part, model)), start + k)

@@ -51,7 +51,7 @@ class Spelled:
         self.infos: dict[str, TensorInfo] = {}
         self.own: dict[str, str] = {}
         self.unknown: list[str] = []
-        """Names of tensors that are no weights of the model."""
+        """Names of tensors that are not weights of the model."""
         self.is_split = False
         self.wrapper = ""
         """The modules around all tensors that no wrapper is known for."""

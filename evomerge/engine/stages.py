@@ -70,7 +70,7 @@ def staged(merge_plan: MergePlan, file: Path | None = None) -> Checkpoint:
     checkpoints = merge_plan.checkpoints
     folders = [folder for checkpoint in checkpoints.values() for folder in checkpoint.folders]
     stage = Checkpoint(
-        checkpoints[merge_plan.donor].path,
+        checkpoints[merge_plan.config_source].path,
         dict(merge_plan.config),
         {tensor.name: tensor.info for tensor in merge_plan.tensors},
         _StageFiles(merge_plan),

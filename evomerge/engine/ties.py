@@ -31,14 +31,14 @@ class Ties:
     A model that stores an embedding twice, equal, ties it. One that stores two different ones does not, as
     transformers loads it, whatever its configuration says. If one model does not tie them, the output does
     not: of the others the embedding counts for both. Else the output has what all store, or what the model
-    ``donor`` stores.
+    ``config_source`` stores.
     """
 
-    def __init__(self, models: Mapping[str, Spelled], donor: str) -> None:
-        self.config: Mapping[str, Any] = models[donor].checkpoint.config
+    def __init__(self, models: Mapping[str, Spelled], config_source: str) -> None:
+        self.config: Mapping[str, Any] = models[config_source].checkpoint.config
         self.warnings: list[str] = []
         self._models = models
-        self._donor = donor
+        self._config_source = config_source
         self._tied = _pairs(with_ties(self.config, tied=True))
         self._untied = _pairs(with_ties(self.config, tied=False))
 
@@ -59,7 +59,7 @@ class Ties:
                 continue
             for model in self._models:
                 is_changed |= self._give(model, stored[model], kept, has_own_head=len(values[model]) > 1)
-        return is_changed or self.config is not self._models[self._donor].checkpoint.config
+        return is_changed or self.config is not self._models[self._config_source].checkpoint.config
 
     def _is_untied_now(self, values: Mapping[str, Sequence[Sequence[str]]]) -> bool:
         return any(len(v) > 1 for v in values.values())
@@ -105,7 +105,7 @@ class Ties:
         untied = [m for m, v in values.items() if len(v) > 1]
         if not untied:
             in_all = [n for n in names if all(n in held for held in stored.values())]
-            return in_all[:1] or list(stored[self._donor][:1])
+            return in_all[:1] or list(stored[self._config_source][:1])
         kept = list(dict.fromkeys(v[0] for m in untied for v in values[m]))
         # What an untied configuration leaves without a source is stored, too.
         sources = {self._untied.get(n, n) for n in kept}
@@ -113,7 +113,7 @@ class Ties:
             if self._untied.get(name, name) not in sources:
                 kept.append(name)
                 sources.add(self._untied.get(name, name))
-        if self._untied != self._tied and self._ties(self._donor) is self._tied:
+        if self._untied != self._tied and self._ties(self._config_source) is self._tied:
             self.config = with_ties(self.config, tied=False)
         tied = [m for m in self._models if m not in untied]
         if tied:

@@ -26,24 +26,24 @@ class TokenizerFolder:
 
 
 def lend_tokenizers(
-    checkpoints: Mapping[str, Checkpoint], donor: str
+    checkpoints: Mapping[str, Checkpoint], config_source: str
 ) -> tuple[Mapping[str, Checkpoint], tuple[str, ...]]:
-    """``checkpoints``, those without tokenizer files with that of ``donor``; what is worth a warning.
+    """``checkpoints``, those without tokenizer files with that of ``config_source``; what is worth a warning.
 
-    Where the donor has none either, it is that of the first model that has one. Where no model has one, all
-    stay as they are.
+    Where the config source has none either, it is that of the first model that has one. Where no model has
+    one, all stay as they are.
     """
     having = [model for model, c in checkpoints.items() if has_tokenizer(c.tokenizer)]
     lacking = [model for model in checkpoints if model not in having]
     if not lacking:
         return checkpoints, ()
     if not having:
-        has_text = any("vocab_size" in part for part in text_parts(checkpoints[donor].config))
+        has_text = any("vocab_size" in part for part in text_parts(checkpoints[config_source].config))
         names = ", ".join(checkpoints)
         return checkpoints, (
             f"no tokenizer files in {names}: the output has none either",
         ) if has_text else ()
-    lender = donor if donor in having else having[0]
+    lender = config_source if config_source in having else having[0]
     lent = {
         model: c if model in having else c.with_tokenizer(checkpoints[lender].tokenizer)
         for model, c in checkpoints.items()

@@ -64,7 +64,7 @@ class Renumbering:
 
 @dataclass(frozen=True)
 class Alignment:
-    """Checkpoints that share one vocabulary, its tokenizer, and how the token ids of the donor changed."""
+    """Checkpoints that share one vocabulary, its tokenizer, and how the config source's token ids changed."""
 
     checkpoints: Mapping[str, Checkpoint]
     tokenizer: TokenizerFolder
@@ -72,7 +72,7 @@ class Alignment:
     warnings: tuple[str, ...] = ()
 
 
-def aligned(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], donor: str) -> Alignment:
+def aligned(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], config_source: str) -> Alignment:
     """``checkpoints`` as the tokenizer section and the chat template of ``recipe`` want them.
 
     Raises:
@@ -80,18 +80,18 @@ def aligned(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], donor: str) -
         CheckpointError: A tokenizer is missing or damaged.
     """
     spec = recipe.vocabulary
-    lent, warnings = lend_tokenizers(checkpoints, donor)
-    if spec is not None and has_tokenizer(lent[donor].tokenizer):
-        made = _by_tokens(recipe, spec, lent, donor)
+    lent, warnings = lend_tokenizers(checkpoints, config_source)
+    if spec is not None and has_tokenizer(lent[config_source].tokenizer):
+        made = _by_tokens(recipe, spec, lent, config_source)
         made = replace(made, warnings=(*warnings, *made.warnings))
     elif spec is not None and (spec.tokens or spec.pad_to_multiple_of is not None):
         raise CheckpointError(
-            donor,
+            config_source,
             "the recipe has a tokenizer section, and there are no tokenizer files in any of its models",
             "Copy those of the base model into the folder.",
         )
     else:
-        made = _without_section(checkpoints, lent, donor, warnings)
+        made = _without_section(checkpoints, lent, config_source, warnings)
     if recipe.chat_template is None:
         return made
     return _with_chat_template(recipe, made.checkpoints, made)
@@ -100,19 +100,19 @@ def aligned(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], donor: str) -
 def _without_section(
     checkpoints: Mapping[str, Checkpoint],
     lent: Mapping[str, Checkpoint],
-    donor: str,
+    config_source: str,
     warnings: tuple[str, ...],
 ) -> Alignment:
-    """The models as they are, with the donor's tokenizer; with another's only where it may be the donor's."""
-    own, other = checkpoints[donor].tokenizer, lent[donor].tokenizer
-    lender = next((m for m, c in checkpoints.items() if c.tokenizer == other), donor)
-    if own != other and _rows(checkpoints[lender]) != _rows(checkpoints[donor]):
-        return Alignment(checkpoints, TokenizerFolder(own), None, (f"no tokenizer files in {donor}",))
+    """The models as they are, with the config source's tokenizer, or with another that fits its rows."""
+    own, other = checkpoints[config_source].tokenizer, lent[config_source].tokenizer
+    lender = next((m for m, c in checkpoints.items() if c.tokenizer == other), config_source)
+    if own != other and _rows(checkpoints[lender]) != _rows(checkpoints[config_source]):
+        return Alignment(checkpoints, TokenizerFolder(own), None, (f"no tokenizer files in {config_source}",))
     needed = own != other or not has_tokenizer(other)
     return Alignment(checkpoints, TokenizerFolder(other), None, warnings if needed else ())
 
 
-def truncated(checkpoints: Mapping[str, Checkpoint], donor: str) -> Alignment:
+def truncated(checkpoints: Mapping[str, Checkpoint], config_source: str) -> Alignment:
     """``checkpoints`` with embeddings cut to the size that all have."""
     sizes = {model: _rows(checkpoint) for model, checkpoint in checkpoints.items()}
     size = min(sizes.values(), default=0)
@@ -123,7 +123,7 @@ def truncated(checkpoints: Mapping[str, Checkpoint], donor: str) -> Alignment:
         views[model] = _view(checkpoint, made, size, None)
         if names:
             warnings.append(f"{model}: {', '.join(names)} cut from {sizes[model]} to {size} rows")
-    return Alignment(views, TokenizerFolder(checkpoints[donor].tokenizer), None, tuple(warnings))
+    return Alignment(views, TokenizerFolder(checkpoints[config_source].tokenizer), None, tuple(warnings))
 
 
 def embedding_tensors(checkpoint: Checkpoint) -> tuple[str, ...]:
@@ -145,12 +145,12 @@ def embedding_tensors(checkpoint: Checkpoint) -> tuple[str, ...]:
 
 
 def _by_tokens(
-    recipe: Recipe, spec: TokenizerSpec, checkpoints: Mapping[str, Checkpoint], donor: str
+    recipe: Recipe, spec: TokenizerSpec, checkpoints: Mapping[str, Checkpoint], config_source: str
 ) -> Alignment:
     """``aligned`` for a recipe with a tokenizer section."""
-    made = output_tokenizer(recipe, spec, checkpoints, donor, _rows)
+    made = output_tokenizer(recipe, spec, checkpoints, config_source, _rows)
     aligner = _Aligner(recipe, spec, checkpoints, made.of_models)
-    alignment = aligner.align(made.vocabulary, made.folder, donor)
+    alignment = aligner.align(made.vocabulary, made.folder, config_source)
     return replace(alignment, warnings=(*made.warnings, *alignment.warnings))
 
 
@@ -170,7 +170,7 @@ class _Aligner:
         self.vocabularies = vocabularies
         self.embeddings = {m: Embedding(vocabularies[m], _rows(c)) for m, c in checkpoints.items()}
 
-    def align(self, output: Vocabulary, folder: TokenizerFolder, donor: str) -> Alignment:
+    def align(self, output: Vocabulary, folder: TokenizerFolder, config_source: str) -> Alignment:
         maps = row_maps(
             self.embeddings,
             output,
@@ -179,7 +179,7 @@ class _Aligner:
             pad_to_multiple_of=self.spec.pad_to_multiple_of,
         )
         views = {m: self._aligned(m, maps[m], output) for m in self.checkpoints}
-        return Alignment(views, folder, self._renumbering(donor, output), self._warnings(output))
+        return Alignment(views, folder, self._renumbering(config_source, output), self._warnings(output))
 
     def _choices(self) -> dict[str, TokenChoice]:
         choices = {}
@@ -216,15 +216,15 @@ class _Aligner:
         own = self.checkpoints[model].read(name)
         taken = _by_model(rows.taken.items())
         shares = _by_model((i, origin) for i, origins in rows.means.items() for origin in origins)
-        donors = {m: self._donated(m, name, own) for m in dict.fromkeys((*taken, *shares))}
-        is_exact = all(donors[m].dtype == own.dtype for m in taken) and not rows.means and not rows.gaps
+        rows_of = {m: self._rows_taken(m, name, own) for m in dict.fromkeys((*taken, *shares))}
+        is_exact = all(rows_of[m].dtype == own.dtype for m in taken) and not rows.means and not rows.gaps
         moved = torch.zeros((rows.size, *own.shape[1:]), dtype=own.dtype if is_exact else torch.float32)
         kept = [i for i, row in enumerate(rows.own) if row >= 0]
         moved[kept] = own[[rows.own[i] for i in kept]].to(moved.dtype)
-        for donor, (places, origins) in taken.items():
-            moved[places] = donors[donor][origins].to(moved.dtype)
-        for donor, (places, origins) in shares.items():
-            moved[places] += donors[donor][origins].float()
+        for model, (places, origins) in taken.items():
+            moved[places] = rows_of[model][origins].to(moved.dtype)
+        for model, (places, origins) in shares.items():
+            moved[places] += rows_of[model][origins].float()
         for i, parts in rows.means.items():
             moved[i] /= len(parts)
         if rows.gaps:
@@ -233,7 +233,7 @@ class _Aligner:
             moved[~used] = moved[used].double().mean(dim=0).to(moved.dtype)
         return moved
 
-    def _donated(self, model: str, name: str, own: Tensor) -> Tensor:
+    def _rows_taken(self, model: str, name: str, own: Tensor) -> Tensor:
         checkpoint = self.checkpoints[model]
         if name not in checkpoint.tensors:  # tied there: the output embedding is the input embedding
             tied = [n for n in embedding_tensors(checkpoint) if len(checkpoint.tensors[n].shape) == own.dim()]

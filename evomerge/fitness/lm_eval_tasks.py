@@ -88,7 +88,7 @@ class EvalTask:
         if spec.transform == "log" and aggregation not in POSITIVE_AGGREGATIONS:
             raise FitnessError(
                 f"{self._where}: transform",
-                f"{self._metric} is no perplexity, so it may have no logarithm",
+                f"{self._metric} is not a perplexity, so it may not have a logarithm",
                 "Remove 'transform: log'.",
             )
         self._items_of: dict[Split, tuple[_Item, ...]] = {}
@@ -174,7 +174,7 @@ class EvalTask:
 
         Numbers count as they are; (log-likelihood, words or bytes) become value and weight. For f1 and mcc an
         item is right (1) or wrong (0); for any other metric of whole sets (bleu, ter, brier_score) it is the
-        metric of the item alone. Where even that is no number the item has value 0 and weight 0.
+        metric of the item alone. Where even that is not a number the item has value 0 and weight 0.
         """
         name = self.info.aggregation
         if name in ("weighted_perplexity", "bits_per_byte"):

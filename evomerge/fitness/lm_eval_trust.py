@@ -1,4 +1,4 @@
-"""Task definitions of strangers are read as data: what in them would run code is refused (lm-eval 0.4.13).
+"""Untrusted task definitions are read as data: what in them would run code is refused (lm-eval 0.4.13).
 
 A definition can name Python functions (``!function``), metrics that the hub defines by a script, datasets
 with a loading script, and settings of transformers that fetch code; and its templates could reach any object
@@ -74,16 +74,14 @@ def _refuse_file(path: Path, name: str, seen: set[Path]) -> None:
     document = None if found else yaml.load(text, Loader=LOADER)  # noqa: S506 (safe; no tag is left)
     found = found or next(_fields(document), None)
     if found is not None:
-        raise FitnessError(
-            f"fitness.tasks: {name}", f"{path}: {found}, and code of strangers does not run", _HINT
-        )
+        raise FitnessError(f"fitness.tasks: {name}", f"{path}: {found}, and untrusted code is not run", _HINT)
     included = document.get("include", []) if isinstance(document, dict) else []
     for each in included if isinstance(included, list) else [included]:
         _refuse_file(path.parent / str(each), name, seen)
 
 
 def _tags(root: Any) -> Iterator[str]:
-    """What stands in the YAML that is no plain value, with its line."""
+    """What stands in the YAML that is not a plain value, with its line."""
     seen, todo = set[int](), [root] if root is not None else []
     while todo:
         node = todo.pop()

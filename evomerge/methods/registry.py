@@ -32,7 +32,7 @@ class Base(StrEnum):
 
     REQUIRED = "required"  # the first input, and never one of the merged models
     OPTIONAL = "optional"  # the same where the recipe names one
-    NONE = "none"  # only the donor of configuration and tokenizer; merged where it is listed
+    NONE = "none"  # only the config source of configuration and tokenizer; merged where it is listed
 
 
 @dataclass(frozen=True)

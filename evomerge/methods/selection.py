@@ -8,7 +8,7 @@ from evomerge import kernels
 from evomerge.kernels import Importance, Measure, Ram, VarianceCut, Variances, nothing
 from evomerge.methods.registry import Base, Bound, Range, merge_method
 
-_Epsilon = Annotated[float, Range("changes up to this are no changes", 0)]
+_Epsilon = Annotated[float, Range("changes up to this size count as none", 0)]
 
 
 def _sce_measure(parameters: Bound) -> Measure:

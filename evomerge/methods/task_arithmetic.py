@@ -1,6 +1,6 @@
 """Sparsify task vectors, then combine them: the generalised task arithmetic.
 
-Seven methods from three sparsifiers (largest magnitudes, all but the outliers, chance) with and without an
+Seven methods from three sparsifiers (largest magnitudes, all but the outliers, random) with and without an
 election of signs; the table in the documentation of merge methods has their defaults.
 """
 
@@ -159,10 +159,10 @@ _breadcrumbs("breadcrumbs", consensus=False)
 _breadcrumbs("breadcrumbs_ties", consensus=True)
 
 
-# --------------------------------------------------------------------------- by chance
+# --------------------------------------------------------------------------- random masks
 
 
-def _by_chance(density: float, epsilon: float, key: int, rescale: bool | str) -> Mask:
+def _stochastic(density: float, epsilon: float, key: int, rescale: bool | str) -> Mask:
     """Keeps each element with probability ``density``, +- ``epsilon`` by its rank."""
     if density >= 1:
         return Mask()
@@ -184,7 +184,7 @@ def _dare(name: str, *, consensus: bool) -> None:
         seed: _Seed = 0,
     ) -> MaskedSum:
         how = _Combine(consensus=consensus, normalize=normalize, lambda_=lambda_, rescale=rescale is True)
-        masks = tuple(_by_chance(rho, 0.0, key_of(seed, key, d), rescale) for d, rho in enumerate(density))
+        masks = tuple(_stochastic(rho, 0.0, key_of(seed, key, d), rescale) for d, rho in enumerate(density))
         return how.of(weight, masks)
 
     dare.__doc__ = f"Drop elements of each task vector at random, restore its L1 norm, {_end(consensus)}."
@@ -213,7 +213,7 @@ def _della(name: str, *, consensus: bool) -> None:
     ) -> MaskedSum:
         how = _Combine(consensus=consensus, normalize=normalize, lambda_=lambda_, rescale=rescale is True)
         masks = tuple(
-            _by_chance(rho, eps, key_of(seed, key, d), rescale)
+            _stochastic(rho, eps, key_of(seed, key, d), rescale)
             for d, (rho, eps) in enumerate(zip(density, epsilon, strict=True))
         )
         return how.of(weight, masks)

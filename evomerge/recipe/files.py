@@ -38,7 +38,7 @@ def read_yaml(path: Path, error: type[UserError] = RecipeError) -> Document:
     """The mapping in the YAML file ``path``, with warnings of the reader.
 
     Raises:
-        UserError: of type ``error``: the file cannot be read, is no YAML, or holds no mapping.
+        UserError: of type ``error``: the file cannot be read, is not YAML, or does not hold a mapping.
     """
     return parse_yaml(_text(path, error), str(path), error)
 
@@ -49,7 +49,7 @@ def read_recipe(path: Path, error: type[UserError] = RecipeError) -> Document:
     The main one is the document without a name, or else the last.
 
     Raises:
-        UserError: of type ``error``: the file cannot be read, is no YAML, or more than one has no name.
+        UserError: of type ``error``: the file cannot be read, is not YAML, or more than one has no name.
     """
     documents = _documents(_text(path, error), str(path), error)
     if len(documents) == 1:
@@ -80,7 +80,7 @@ def _text(path: Path, error: type[UserError]) -> str:
     try:
         if path.stat().st_size > MAX_YAML_BYTES:
             raise error(
-                str(path), f"the file is larger than {MAX_YAML_BYTES // 2**20} MiB, which is no recipe"
+                str(path), f"the file is larger than {MAX_YAML_BYTES // 2**20} MiB, too large for a recipe"
             )
         return _decoded(path.read_bytes())
     except FileNotFoundError:

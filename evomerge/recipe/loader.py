@@ -146,7 +146,7 @@ class _PlainLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
     def _unique(self, node: yaml.MappingNode) -> list[tuple[yaml.Node, yaml.Node]]:
-        """The pairs of ``node`` with each key once; a merge (``<<``) is no key."""
+        """The pairs of ``node`` with each key once; a merge (``<<``) is not a key."""
         merges = [pair for pair in node.value if pair[0].tag == f"{_TAG}merge"]
         pairs: dict[Any, tuple[yaml.Node, yaml.Node]] = {}
         for key_node, value in node.value:

@@ -170,7 +170,7 @@ class SearchSpace:
         """The recipe with every hole replaced by its value.
 
         Raises:
-            RecipeError: The filled recipe is no recipe.
+            RecipeError: The filled recipe is not valid.
         """
         return parse(Recipe, _filled(self.document, self._tree, values))
 

@@ -62,7 +62,11 @@ def search_text(search: SearchSpec, dimensions: Sequence[Dimension]) -> str:
     fields = search.shown(dimensions)
     del fields["top_k"]  # of what comes after the search
     parts = [f"Search: {fields.pop('sampler')}", f"{fields.pop('trials')} candidates"]
-    return ", ".join([*parts, *(f"{name} {value}" for name, value in fields.items())])
+    warm_start = fields.pop("warm_start", None)
+    parts += [f"{name} {value}" for name, value in fields.items()]
+    if warm_start is not None:
+        parts.append(f"starting from {warm_start if isinstance(warm_start, str) else ', '.join(warm_start)}")
+    return ", ".join(parts)
 
 
 def driver_text(driver: Driver) -> str:

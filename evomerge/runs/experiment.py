@@ -178,7 +178,7 @@ class ExperimentSpec(_Frozen):
 def _plain(name: str) -> str:
     # Names become folders, dimensions and rows of tables.
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise ValueError(f"{name!r} is no plain name; use letters, digits, '.', '_' and '-'")
+        raise ValueError(f"{name!r} is not a plain name; use letters, digits, '.', '_' and '-'")
     return name
 
 

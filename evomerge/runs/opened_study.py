@@ -155,7 +155,7 @@ def _own(text: str, place: _Place | None) -> tuple[str, str]:
         known = [p.parent.name for p in sorted(Path("runs").glob(f"*/{RUN_FILE}"))]
         raise StudyError(
             text,
-            "is no run's folder, no experiment file and no name under runs/",
+            "is not a run's folder, an experiment file or a name under runs/",
             did_you_mean(Path(text).name, known) or "Start one with: evomerge search EXPERIMENT.yml",
         )
     if place.storage is None:

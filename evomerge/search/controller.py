@@ -31,7 +31,7 @@ __all__ = ["Ending", "SearchPlan", "SearchResult", "recipe_of", "search"]
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """What to search. ``trials`` is the number of candidates in all runs together; baselines come on top.
+    """What to search. ``trials``: candidates of all runs together; baselines are evaluated in addition.
 
     ``top_k``: how many of the best candidates (by search score) are compared on validation items.
     ``lag``: how many candidates may be proposed beyond the end of the oldest untold generation (``stream``).

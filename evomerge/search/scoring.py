@@ -104,7 +104,7 @@ class Scoring:
         return recorded
 
     def _judged(self, trial: Trial, outcome: Outcome) -> Trial:
-        """``trial`` with what came out; a score that is no number is a failure."""
+        """``trial`` with what came out; a score that is not a number is a failure."""
         score = fitness_of(outcome.scores, self._objective)
         failed = score is None
         return replace(
@@ -144,7 +144,7 @@ def _failure(outcome: Outcome) -> Failure:
     if outcome.scores is None:
         return outcome.failure or Failure(FailureKind.EVALUATION, "no scores")
     values = ", ".join(f"{t.task} {t.metric} {t.value:g}" for t in outcome.scores.tasks)
-    reason = f"the fitness of these scores is no finite number: {values}"
+    reason = f"the fitness of these scores is not finite: {values}"
     return Failure(FailureKind.NON_FINITE_SCORES, reason)
 
 

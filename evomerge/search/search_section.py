@@ -34,7 +34,7 @@ class SearchSpec(BaseModel):
     sampler: str = Field(default=_DEFAULT, description="How candidates are proposed.")
     trials: Annotated[Whole, Field(ge=1)] = Field(
         default=100,
-        description="Candidates of all runs together. Baselines come on top. May grow from run to run.",
+        description="Candidates of all runs together, besides the baselines. May grow from run to run.",
     )
     lag: Annotated[Whole, Field(ge=0, le=10_000)] = Field(
         default=0,

@@ -5,7 +5,7 @@ exactly those generations have been told that end at least ``lag`` candidates be
 known by then does not matter. So the stream is a function of settings, lag and scores; workers, timing and
 kills have no part in it. With a lag of 0 a generation is drawn when the one before is whole.
 
-What was drawn ahead from a run that then converges is scored and recorded, but teaches nothing: its
+What was drawn ahead from a run that then converges is scored and recorded, but gives no update: its
 generations end where the stream had got to, and the next run begins behind them.
 """
 
@@ -50,7 +50,7 @@ class _Generation:
     recorded: Mapping[int, Vector]
     left: int
     vectors: list[Vector] = field(default_factory=list)
-    teaches: bool = True
+    counts: bool = True
     foreign: bool = False
     """Whether it holds others than the sampler proposed, in a study whose drift was accepted."""
     rounded: bool = False
@@ -127,8 +127,8 @@ class Stream:
         trials = self._study.generation(generation.number)
         self._told += len(trials)
         self._failures += [t.failure for t in trials if t.failure is not None]
-        if generation.teaches:
-            self._teach(generation, trials)
+        if generation.counts:
+            self._update(generation, trials)
         self._draw()
         return trials
 
@@ -149,7 +149,7 @@ class Stream:
             "Mend the cause, or narrow the bounds that lead there, and begin a new study.",
         )
 
-    def _teach(self, generation: _Generation, trials: Sequence[Trial]) -> None:
+    def _update(self, generation: _Generation, trials: Sequence[Trial]) -> None:
         run = self._sampler.run
         if generation.foreign:
             self._sampler.adopt(generation.vectors)
@@ -158,7 +158,7 @@ class Stream:
         self._sampler.tell([_told(v, t) for v, t in zip(generation.vectors, trials, strict=True)])
         if self._sampler.run != run or not self._sampler.population:
             for ahead in self._open:
-                ahead.teaches = False
+                ahead.counts = False
             if self._open:
                 self._cut(self._open[-1])
 

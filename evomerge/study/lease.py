@@ -323,7 +323,7 @@ def _started(pid: int) -> str:
         except OSError:
             return ""
         return "" if state in "ZX" else fields[18]  # a zombie has ended, only nobody has taken note
-    if sys.platform == "win32":  # where signal 0 is no question but an end
+    if sys.platform == "win32":  # where signal 0 ends the process
         return "unknown"
     try:
         os.kill(pid, 0)

@@ -175,7 +175,7 @@ def _plain(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _leaves(node: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value that is no container, and every empty container, with its dotted name."""
+    """Every value that is not a container, and every empty container, with its dotted name."""
     if isinstance(node, dict) and node:
         for key, value in node.items():
             yield from _leaves(value, f"{place}.{key}" if place else str(key))

@@ -97,7 +97,7 @@ def chat_template(setting: str) -> str:
             setting.replace("{% generation %}", "").replace("{% endgeneration %}", "")
         )
     except (TemplateSyntaxError, ValueError, OverflowError, RecursionError) as exception:
-        raise RecipeError("chat_template", f"is no Jinja template ({exception})") from None
+        raise RecipeError("chat_template", f"is not a Jinja template ({exception})") from None
     return setting
 
 

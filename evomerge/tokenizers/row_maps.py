@@ -110,7 +110,7 @@ def origin_of(
         RecipeError: The model is none of the merge, or has no such token or row.
     """
     if model not in embeddings:
-        raise RecipeError(where, f"{model!r} is no model of this merge", did_you_mean(model, embeddings))
+        raise RecipeError(where, f"{model!r} is not a model of this merge", did_you_mean(model, embeddings))
     embedding = embeddings[model]
     if token is not None:
         row = embedding.row(token)

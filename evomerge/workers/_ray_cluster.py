@@ -52,7 +52,7 @@ def start_or_join(address: str | None, cpus: int) -> None:
     on_sigterm = signal.getsignal(signal.SIGTERM) if in_main else None
     try:
         if address is not None:
-            _knock(address)
+            _probe(address)
             ray.init(address=address, **quiet)
         else:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # telemetry
@@ -118,7 +118,7 @@ def _share(resources: dict[str, float]) -> Share:
     return Share(resources.get("CPU", 0.0), resources.get("GPU", 0.0))
 
 
-def _knock(address: str) -> None:
+def _probe(address: str) -> None:
     """Raises ``OSError`` if nobody listens at ``host:port``; Ray itself goes on trying for minutes."""
     host, _, port = address.rpartition(":")
     if host and port.isdecimal():

@@ -1,4 +1,4 @@
-"""The places for workers, and who is in them: actors are hired, greeted, replaced when they die, dismissed.
+"""Slots for workers: actors are started, pinged, replaced when they die, stopped.
 
 A slot is one actor. Its life is STARTING (a process is found for it) -> BUILDING (the worker is made, or
 says that it is still there) -> IDLE <-> RUNNING (a job). Every state but IDLE waits for the answer to one
@@ -67,7 +67,7 @@ class Slot:
         return self.since + (_START_LIMIT_S if self.state is State.STARTING else self.limit_s)
 
     @property
-    def needs_greeting(self) -> bool:
+    def needs_ping(self) -> bool:
         """Idle for so long that it may have died unseen."""
         return self.state is State.IDLE and time.monotonic() - self.since > _GREET_AFTER_S
 
@@ -75,7 +75,7 @@ class Slot:
         """Waits for its process."""
         self._begin(State.STARTING, self.actor.hello.remote())
 
-    def greet(self) -> None:
+    def ping(self) -> None:
         """Has the worker built, or say that it lives."""
         self._begin(State.BUILDING, self.actor.build.remote())
 
@@ -97,7 +97,7 @@ class Slot:
 class Pool:
     """Up to ``count`` workers that ``make_worker`` makes, each with a ``share`` of a node and ``threads``.
 
-    Ray must be running whenever a worker is hired.
+    Ray must be running whenever a worker is started.
     """
 
     make_worker: MakeWorker
@@ -110,18 +110,18 @@ class Pool:
         """The slots in ``state``."""
         return [slot for slot in self.slots if slot.state is state]
 
-    def muster(self) -> None:
+    def ensure_workers(self) -> None:
         """Greets idle workers, so that the dead are known before they get a job, and fills empty slots.
 
         Raises:
             UserError: there is no room for one worker.
         """
         for slot in self.within(State.IDLE):
-            slot.greet()
+            slot.ping()
         if not self.slots:
             check_room(self.count, self.share)
         for _ in range(self.count - len(self.slots)):
-            self._hire()
+            self._start_worker()
 
     def answered(self) -> list[Slot]:
         """Waits for answers; the slots that have one, or none if a deadline comes first."""
@@ -138,26 +138,26 @@ class Pool:
         now = time.monotonic()
         return [slot for slot in self.slots if slot.deadline <= now]
 
-    def bury(self, slot: Slot, cause: str) -> None:
+    def replace_dead(self, slot: Slot, cause: str) -> None:
         """Replaces a worker that died of ``cause``.
 
         Raises:
             UserError: those before it died, too, and none has run a job.
         """
         failed_starts = 0 if slot.state is State.RUNNING else slot.failed_starts + 1
-        self.dismiss(slot)
+        self.stop_worker(slot)
         if failed_starts >= _FAILED_STARTS:
             raise UserError(
                 "workers",
                 f"a worker died {failed_starts} times before its first job: {cause}",
                 "Most often there is too little memory for another worker, or a node without evomerge.",
             )
-        self._hire(failed_starts)
+        self._start_worker(failed_starts)
 
     def replace(self, slot: Slot) -> None:
         """Kills a worker and puts a new one in its place."""
-        self.dismiss(slot)
-        self._hire()
+        self.stop_worker(slot)
+        self._start_worker()
 
     def start_without_the_rest(self) -> None:
         """Goes on waiting for the workers that have not started yet, but without a deadline.
@@ -178,8 +178,8 @@ class Pool:
         for slot in late:
             slot.since = math.inf
 
-    def dismiss(self, slot: Slot) -> None:
-        """Kills a worker; its place is empty until the next muster."""
+    def stop_worker(self, slot: Slot) -> None:
+        """Kills a worker; its place is empty until the next ``ensure_workers``."""
         import ray
 
         self.slots.remove(slot)
@@ -194,9 +194,9 @@ class Pool:
         if closing:
             ray.wait(closing, num_returns=len(closing), timeout=_CLOSE_S)
         for slot in list(self.slots):
-            self.dismiss(slot)
+            self.stop_worker(slot)
 
-    def _hire(self, failed_starts: int = 0) -> None:
+    def _start_worker(self, failed_starts: int = 0) -> None:
         slot = Slot(new_actor(self.make_worker, self.share, self.threads), failed_starts)
         slot.start()
         self.slots.append(slot)

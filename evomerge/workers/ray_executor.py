@@ -62,7 +62,7 @@ class RayExecutor:
       The time counts from when a built worker gets the job, and there is no second attempt.
     - ``max_attempts``: a job during which a worker died goes to another one, until it has cost this many
       workers: then it fails with ``WORKER_DIED``. Workers that die while starting, building or idle are
-      replaced and count against no job (one that has been idle for a second is greeted before its next job;
+      replaced and count against no job (one that has been idle for a second is pinged before its next job;
       one that dies in that second may count against the job).
 
     Workers that find no room wait for it without holding up the others, and join in when there is some.
@@ -124,7 +124,7 @@ class RayExecutor:
         finished: deque[Outcome] = deque()
         try:
             self._connect()
-            self._pool.muster()
+            self._pool.ensure_workers()
             while finished or tasks or tasks.running:
                 # Again after each outcome: the caller writes it to a disk, and may have brought new jobs.
                 self._hand_out(tasks)
@@ -134,7 +134,7 @@ class RayExecutor:
                     finished.extend(self._step(tasks))
         finally:
             for slot in self._pool.within(State.RUNNING):
-                self._pool.dismiss(slot)
+                self._pool.stop_worker(slot)
 
     def _connect(self) -> None:
         import ray
@@ -149,8 +149,8 @@ class RayExecutor:
         for slot in self._pool.within(State.IDLE):
             if not tasks:
                 return
-            if slot.needs_greeting:
-                slot.greet()
+            if slot.needs_ping:
+                slot.ping()
             else:
                 tasks.running[slot] = task = tasks.next()
                 slot.run(task.job, self.timeout_s)
@@ -169,20 +169,20 @@ class RayExecutor:
         try:
             answer: Any = slot.call.result() if slot.call else None
         except RayTaskError as error:
-            self._pool.dismiss(slot)
+            self._pool.stop_worker(slot)
             raise_as_raised(error)
         except deaths() as error:
-            return self._bury(slot, cause_of_death(error), tasks)
+            return self._replace_dead(slot, cause_of_death(error), tasks)
         if slot.state is State.STARTING:
-            slot.greet()
+            slot.ping()
             return None
         slot.rest()
         task = tasks.running.pop(slot, None)
         return replace(answer, attempts=task.deaths + 1) if task else None
 
-    def _bury(self, slot: Slot, cause: str, tasks: _Tasks) -> Outcome | None:
+    def _replace_dead(self, slot: Slot, cause: str, tasks: _Tasks) -> Outcome | None:
         """Has a dead worker replaced; its job comes next again, or has failed."""
-        self._pool.bury(slot, cause)
+        self._pool.replace_dead(slot, cause)
         task = tasks.running.pop(slot, None)
         if task is None:
             _log.warning("A worker died and is replaced: %s", cause)

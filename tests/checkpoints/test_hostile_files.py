@@ -1,4 +1,4 @@
-"""Model folders and references from strangers: one message, no file outside, nothing runs, nothing hangs."""
+"""Untrusted model folders and references: one message, no file outside, nothing runs or hangs."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_pipes_are_not_waited_for(make_model: MakeModel) -> None:
         open_checkpoint(folder)
     (folder / "config.json").unlink()
     os.mkfifo(folder / "config.json")
-    with pytest.raises(CheckpointError, match=r"config\.json: is no file"):
+    with pytest.raises(CheckpointError, match=r"config\.json: is not a file"):
         open_checkpoint(folder)
 
 
@@ -179,14 +179,14 @@ def test_an_adapter_that_is_pickled_runs_no_code(make_model: MakeModel, tmp_path
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"r": "x"}, "no such number"),
-        ({"r": {}}, "no such number"),
-        ({"r": 10**400}, "no such number"),
-        ({"r": 0}, "no rank"),
-        ({"r": -2, "use_rslora": True}, "no rank"),
-        ({"lora_alpha": None}, "no such number"),
-        ({"lora_alpha": float("nan")}, "no such number"),
-        ({"rank_pattern": [1]}, "no mapping"),
+        ({"r": "x"}, "not a valid value"),
+        ({"r": {}}, "not a valid value"),
+        ({"r": 10**400}, "not a valid value"),
+        ({"r": 0}, "not a rank"),
+        ({"r": -2, "use_rslora": True}, "not a rank"),
+        ({"lora_alpha": None}, "not a valid value"),
+        ({"lora_alpha": float("nan")}, "not a valid value"),
+        ({"rank_pattern": [1]}, "not a mapping"),
         ({"rank_pattern": {"(": 1}}, "is none"),
         ({"rank_pattern": {"(a+)+$": 1}}, "too complicated"),
         ({"alpha_pattern": {"([a-z_.0-9]+)*!": 1}}, "too complicated"),

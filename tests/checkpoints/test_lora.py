@@ -162,7 +162,7 @@ TOKENS = "base_model.model.model.embed_tokens.token_adapter.trainable_tokens_del
         ({"alora_invocation_tokens": [1, 2]}, {}, "alora_invocation_tokens is not supported"),
         ({"init_lora_weights": "pissa_niter_4"}, {}, "its training began by changing the base model"),
         ({"bias": "all"}, {f"{Q}.bias": torch.zeros(32)}, "q_proj.bias"),
-        ({}, {f"{Q}.lora_magnitude_vector": torch.zeros(32)}, "no product of two matrices"),
+        ({}, {f"{Q}.lora_magnitude_vector": torch.zeros(32)}, "not a product of two matrices"),
         (
             {},
             {
@@ -187,7 +187,7 @@ TOKENS = "base_model.model.model.embed_tokens.token_adapter.trainable_tokens_del
             },
             r"base \[32, 32\], adapter \[1, 32\]",
         ),
-        ({}, {f"{Q}.lora_A.weight": torch.zeros(2, 32)}, "no product of two matrices"),
+        ({}, {f"{Q}.lora_A.weight": torch.zeros(2, 32)}, "not a product of two matrices"),
     ],
 )
 def test_an_adapter_that_does_not_fit_is_refused_by_name(

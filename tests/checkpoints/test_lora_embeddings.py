@@ -434,7 +434,7 @@ EMBEDDING, HEAD = "base_model.model.model.embed_tokens.", "base_model.model.lm_h
         ({f"{EMBEDDING}base_layer.weight": torch.tensor(1.0)}, "adapter .*of another shape"),
         ({f"{EMBEDDING}base_layer.weight": torch.zeros(40, 16, dtype=torch.uint8)}, "and differs from"),
         ({f"{HEAD}weight": torch.zeros(44, 16)}, "not resized together"),
-        ({f"{HEAD}lora_A.weight": torch.zeros(2, 16)}, "no product of two matrices"),
+        ({f"{HEAD}lora_A.weight": torch.zeros(2, 16)}, "not a product of two matrices"),
         (
             {f"{HEAD}lora_A.weight": torch.zeros(2, 16), f"{HEAD}lora_B.weight": torch.zeros(44, 2)},
             r"adapter \[44, 16\]\. If tokens were added in training, save it with save_embedding_layers",

@@ -52,8 +52,8 @@ def message(*arguments: str | Path) -> str:
         ("fitness.include_path", "nowhere", "there is no folder 'nowhere'"),
         ("fitness.splits", {"search": 700, "validation": 60, "test": 20}, "validation"),
         ("fitness.splits", {"search": 0.0001, "validation": 0.5, "test": 0.4}, "zoo_add"),
-        ("name", "a b", "name: 'a b' is no plain name"),
-        ("models", {"a/b": "x"}, "models: 'a/b' is no plain name"),
+        ("name", "a b", "name: 'a b' is not a plain name"),
+        ("models", {"a/b": "x"}, "models: 'a/b' is not a plain name"),
         ("models.add", "zoo/models/add", "models.add: zoo/models/add: there is no such model folder"),
         ("workers.count", 2, "the backend inline has one worker"),
         ("workers.device", "cuda:9", "'cuda:9' is not there"),
@@ -99,7 +99,7 @@ def test_a_corrupt_file_is_named(
     (folder / "model.safetensors").write_bytes(b"\x00" * 50)
     text = message("check", write(changed("models.add", str(folder))))
     assert str(folder / "model.safetensors") in text
-    assert "no readable safetensors" in text
+    assert "cannot be read as safetensors" in text
 
 
 @pytest.mark.parametrize("keep", [0, 7, 200, 5000])
@@ -142,8 +142,8 @@ def test_a_billion_laughs_are_refused_quickly(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("status", "nowhere"), "is no run's folder"),
-        (("export", "nowhere", "-o", "x.yml"), "is no run's folder"),
+        (("status", "nowhere"), "is not a run's folder"),
+        (("export", "nowhere", "-o", "x.yml"), "is not a run's folder"),
         (("merge", "nowhere.yml", "out"), "nowhere.yml: there is no such file"),
         (("methods", "tise"), "Did you mean 'ties'"),
         (("init", "tie"), "Did you mean 'ties"),

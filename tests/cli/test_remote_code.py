@@ -1,4 +1,4 @@
-"""Code of strangers does not run unless the experiment says so, and then the command says so, too."""
+"""Untrusted code does not run unless the experiment says so, and then the command says so, too."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from evomerge.backends.registry import BACKENDS, resident_model
 from evomerge.backends.resident import ModelSettings, ResidentModel
 from evomerge.engine.export import merge_to_disk
 from evomerge.engine.sources import open_sources
-from evomerge.errors import CandidateError, FailureKind, RecipeError, UserError
+from evomerge.errors import CandidateError, CheckpointError, FailureKind, RecipeError, UserError
 from evomerge.fitness import Evaluator, FitnessSpec, ItemSet, Scores, Split
 from evomerge.fitness.deadline import Deadline
 from evomerge.recipe import Recipe, parse_recipe
@@ -46,6 +46,10 @@ def stack(*layers: tuple[str, int, int]) -> Recipe:
     return parse_recipe({"merge_method": "passthrough", "slices": sources})
 
 
+def passthrough(model: str) -> Recipe:
+    return parse_recipe({"merge_method": "passthrough", "models": [{"model": model}]})
+
+
 SPARSE = {"density": 0.4}
 RECIPES = {
     "linear": merge("linear"),
@@ -68,9 +72,10 @@ def make(backend: str) -> Iterator[Make]:
     """Makes a resident model over the zoo, or over other models by name."""
     made: list[ResidentModel] = []
 
-    def make(dtype: str | None = "float32", **models: Path) -> ResidentModel:
+    def make(dtype: str | None = "float32", threads: int = 1, **models: Path) -> ResidentModel:
         references = {**MODELS, **{name: str(path) for name, path in models.items()}}
-        made.append(resident_model(backend, ModelSettings(tuple(references.items()), Path(), "cpu", dtype)))
+        settings = ModelSettings(tuple(references.items()), Path(), "cpu", dtype, threads)
+        made.append(resident_model(backend, settings))
         return made[-1]
 
     yield make
@@ -90,7 +95,7 @@ def test_its_fingerprint_and_its_scores_are_those_of_the_merge_on_disk(
     written = merge_to_disk(RECIPES[name], open_sources(MODELS), tmp_path / "out")
     model, exported = make(), make(out=tmp_path / "out")
     assert model.load(RECIPES[name]) == written.fingerprint
-    exported.load(parse_recipe({"merge_method": "passthrough", "models": [{"model": "out"}]}))
+    exported.load(passthrough("out"))
     assert evaluator.score(model, ALL) == evaluator.score(exported, ALL)
 
 
@@ -123,8 +128,18 @@ def test_what_was_asked_between_two_recipes_changes_no_answer(make: Make, evalua
     assert evaluator.score(model, ALL) != first
 
 
+BAD = {
+    "a layer that is not there": (stack(("add", 0, 99)), RecipeError),
+    "a parameter out of range": (merge("ties", parameters={"density": 7}), RecipeError),
+    "weights that overflow": (merge("task_arithmetic", 1e300), CandidateError),
+    "a weight that is NaN": (passthrough("broken"), CandidateError),
+    "a model that was not opened": (passthrough("nobody"), UserError),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
 def test_after_a_recipe_that_fails_the_next_one_is_as_ever(
-    make: Make, evaluator: Evaluator, tmp_path: Path
+    name: str, make: Make, evaluator: Evaluator, tmp_path: Path
 ) -> None:
     file = shutil.copytree(ZOO / "add", tmp_path / "broken") / "model.safetensors"
     tensors = load_file(file)
@@ -133,12 +148,11 @@ def test_after_a_recipe_that_fails_the_next_one_is_as_ever(
     model = make(broken=tmp_path / "broken")
     expected = model.load(RECIPES["ties"]), evaluator.score(model, ALL)
 
-    broken = parse_recipe({"merge_method": "passthrough", "models": [{"model": "broken"}]})
-    with pytest.raises(CandidateError, match=r"model\.norm\.weight") as caught:
-        model.load(broken)
-    assert caught.value.kind is FailureKind.NON_FINITE_WEIGHTS
-    with pytest.raises(RecipeError):
-        model.load(stack(("add", 0, 99)))
+    recipe, error = BAD[name]
+    with pytest.raises(error) as caught:
+        model.load(recipe)
+    if isinstance(caught.value, CandidateError):
+        assert caught.value.kind is FailureKind.NON_FINITE_WEIGHTS
     assert (model.load(RECIPES["ties"]), evaluator.score(model, ALL)) == expected
 
 
@@ -171,6 +185,15 @@ def test_a_worker_with_it_gives_what_it_gives_itself(backend: str, make: Make, e
     worker.close()
     assert outcome.fingerprint == fingerprint
     assert outcome.scores == evaluator.score(model, ALL)
+
+
+def test_threads_change_no_bit(make: Make) -> None:
+    assert make(threads=1).load(RECIPES["dare_ties"]) == make(threads=2).load(RECIPES["dare_ties"])
+
+
+def test_models_that_do_not_exist_are_a_mistake_of_the_users(make: Make) -> None:
+    with pytest.raises(CheckpointError, match="nowhere"):
+        make(other=Path("/nowhere/at/all"))
 
 
 def test_it_may_be_closed_twice_and_before_anything_is_loaded(make: Make) -> None:

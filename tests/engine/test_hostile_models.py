@@ -1,4 +1,4 @@
-"""Configurations, names and tokenizers of strangers' models: one message or no effect, never a traceback."""
+"""Configurations, names and tokenizers of untrusted models: one message or no effect, never a traceback."""
 
 from __future__ import annotations
 

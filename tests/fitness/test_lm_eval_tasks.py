@@ -330,7 +330,7 @@ BAD_TASKS = [
         r"no metric 'accc'. Did you mean 'acc'\?.*acc, acc_norm, brier_score",
     ),
     ({"task": "t_generate", "filter": "nope"}, r"no filter 'nope'.*first-letter, strict"),
-    ({"task": "t_choice", "transform": "log"}, r"no perplexity"),
+    ({"task": "t_choice", "transform": "log"}, r"not a perplexity"),
     ({"task": "gsm9k", "metric": "acc"}, r"no task 'gsm9k'.*'gsm8k'"),
 ]
 

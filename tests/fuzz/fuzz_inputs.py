@@ -1,4 +1,4 @@
-"""Inputs as strangers write them: documents that are nearly right, odd values, damaged files."""
+"""Untrusted inputs: documents that are nearly right, odd values, damaged files."""
 
 from __future__ import annotations
 

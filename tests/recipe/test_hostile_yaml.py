@@ -1,4 +1,4 @@
-"""YAML from strangers: what grows, nests, executes or cannot be stored is refused, and quickly."""
+"""Untrusted YAML: what grows, nests, executes or cannot be stored is refused, and quickly."""
 
 from __future__ import annotations
 

@@ -646,9 +646,7 @@ def test_a_score_that_is_no_number_is_a_failure(journal: str) -> None:
         if t.failure and t.failure.kind is not FailureKind.NON_FINITE_WEIGHTS
     ]
     assert {f.kind for f in failed} == {FailureKind.NON_FINITE_SCORES}
-    assert all(
-        f.reason.startswith("the fitness of these scores is no finite number: steps acc") for f in failed
-    )
+    assert all(f.reason.startswith("the fitness of these scores is not finite: steps acc") for f in failed)
     assert len(failed) >= 2
 
 

@@ -67,7 +67,8 @@ def test_a_population_of_one_is_legal_where_the_sampler_allows_it() -> None:
 def test_a_section_is_dumped_flat_and_read_back_as_it_was(name: str) -> None:
     section = read_search({"sampler": name, "population": "9.0", "trials": 7})
     dumped = section.model_dump(mode="json")
-    assert dumped == {"sampler": name, "trials": 7, "lag": 0, "top_k": 5, **section.settings.model_dump()}
+    common = {"sampler": name, "trials": 7, "lag": 0, "warm_start": None, "top_k": 5}
+    assert dumped == {**common, **section.settings.model_dump()}
     assert read_search(dumped) == section == stored_search(dumped)
 
 
@@ -94,6 +95,8 @@ def test_shown_are_the_settings_of_the_sampler_with_what_stands_for_those_not_gi
     assert search_text(read_search({}), dimensions) == (
         "Search: cma_es, 100 candidates, lag 0, population 8, seed 0, sigma 0.25, restarts as many as fit"
     )
+    warm = read_search({"warm_start": "runs/old"})
+    assert search_text(warm, dimensions).endswith(", starting from runs/old")
     section = read_search({"sampler": "random", "population": 3, "seed": 2})
     assert search_text(section, dimensions) == ("Search: random, 100 candidates, lag 0, population 3, seed 2")
 
@@ -126,7 +129,8 @@ def test_the_documentation_has_the_settings_of_each_sampler_as_its_model_says(na
 def test_the_documentation_has_every_common_field_and_its_default() -> None:
     text = (ROOT / "docs" / "experiment.md").read_text().split("\n## `search`\n")[1].split("\n### ")[0]
     for name, info in SearchSpec.model_fields.items():
-        default = f"`{info.default}`" if isinstance(info.default, str) else info.default
+        default = f"`{info.default}`" if isinstance(info.default, str) else info.default or "none"
+        default = 0 if info.default == 0 else default
         assert f"| `{name}` | {default} |" in text
 
 

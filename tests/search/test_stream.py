@@ -172,7 +172,7 @@ def test_scores_of_generations_that_are_not_told_yet_change_nothing(tmp_path: Pa
 
 
 @pytest.mark.parametrize("lag", [0, 4, 6, 15])
-def test_what_was_drawn_ahead_of_a_restart_is_scored_and_teaches_nothing(tmp_path: Path, lag: int) -> None:
+def test_what_was_drawn_ahead_of_a_restart_is_scored_and_gives_no_update(tmp_path: Path, lag: int) -> None:
     config, trials = settings_for(), 400
     reference = opened(tmp_path)
     first = Search(reference, lag, config, trials)

@@ -167,6 +167,6 @@ def test_the_most_common_template_wins_and_of_equals_the_first() -> None:
 def test_names_and_templates_that_are_wrong_say_so() -> None:
     with pytest.raises(RecipeError, match=r"no chat template 'chatlm'\. Did you mean 'chatml'"):
         chat_template("chatlm")
-    with pytest.raises(RecipeError, match="is no Jinja template"):
+    with pytest.raises(RecipeError, match="is not a Jinja template"):
         chat_template("{% for m in messages %}{{ m }}")
     assert chat_template("{% for m in messages %}{{ m }}{% endfor %}").startswith("{% for")

@@ -75,7 +75,7 @@ def test_padding_and_holes_in_the_ids_are_gaps() -> None:
 
 def test_a_source_that_does_not_exist_is_an_error_with_a_near_name() -> None:
     embeddings = {"base": embedding("ab"), "chat": embedding("ab")}
-    with pytest.raises(RecipeError, match=r"here: 'chta' is no model of this merge\. Did you mean 'chat'"):
+    with pytest.raises(RecipeError, match=r"here: 'chta' is not a model of this merge\. Did you mean 'chat'"):
         origin_of(embeddings, "here", "chta", "a", None)
     with pytest.raises(RecipeError, match="'chat' has no token 'z'"):
         origin_of(embeddings, "here", "chat", "z", None)

@@ -32,7 +32,7 @@ def ray_is_up() -> Iterator[None]:
     first = RayExecutor(ObedientWorker, 1, cpus_per_worker=CPUS)
     assert by_key(first, job("score:1"))["score:1"].fingerprint == "weights 1"
     for slot in list(first._pool.slots):
-        first._pool.dismiss(slot)
+        first._pool.stop_worker(slot)
     yield
     first.close()
     import ray

@@ -81,7 +81,7 @@ class Mask:
 
     @property
     def random(self) -> bool:
-        """Whether chance decides."""
+        """Whether the mask is random."""
         return self.probability < 1 and not self.empty
 
     @property

@@ -7,7 +7,7 @@ What pycma does that this module has to answer for:
     - its integer code draws from NumPy's global generator: every call runs on a private global state;
     - it refuses one dimension: one that nobody sees is added;
     - flat fitness ends it after one generation, though accuracies are steps: those limits are raised;
-    - a bound that is no interval is an error: dimensions with one value stay outside;
+    - a bound that is not an interval is an error: dimensions with one value stay outside;
     - its mean is the weighted mean of what it is told, so points drawn from an older state (a lag) would
       pull it back to where it was then: they are moved first (``_moved``).
 """
