@@ -16,6 +16,7 @@ from support import ROOT, ZOO
 from evomerge.errors import CheckpointError, FailureKind, RecipeError
 from evomerge.fitness import FitnessSpec, ItemSet, Split
 from evomerge.recipe import parse_recipe
+from evomerge.workers._ray_cluster import start_or_join
 from evomerge.workers.executor import Executor, MakeWorker
 from evomerge.workers.inline import InlineExecutor
 from evomerge.workers.jobs import Failure, Job
@@ -38,12 +39,11 @@ OUTLIVES_WORKERS = tuple(RAY)
 @pytest.fixture(scope="module")
 def ray_is_up() -> Iterator[None]:
     """One Ray for the module, which the executors use, and leave."""
-    first = RayExecutor(ObedientWorker, 1, cpus_per_worker=4)
-    assert by_key(first, job("score:1"))["score:1"].fingerprint == "weights 1"
-    for slot in list(first._pool.slots):
-        first._pool.dismiss(slot)
+    import ray
+
+    start_or_join(None, cpus=4)
     yield
-    first.close()
+    ray.shutdown()
 
 
 @pytest.fixture(params=list(EXECUTORS))
