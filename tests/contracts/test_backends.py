@@ -17,7 +17,7 @@ from evomerge.backends.resident import ModelSettings, ResidentModel
 from evomerge.engine.export import merge_to_disk
 from evomerge.engine.sources import open_sources
 from evomerge.errors import CandidateError, CheckpointError, FailureKind, RecipeError, UserError
-from evomerge.fitness import Evaluator, FitnessSpec, ItemSet, Scores, Split
+from evomerge.fitness import Evaluator, FitnessSpec, ItemSet, Scores, Split, TaskSpec
 from evomerge.fitness.deadline import Deadline
 from evomerge.recipe import Recipe, parse_recipe
 from evomerge.workers.jobs import Job
@@ -156,7 +156,9 @@ def test_after_a_recipe_that_fails_the_next_one_is_as_ever(
     assert (model.load(RECIPES["ties"]), evaluator.score(model, ALL)) == expected
 
 
-def test_a_deadline_that_is_past_ends_the_scoring_and_only_that(make: Make, evaluator: Evaluator) -> None:
+@pytest.mark.parametrize("task", SPEC.tasks, ids=lambda t: t.task)
+def test_a_deadline_that_is_past_ends_the_scoring_and_only_that(task: TaskSpec, make: Make) -> None:
+    evaluator = Evaluator(SPEC.model_copy(update={"tasks": (task,)}), ROOT)
     model = make()
     model.load(RECIPES["linear"])
     expected = evaluator.score(model, ALL)
