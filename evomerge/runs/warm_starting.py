@@ -52,7 +52,7 @@ def _other_study(text: str) -> OpenedStudy:
 
 
 def _from_study(experiment: Experiment, checked: Preflight, other: OpenedStudy) -> WarmStart:
-    trials = _ranked(other)
+    trials = _rank(other)
     vectors = [v for v in (_vector_of(experiment.space, t) for t in trials) if v is not None]
     notes = _left_out(len(trials), len(vectors), f"points of study {other.name!r}")
     why = _other_results(experiment, checked, other)
@@ -62,7 +62,7 @@ def _from_study(experiment: Experiment, checked: Preflight, other: OpenedStudy) 
     return WarmStart(other.name, tuple(dict.fromkeys(vectors))[:_MOST_POINTS], results, notes)
 
 
-def _ranked(other: OpenedStudy) -> list[Trial]:
+def _rank(other: OpenedStudy) -> list[Trial]:
     """Candidates, the best first: those that were validated by validation score, then the others."""
     scored = [t for t in other.study.candidates() if t.score is not None and t.cached_from is None]
     validation = {t.number: other.score(t, Split.VALIDATION) for t in scored}
@@ -81,10 +81,10 @@ def _vector_of(space: SearchSpace, trial: Trial) -> tuple[float, ...] | None:
             return trial.vector
     except (IndexError, ValueError):
         pass
-    return _encoded(space, values)
+    return _encode(space, values)
 
 
-def _encoded(space: SearchSpace, values: Mapping[str, object]) -> tuple[float, ...] | None:
+def _encode(space: SearchSpace, values: Mapping[str, object]) -> tuple[float, ...] | None:
     """``values`` as a point of ``space``; ``None`` where one is missing or outside its bounds."""
     vector = []
     for dimension in space.dimensions:
@@ -128,7 +128,7 @@ def _from_recipes(experiment: Experiment, files: Sequence[Path]) -> WarmStart:
     for file in files:
         place = file if file.is_absolute() or file.exists() else experiment.path.parent / file
         values: Values | None = experiment.space.values_of(load_recipe(place).with_references(short))
-        vector = None if values is None else _encoded(experiment.space, values)
+        vector = None if values is None else _encode(experiment.space, values)
         vectors += [] if vector is None else [vector]
     source = ", ".join(map(str, files))
     return WarmStart(
