@@ -71,7 +71,7 @@ def _other_study(text: str) -> OpenedStudy:
 
 
 def _from_study(experiment: Experiment, checked: Preflight, other: OpenedStudy) -> WarmStart:
-    trials = _ranked(other)
+    trials = _rank(other)
     points = {t.name: _vector_of(experiment.space, t) for t in trials}
     vectors = [v for v in points.values() if v is not None]
     notes = _left_out(points, f"points of study {other.name!r}")
@@ -82,7 +82,7 @@ def _from_study(experiment: Experiment, checked: Preflight, other: OpenedStudy) 
     return WarmStart(other.name, tuple(dict.fromkeys(vectors))[:_MOST_POINTS], results, notes)
 
 
-def _ranked(other: OpenedStudy) -> list[Trial]:
+def _rank(other: OpenedStudy) -> list[Trial]:
     """Candidates, the best first: those that were validated by validation score, then the others."""
     scored = [t for t in other.study.candidates() if t.score is not None and t.cached_from is None]
     validation = {t.number: other.score(t, Split.VALIDATION) for t in scored}
@@ -101,10 +101,10 @@ def _vector_of(space: SearchSpace, trial: Trial) -> Vector | None:
             return trial.vector
     except (IndexError, ValueError):
         pass
-    return _encoded(space, values)
+    return _encode(space, values)
 
 
-def _encoded(space: SearchSpace, values: Mapping[str, object]) -> Vector | None:
+def _encode(space: SearchSpace, values: Mapping[str, object]) -> Vector | None:
     """``values`` as a point of ``space``; ``None`` where one is missing or outside its bounds."""
     vector = []
     for dimension in space.dimensions:
@@ -149,7 +149,7 @@ def _from_recipes(experiment: Experiment, files: Sequence[Path]) -> WarmStart:
     for file in files:
         place = file if file.is_absolute() or file.exists() else experiment.path.parent / file
         values: Values | None = experiment.space.values_of(load_recipe(place).with_references(short))
-        points[str(file)] = None if values is None else _encoded(experiment.space, values)
+        points[str(file)] = None if values is None else _encode(experiment.space, values)
     vectors = tuple(dict.fromkeys(v for v in points.values() if v is not None))
     return WarmStart(", ".join(points), vectors, {}, _left_out(points, "recipes"))
 
