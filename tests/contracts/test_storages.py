@@ -18,6 +18,7 @@ from storage_support import close_studies, postgres_server, storage
 from evomerge.errors import FailureKind, StudyError
 from evomerge.fitness.scores import ItemScore, Scores, Split, TaskScore
 from evomerge.recipe import SearchSpace
+from evomerge.study.storage_row import LeaseLost
 from evomerge.study.study import Basis, MoreItems, SplitResult, Study, Trial
 from evomerge.study.warm_start import TakenOver, WarmStart
 from evomerge.workers.jobs import Failure, Seconds
@@ -196,6 +197,68 @@ def test_a_driver_that_is_killed_between_writes_has_lost_none_that_it_reported(s
     again = opened(storage)  # the lease of the dead is taken over
     again.record(candidate(len(found), 1, 0))
     assert len(Study.open(storage, "s").trials()) == len(found) + 1
+
+
+def test_of_two_drivers_only_the_later_one_writes(storage: str) -> None:
+    first = opened(storage)
+    first.record(candidate(0, 1, 0))
+    second = opened(storage)
+    for write in (
+        lambda: first.record(candidate(1, 0, 0)),
+        lambda: first.record_split(0, Split.TEST, SplitResult(scores(1, split=Split.TEST))),
+        lambda: first.record_items(0, MoreItems((1.0,), scores(1, first=2), Basis(3))),
+    ):
+        with pytest.raises(StudyError, match="another driver took it over"):
+            write()
+    second.record(candidate(1, 1, 1))
+    reader = Study.open(storage, "s")
+    assert [t.values for t in reader.trials()] == [(0.5,), (1.0,)]
+    assert reader.split_results(Split.TEST) == {}
+    assert reader.digest() == second.digest()
+
+
+def _too_late(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next write of ``study`` is one whose driver was deposed after it had looked at its lease."""
+    looks = iter((None, LeaseLost()))
+
+    def look(_: str) -> None:
+        if (outcome := next(looks)) is not None:
+            raise outcome
+
+    monkeypatch.setattr(study._storage, "_check", look)
+
+
+@pytest.mark.parametrize("writes_first", ["deposed", "successor"])
+def test_what_a_deposed_driver_writes_in_the_last_moment_does_not_count(
+    storage: str, writes_first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deposed = opened(storage)
+    deposed.record(candidate(0, 1, 0))
+    deposed.record(candidate(1, 1, 0))
+    successor = opened(storage)
+    theirs, ours = (MoreItems((v,), scores(v, first=2), Basis(3)) for v in (0.0, 1.0))
+
+    def write_late() -> None:
+        _too_late(deposed, monkeypatch)
+        with pytest.raises(StudyError, match="another driver took it over"):
+            deposed.record(candidate(2, 0, 0))
+        _too_late(deposed, monkeypatch)
+        with pytest.raises(StudyError, match="another driver took it over"):
+            deposed.record_items(1, theirs)
+
+    if writes_first == "deposed":
+        write_late()
+    successor.record(candidate(2, 1, 1))
+    successor.record_items(1, ours)
+    if writes_first == "successor":
+        write_late()
+    reader = Study.open(storage, "s")
+    assert [t.values for t in reader.trials()] == [(0.5,), (1.0,), (1.0,)]
+    assert reader.events(1) == (ours,)
+    assert reader.digest() == successor.digest()
+    assert opened(storage).digest() == successor.digest()
+    with optuna_study(storage) as native:
+        assert len(native.trials) == 4  # the late one is there, and is not one of ours
 
 
 def test_a_reader_writes_nothing(storage: str) -> None:
