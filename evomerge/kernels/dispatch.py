@@ -11,7 +11,7 @@ from torch import Tensor
 from evomerge.kernels import cpu, gpu, reference
 from evomerge.kernels.chunks import Chunk, Chunks, Target
 from evomerge.kernels.destinations import Sink
-from evomerge.kernels.operations import CpuKernel, GpuKernel, Kernel, Measure, ReferenceKernel
+from evomerge.kernels.operations import CpuKernel, GpuKernel, InputMeasure, Kernel, ReferenceKernel
 
 __all__ = ["add_to_digest", "chunk_elements", "take_measure", "uses_numba", "uses_triton", "write_rows"]
 
@@ -49,7 +49,7 @@ def chunk_elements(device: torch.device) -> int:
     return _CHUNK_ELEMENTS["numba" if uses_numba(device) else "cpu"]
 
 
-def take_measure(measure: Measure, chunks: Chunks) -> Any:
+def take_measure(measure: InputMeasure, chunks: Chunks) -> Any:
     """What ``measure`` says of the inputs that ``chunks`` are cut from."""
     device = next(chunks()).device
     if measure.gpu is not None and uses_triton(device):

@@ -23,8 +23,8 @@ __all__ = [
     "MEASURES",
     "CpuKernel",
     "GpuKernel",
+    "InputMeasure",
     "Kernel",
-    "Measure",
     "ReferenceKernel",
     "arcee_fusion",
     "column_grams",
@@ -45,7 +45,7 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class Measure:
+class InputMeasure:
     """A statistic of the inputs that no searched parameter changes; each implementation reads all chunks."""
 
     name: str
@@ -98,24 +98,24 @@ class Kernel:
 
 # --------------------------------------------------------------------------- measures
 
-nothing = Measure("nothing", lambda _: None)
+nothing = InputMeasure("nothing", lambda _: None)
 """For methods whose numbers come from the parameters alone; no input is read."""
 
-gram = Measure("gram", reference.linear_combinations.gram, cpu=cpu.linear_combinations.gram)
+gram = InputMeasure("gram", reference.linear_combinations.gram, cpu=cpu.linear_combinations.gram)
 """Gram matrix of the inputs taken as vectors; (M, M), float64."""
 
-task_gram = Measure(
+task_gram = InputMeasure(
     "task_gram", reference.linear_combinations.task_gram, cpu=cpu.linear_combinations.task_gram
 )
 """The same of base and task vectors, subtracted before they are multiplied; without a base, ``gram``."""
 
-row_grams = Measure("row_grams", reference.linear_combinations.row_grams)
+row_grams = InputMeasure("row_grams", reference.linear_combinations.row_grams)
 """Gram matrix of base and task vectors (of the inputs, without a base) for each row; ``LineGrams``."""
 
-column_grams = Measure("column_grams", reference.linear_combinations.column_grams)
+column_grams = InputMeasure("column_grams", reference.linear_combinations.column_grams)
 """The same for each column: along the first dimension, however many there are; ``LineGrams``."""
 
-magnitudes = Measure(
+magnitudes = InputMeasure(
     "magnitudes",
     reference.masked_sum.magnitudes,
     cpu=cpu.masked_sum.magnitudes,
@@ -123,10 +123,10 @@ magnitudes = Measure(
 )
 """One ``Histogram`` of the magnitudes of each task vector; a tuple of D."""
 
-variances = Measure("variances", reference.sce.variances, cpu=cpu.sce.variances)
+variances = InputMeasure("variances", reference.sce.variances, cpu=cpu.sce.variances)
 """Histogram of the variance over the task vectors, position by position; ``Variances``."""
 
-importance = Measure("importance", reference.arcee_fusion.importance, cpu=cpu.arcee_fusion.importance)
+importance = InputMeasure("importance", reference.arcee_fusion.importance, cpu=cpu.arcee_fusion.importance)
 """Divergence of each row and the importance from which on a change counts; ``Importance``."""
 
 MEASURES = (nothing, gram, task_gram, row_grams, column_grams, magnitudes, variances, importance)

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evomerge.kernels import (
+    InputMeasure,
     LineCoefficients,
     LineGrams,
-    Measure,
     column_grams,
     gram,
     line_weighted_sum,
@@ -96,7 +96,7 @@ def slerp(gram_MM: Tensor, *, t: Annotated[float, Range("0 = base model, 1 = the
     return c_M / math.sin(angle)
 
 
-def _nuslerp_measure(parameters: Bound) -> Measure:
+def _nuslerp_measure(parameters: Bound) -> InputMeasure:
     if parameters["nuslerp_flatten"]:
         return task_gram
     return column_grams if parameters["nuslerp_row_wise"] else row_grams
@@ -287,7 +287,7 @@ def _centre(span: _Span, alpha: dict[int, float], max_iter: int, tol: float) -> 
     return u_M
 
 
-def _model_stock_measure(parameters: Bound) -> Measure:
+def _model_stock_measure(parameters: Bound) -> InputMeasure:
     return row_grams if parameters["filter_wise"] else task_gram
 
 

@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from evomerge.errors import RecipeError, did_you_mean
-from evomerge.kernels import Kernel, Measure, nothing
+from evomerge.kernels import InputMeasure, Kernel, nothing
 from evomerge.registry import Registry
 
 __all__ = ["Base", "MergeMethod", "Parameter", "PerModel", "Range", "get_method", "merge_method", "methods"]
@@ -103,7 +103,7 @@ class MergeMethod:
     doc: str
     source: str
     prepare: Callable[..., Any]
-    measure: Callable[[Bound], Measure]
+    measure: Callable[[Bound], InputMeasure]
     kernel: Kernel
     base: Base
     models: tuple[int, int | None]
@@ -125,7 +125,7 @@ def merge_method(  # noqa: PLR0913 (the keywords are the declaration of a method
     *,
     source: str,
     kernel: Kernel,
-    measure: Measure | Callable[[Bound], Measure] = nothing,
+    measure: InputMeasure | Callable[[Bound], InputMeasure] = nothing,
     base: Base = Base.NONE,
     models: tuple[int, int | None] = (1, None),
     check: Callable[[Bound], None] = lambda _: None,
@@ -145,7 +145,7 @@ def merge_method(  # noqa: PLR0913 (the keywords are the declaration of a method
             doc=inspect.getdoc(prepare) or "",
             source=source,
             prepare=prepare,
-            measure=(lambda _: measure) if isinstance(measure, Measure) else measure,
+            measure=(lambda _: measure) if isinstance(measure, InputMeasure) else measure,
             kernel=kernel,
             base=base,
             models=models,

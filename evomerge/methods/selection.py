@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Annotated
 
 from evomerge import kernels
-from evomerge.kernels import Importance, Measure, Ram, VarianceCut, Variances, nothing
+from evomerge.kernels import Importance, InputMeasure, Ram, VarianceCut, Variances, nothing
 from evomerge.methods.registry import Base, Bound, Range, merge_method
 
 _Epsilon = Annotated[float, Range("changes up to this size count as none", 0)]
 
 
-def _sce_measure(parameters: Bound) -> Measure:
+def _sce_measure(parameters: Bound) -> InputMeasure:
     return kernels.variances if parameters["select_topk"] < 1 else nothing
 
 

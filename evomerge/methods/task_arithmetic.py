@@ -11,9 +11,9 @@ from typing import Annotated
 
 from evomerge.kernels import (
     Histogram,
+    InputMeasure,
     Mask,
     MaskedSum,
-    Measure,
     Trim,
     key_of,
     magnitudes,
@@ -56,7 +56,7 @@ class _Combine:
         return MaskedSum(weight, masks, self.lambda_, self.consensus, self.normalize, self.rescale)
 
 
-def _measure(parameters: Bound) -> Measure:
+def _measure(parameters: Bound) -> InputMeasure:
     """With every density at 1 nothing is trimmed and nothing needs to be measured."""
     return magnitudes if any(density < 1 for density in parameters["density"]) else nothing
 

@@ -9,7 +9,7 @@ import torch
 from method_support import EXAMPLES, Example
 from torch import Tensor
 
-from evomerge.kernels import Chunk, Chunks, Kernel, Measure, nothing
+from evomerge.kernels import Chunk, Chunks, InputMeasure, Kernel, nothing
 from evomerge.kernels.operations import ReferenceKernel
 from evomerge.methods import Range, merge_method
 
@@ -27,7 +27,7 @@ def register(
     apply: Callable[[Chunk, float], Tensor],
     *,
     doc: str = "The mean.",
-    measure: Measure | Callable[[Parameters], Measure] = nothing,
+    measure: InputMeasure | Callable[[Parameters], InputMeasure] = nothing,
     has_example: bool = True,
 ) -> None:
     def prepare(found: float | None, *, scale: Scale = 1.0) -> float:
@@ -46,14 +46,14 @@ def overwrites(chunk: Chunk, _: float) -> Tensor:
     return mean(chunk)
 
 
-def scale_of(parameters: Parameters) -> Measure:
+def scale_of(parameters: Parameters) -> InputMeasure:
     """A statistic that depends on a searched parameter, under a name that does not."""
     scale: Any = parameters["scale"]
 
     def run(_: Chunks) -> float:
         return float(scale)
 
-    return Measure("scale", run)
+    return InputMeasure("scale", run)
 
 
 register("fine", lambda chunk, scale: mean(chunk) * scale)

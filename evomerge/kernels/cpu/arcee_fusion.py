@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from evomerge.kernels.chunks import Chunk, Chunks, Target
-from evomerge.kernels.cpu.calls import Inputs, functions, single
-from evomerge.kernels.cpu.output import Output
+from evomerge.kernels.cpu.calls import InputAddresses, functions, single
+from evomerge.kernels.cpu.output import OutputRows
 from evomerge.kernels.cpu.ranks import Collector
 from evomerge.kernels.reference.arcee_fusion import Importance, outlier_threshold, quartiles
 from evomerge.kernels.reference.ranks import BINS, Histogram
@@ -36,14 +36,14 @@ def importance(chunks: Chunks) -> Importance:
 
 
 def _divergence(chunk: Chunk) -> Tensor:
-    x, out_R = Inputs(chunk), torch.empty(chunk.shape[0], dtype=torch.float64)
+    x, out_R = InputAddresses(chunk), torch.empty(chunk.shape[0], dtype=torch.float64)
     functions().divergence(x.addresses, x.kind, x.rows, x.columns, out_R.numpy())
     return out_R
 
 
 def _importance_of(chunk: Chunk, divergence_R: Tensor) -> Any:
     """The importance of a chunk's elements; a NumPy array, (R * C,)."""
-    x, out = Inputs(chunk), np.empty(chunk.shape[0] * chunk.shape[1], dtype=np.float32)
+    x, out = InputAddresses(chunk), np.empty(chunk.shape[0] * chunk.shape[1], dtype=np.float32)
     factors = divergence_R[chunk.row : chunk.row + x.rows].to(torch.float32).numpy()
     functions().importance(x.addresses, x.kind, x.rows, x.columns, factors, out)
     return out
@@ -51,7 +51,7 @@ def _importance_of(chunk: Chunk, divergence_R: Tensor) -> Any:
 
 def apply(chunk: Chunk, s: Importance, _: None, target: Target) -> None:
     """See the reference."""
-    x, out = Inputs(chunk), Output(chunk, target)
+    x, out = InputAddresses(chunk), OutputRows(chunk, target)
     factors = s.divergence_R[chunk.row : chunk.row + x.rows].to(torch.float32).numpy()
     threshold = single(s.threshold)
     finite = functions().fusion(

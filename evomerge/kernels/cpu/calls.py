@@ -18,7 +18,7 @@ from evomerge.kernels.chunks import ROW_BLOCK, Chunk
 
 __all__ = [
     "KINDS",
-    "Inputs",
+    "InputAddresses",
     "available",
     "blocks",
     "floats",
@@ -48,7 +48,7 @@ def functions() -> ModuleType:
     return compiled
 
 
-class Inputs:
+class InputAddresses:
     """A chunk's inputs by address, all of one kind, alive as long as this object."""
 
     def __init__(self, chunk: Chunk) -> None:

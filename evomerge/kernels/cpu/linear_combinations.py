@@ -8,8 +8,8 @@ import numpy as np
 from torch import Tensor
 
 from evomerge.kernels.chunks import ROW_BLOCK, Chunk, Chunks, Target
-from evomerge.kernels.cpu.calls import Inputs, blocks, floats, functions
-from evomerge.kernels.cpu.output import Output, write_float32
+from evomerge.kernels.cpu.calls import InputAddresses, blocks, floats, functions
+from evomerge.kernels.cpu.output import OutputRows, write_float32
 from evomerge.kernels.reference import linear_combinations as reference
 from evomerge.kernels.reference.line_coefficients import LineCoefficients
 
@@ -29,7 +29,7 @@ def task_gram(chunks: Chunks) -> Tensor:
 def _gram(chunks: Chunks, *, of_task_vectors: bool) -> Tensor:
     pairs: dict[tuple[int, int], list[float]] = {}
     for chunk in chunks():
-        x = Inputs(chunk)
+        x = InputAddresses(chunk)
         count = len(chunk.x_MRC)
         sums = np.zeros((count * (count + 1) // 2, blocks(x.rows)))
         differences = of_task_vectors and chunk.has_base
@@ -47,7 +47,7 @@ def weighted_sum(chunk: Chunk, c_M: Tensor, _: None, target: Target) -> None:
 
 def write_weighted(chunk: Chunk, coefficients: Sequence[float], target: Target) -> None:
     """Writes the weighted sum of a chunk's inputs to ``target``."""
-    x, out = Inputs(chunk), Output(chunk, target)
+    x, out = InputAddresses(chunk), OutputRows(chunk, target)
     c, n = floats(coefficients), x.elements
     out.finish(
         functions().weighted_sum(x.addresses, x.kind, n, c, out.address, out.kind, *out.digest), digested=True

@@ -12,10 +12,17 @@ import torch
 from torch import Tensor
 
 from evomerge.kernels.chunks import ROW_BLOCK, Chunk, Chunks, Target
-from evomerge.kernels.cpu.calls import Inputs, blocks, floats, functions, single
-from evomerge.kernels.cpu.output import Output
+from evomerge.kernels.cpu.calls import InputAddresses, blocks, floats, functions, single
+from evomerge.kernels.cpu.output import OutputRows
 from evomerge.kernels.cpu.ranks import Collector
-from evomerge.kernels.reference.masked_sum import L1Norms, Mask, MaskedSum, Resolved, rank_limits, resolve
+from evomerge.kernels.reference.masked_sum import (
+    L1Norms,
+    Mask,
+    MaskedSum,
+    ResolvedMasks,
+    rank_limits,
+    resolve,
+)
 from evomerge.kernels.reference.random_masks import threshold
 from evomerge.kernels.reference.ranks import BINS, Histogram
 
@@ -26,7 +33,7 @@ def magnitudes(chunks: Chunks) -> tuple[Histogram, ...]:
     """See the reference."""
     totals: Tensor | None = None
     for chunk in chunks():
-        x = Inputs(chunk)
+        x = InputAddresses(chunk)
         if totals is None:
             totals = torch.zeros(2, len(chunk.x_MRC) - 1, BINS, dtype=torch.int64)
         counts, lows = totals.numpy()
@@ -34,7 +41,7 @@ def magnitudes(chunks: Chunks) -> tuple[Histogram, ...]:
     return () if totals is None else tuple(Histogram.of(c, low) for c, low in zip(*totals, strict=True))
 
 
-def reduce(chunks: Chunks, s: MaskedSum) -> Resolved | None:
+def reduce(chunks: Chunks, s: MaskedSum) -> ResolvedMasks | None:
     """See the reference; masks by rank are kept, packed as bits, (D, R, C / 8)."""
     finders = {d: Collector(trim.cuts) for d, trim in s.trims.items()}
     norms: dict[int, L1Norms] = {d: ([], []) for d in s.rescaled}
@@ -46,7 +53,7 @@ def reduce(chunks: Chunks, s: MaskedSum) -> Resolved | None:
 
 def _read(chunk: Chunk, s: MaskedSum, finders: Mapping[int, Collector], norms: Mapping[int, L1Norms]) -> Any:
     """Adds what a chunk holds to ``finders`` and ``norms``; its masks by rank, packed."""
-    x = Inputs(chunk)
+    x = InputAddresses(chunk)
     n = x.elements
     first = chunk.first
     for d, finder in finders.items():
@@ -94,10 +101,10 @@ def _mask(mask: Mask, columns: int) -> tuple[int, Any, Any]:
     return f.RANKED, keys, rank_limits(mask, columns).numpy()
 
 
-def apply(chunk: Chunk, s: MaskedSum, found: Resolved | None, target: Target) -> None:
+def apply(chunk: Chunk, s: MaskedSum, found: ResolvedMasks | None, target: Target) -> None:
     """See the reference."""
-    x, out = Inputs(chunk), Output(chunk, target)
-    found = found if found is not None else Resolved()
+    x, out = InputAddresses(chunk), OutputRows(chunk, target)
+    found = found if found is not None else ResolvedMasks()
     masks = [_mask(mask, x.columns) for mask in s.masks]
     limits = np.zeros((len(masks), max(len(m[2]) for m in masks)), dtype=np.int32)
     cuts = np.full((len(masks), 4), -1, dtype=np.int64)

@@ -12,10 +12,10 @@ from evomerge.kernels.cpu import digest
 from evomerge.kernels.cpu.calls import KINDS
 from evomerge.kernels.reference.digest import key_table, round_rows
 
-__all__ = ["Output", "write_float32"]
+__all__ = ["OutputRows", "write_float32"]
 
 
-class Output:
+class OutputRows:
     """Rows of a chunk for compiled functions: those of ``target``, where they know its dtype."""
 
     def __init__(self, chunk: Chunk, target: Target) -> None:

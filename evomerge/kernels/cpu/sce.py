@@ -6,11 +6,11 @@ import numpy as np
 import torch
 
 from evomerge.kernels.chunks import ROW_BLOCK, Chunk, Chunks, Target
-from evomerge.kernels.cpu.calls import Inputs, blocks, floats, functions
+from evomerge.kernels.cpu.calls import InputAddresses, blocks, floats, functions
 from evomerge.kernels.cpu.linear_combinations import write_weighted
-from evomerge.kernels.cpu.output import Output
+from evomerge.kernels.cpu.output import OutputRows
 from evomerge.kernels.reference.ranks import BINS, Finder, Histogram
-from evomerge.kernels.reference.sce import Collected, Resolved, VarianceCut, Variances, resolve
+from evomerge.kernels.reference.sce import Collected, ResolvedCut, VarianceCut, Variances, resolve
 
 __all__ = ["apply", "reduce", "variances"]
 
@@ -21,12 +21,12 @@ def variances(chunks: Chunks) -> Variances:
     totals = torch.zeros(2, BINS, dtype=torch.int64)
     counts, lows = totals.numpy()
     for chunk in chunks():
-        x = Inputs(chunk)
+        x = InputAddresses(chunk)
         nonzero += functions().variance_histogram(x.addresses, x.kind, x.elements, counts, lows)
     return Variances(Histogram.of(totals[0], totals[1]), nonzero)
 
 
-def reduce(chunks: Chunks, s: VarianceCut) -> Resolved | None:
+def reduce(chunks: Chunks, s: VarianceCut) -> ResolvedCut | None:
     """See the reference."""
     if s.empty:
         return None
@@ -38,7 +38,7 @@ def reduce(chunks: Chunks, s: VarianceCut) -> Resolved | None:
 
 def _read(chunk: Chunk, s: VarianceCut, collected: Collected) -> None:
     """Adds what a chunk holds to ``collected``."""
-    x = Inputs(chunk)
+    x = InputAddresses(chunk)
     collected.elements += x.elements
     n, count = x.elements, len(chunk.x_MRC) - 1
     room = n + 1 if s.cut is not None else 1
@@ -66,12 +66,12 @@ def _read(chunk: Chunk, s: VarianceCut, collected: Collected) -> None:
             collected.border.setdefault(d, []).append(found[d, :filled].clone())
 
 
-def apply(chunk: Chunk, _: VarianceCut, found: Resolved | None, target: Target) -> None:
+def apply(chunk: Chunk, _: VarianceCut, found: ResolvedCut | None, target: Target) -> None:
     """See the reference."""
     if found is None:
         write_weighted(chunk, [1.0] + [0.0] * (len(chunk.x_MRC) - 1), target)
         return
-    x, out = Inputs(chunk), Output(chunk, target)
+    x, out = InputAddresses(chunk), OutputRows(chunk, target)
     n, first = x.elements, chunk.first
     cut = np.full(4, -1, dtype=np.int64)
     if found.threshold is not None:

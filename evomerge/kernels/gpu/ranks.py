@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from evomerge.kernels.chunks import Chunks
-from evomerge.kernels.reference.ranks import BINS, LOW_BITS, LOW_MASK, Fields, Histogram, Values
+from evomerge.kernels.reference.ranks import BINS, LOW_BITS, LOW_MASK, ExactValues, Fields, Histogram
 
 __all__ = ["MOST_VALUES", "exact_histograms"]
 
@@ -45,5 +45,5 @@ def _exact(bits: Tensor, counts: Tensor) -> Histogram:
     coarse[1].index_add_(0, bins, counts * low)
     values = None
     if bits.numel() <= MOST_VALUES:
-        values = Values(bits.flip(0).numpy(), torch.cumsum(counts.flip(0), 0).numpy())
+        values = ExactValues(bits.flip(0).numpy(), torch.cumsum(counts.flip(0), 0).numpy())
     return replace(Histogram.of(coarse[0], coarse[1]), values=values)

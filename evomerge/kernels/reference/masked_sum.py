@@ -19,7 +19,7 @@ __all__ = [
     "L1Norms",
     "Mask",
     "MaskedSum",
-    "Resolved",
+    "ResolvedMasks",
     "Trim",
     "apply",
     "elect",
@@ -123,7 +123,7 @@ class MaskedSum:
 
 
 @dataclass(frozen=True)
-class Resolved:
+class ResolvedMasks:
     """What the reduce pass found: exact cuts of each task vector, and the factors that restore L1 norms."""
 
     cuts: dict[tuple[int, Cut], Threshold] = field(default_factory=dict)
@@ -136,7 +136,7 @@ class Resolved:
         return self.factors[d] if self.factors else 1.0
 
 
-def reduce(chunks: Chunks, s: MaskedSum) -> Resolved | None:
+def reduce(chunks: Chunks, s: MaskedSum) -> ResolvedMasks | None:
     """One read: the elements in the bins of the cuts, and the L1 norms around random masks."""
     finders = {d: Finder(trim.cuts) for d, trim in s.trims.items()}
     norms: dict[int, L1Norms] = {d: ([], []) for d in s.rescaled}
@@ -158,7 +158,7 @@ def resolve(
     finders: Mapping[int, Finder],
     norms: Mapping[int, L1Norms],
     packed: Mapping[int, Any] | None = None,
-) -> Resolved:
+) -> ResolvedMasks:
     """Exact cuts and factors from what a read has collected for each task vector."""
     cuts: dict[tuple[int, Cut], Threshold] = {}
     factors = []
@@ -171,12 +171,12 @@ def resolve(
                 cuts[d, mask.trim.first], dropped = finders[d].find(mask.trim.first)
                 after -= dropped
         factors.append(before / after if s.rescale and before > L1_ZERO and after > L1_ZERO else 1.0)
-    return Resolved(cuts, tuple(factors), packed or {})
+    return ResolvedMasks(cuts, tuple(factors), packed or {})
 
 
-def apply(chunk: Chunk, s: MaskedSum, found: Resolved | None) -> Tensor:
+def apply(chunk: Chunk, s: MaskedSum, found: ResolvedMasks | None) -> Tensor:
     """Base plus the masked sum of the task vectors; (R, C), float32."""
-    found = found if found is not None else Resolved()
+    found = found if found is not None else ResolvedMasks()
     values, weights = [], []
     for d, (d_RC, weight, mask) in enumerate(zip(task_vectors(chunk), s.weights, s.masks, strict=True)):
         if mask.empty or weight == 0:
@@ -224,7 +224,7 @@ def _sum(values: Sequence[Tensor]) -> Tensor:
     return sum_RC
 
 
-def _kept(chunk: Chunk, d: int, d_RC: Tensor, mask: Mask, found: Resolved) -> Tensor | None:
+def _kept(chunk: Chunk, d: int, d_RC: Tensor, mask: Mask, found: ResolvedMasks) -> Tensor | None:
     """Which elements survive, or ``None`` when all do."""
     if mask.random:
         return random_mask(chunk, d_RC, mask)

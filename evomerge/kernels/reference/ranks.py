@@ -24,10 +24,10 @@ __all__ = [
     "LOW_MASK",
     "Cut",
     "Exact",
+    "ExactValues",
     "Finder",
     "Histogram",
     "Threshold",
-    "Values",
     "histograms",
 ]
 
@@ -62,7 +62,7 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class Values:
+class ExactValues:
     """All values that occur, descending, as int32 bits; how many elements are as large or larger.
 
     NumPy arrays, in which the search for one number takes a microsecond.
@@ -88,7 +88,7 @@ class Histogram:
     bins: Tensor
     counts: Tensor
     lows: Tensor
-    values: Values | None = None
+    values: ExactValues | None = None
 
     @classmethod
     def of(cls, counts_B: Tensor, lows_B: Tensor) -> Histogram:

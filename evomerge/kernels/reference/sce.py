@@ -15,7 +15,7 @@ from evomerge.kernels.reference.ranks import LOW_BITS, Cut, Finder, Histogram, T
 
 __all__ = [
     "Collected",
-    "Resolved",
+    "ResolvedCut",
     "VarianceCut",
     "Variances",
     "apply",
@@ -80,7 +80,7 @@ class VarianceCut:
 
 
 @dataclass(frozen=True)
-class Resolved:
+class ResolvedCut:
     """The exact cut, and each model's share: the mean square of what it keeps of its task vector."""
 
     threshold: Threshold | None
@@ -104,7 +104,7 @@ _NO_SHARE = 1e-6
 """Below this sum of mean squares all models get equal shares, as in the dialect."""
 
 
-def reduce(chunks: Chunks, s: VarianceCut) -> Resolved | None:
+def reduce(chunks: Chunks, s: VarianceCut) -> ResolvedCut | None:
     """One read: the elements at the cut, and the squares of those surely above it."""
     if s.empty:
         return None
@@ -128,7 +128,7 @@ def reduce(chunks: Chunks, s: VarianceCut) -> Resolved | None:
     return resolve(s, found)
 
 
-def resolve(s: VarianceCut, found: Collected) -> Resolved:
+def resolve(s: VarianceCut, found: Collected) -> ResolvedCut:
     """The exact cut and the shares, from what a read has collected."""
     threshold, squares = None, found.squares
     if s.cut is not None:
@@ -140,10 +140,10 @@ def resolve(s: VarianceCut, found: Collected) -> Resolved:
     means = [math.fsum(squares[d]) / found.elements for d in sorted(squares)]
     total = math.fsum(means)
     shares = tuple(m / total for m in means) if total >= _NO_SHARE else (1 / len(means),) * len(means)
-    return Resolved(threshold, shares)
+    return ResolvedCut(threshold, shares)
 
 
-def apply(chunk: Chunk, _: VarianceCut, found: Resolved | None) -> Tensor:
+def apply(chunk: Chunk, _: VarianceCut, found: ResolvedCut | None) -> Tensor:
     """Base plus what the task vectors agree on above the cut, weighted by their shares; (R, C), float32."""
     base_RC = chunk.x_MRC[0].float()
     if found is None:
