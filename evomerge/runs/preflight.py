@@ -145,13 +145,13 @@ def _idle_workers(experiment: Experiment) -> tuple[str, ...]:
 
 def _first_plan(experiment: Experiment, recipe: Recipe) -> tuple[Inputs, MergePlan]:
     try:
-        inputs = Inputs(_opened(experiment))
+        inputs = Inputs(_open_models(experiment))
         return inputs, inputs.plan(recipe)
     except UserError as exception:
         raise with_faults(exception, recipe) from None
 
 
-def _opened(experiment: Experiment) -> dict[str, Checkpoint]:
+def _open_models(experiment: Experiment) -> dict[str, Checkpoint]:
     checkpoints: dict[str, Checkpoint] = {}
     for name, reference in experiment.references.items():
         try:
