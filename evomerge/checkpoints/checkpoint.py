@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -58,6 +58,33 @@ class TensorInfo:
         return count * self.dtype.itemsize
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """The tensors of models that have no part in a merge, by model.
+
+    ``ignored`` are those that the recipe names, ``unused`` those that transformers does not load, computes
+    itself or finds in another tensor.
+    """
+
+    ignored: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def joined(self, other: LeftOut, of: str = "") -> LeftOut:
+        """These and those of ``other``, whose models are inputs of the model ``of`` where it is given."""
+        ahead = f"{of}: " if of else ""
+        return LeftOut(
+            _joined(self.ignored, {ahead + m: n for m, n in other.ignored.items()}),
+            _joined(self.unused, {ahead + m: n for m, n in other.unused.items()}),
+        )
+
+
+def _joined(
+    first: Mapping[str, tuple[str, ...]], second: Mapping[str, tuple[str, ...]]
+) -> dict[str, tuple[str, ...]]:
+    models = dict.fromkeys((*first, *second))
+    return {m: tuple(dict.fromkeys((*first.get(m, ()), *second.get(m, ())))) for m in models}
+
+
 class TensorFiles(Protocol):
     """Where a checkpoint's tensors come from."""
 
@@ -79,7 +106,8 @@ class Checkpoint:
 
     ``read`` maps the file into memory and copies nothing; the tensor must not be written to. ``path`` is the
     folder with the side files, ``tokenizer`` the one with the tokenizer's. ``warnings`` are about the model
-    as such, whatever is merged with it. ``fetch`` has the weight files on this machine, where they are still
+    as such, whatever is merged with it; ``left_out`` are those of its own inputs, where it is a merge itself.
+    ``fetch`` has the weight files on this machine, where they are still
     on the hub.
     """
 
@@ -100,6 +128,7 @@ class Checkpoint:
         self.folders = folders or (path,)
         self.tokenizer = tokenizer if tokenizer is not None else path
         self.warnings: tuple[str, ...] = ()
+        self.left_out = LeftOut()
         self.fetch: Callable[[], None] = _nothing
 
     def with_tokenizer(self, folder: Path) -> Checkpoint:

@@ -68,6 +68,7 @@ def adapted(base: Checkpoint, folder: Path, architecture: Architecture = UNKNOWN
     files, folders = DerivedFiles(base.files, made), (*base.folders, folder)
     checkpoint = Checkpoint(base.path, config, tensors, files, folders=folders, tokenizer=base.tokenizer)
     checkpoint.fetch = base.fetch
+    checkpoint.left_out = base.left_out
     checkpoint.warnings = (*base.warnings, *_warnings(settled, vocabulary))
     return checkpoint
 

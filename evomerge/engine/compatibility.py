@@ -8,12 +8,12 @@ from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.checkpoints.quantization import quantization_of
 from evomerge.engine.ignored import pattern_for
 from evomerge.engine.layers import comes_before_layers
-from evomerge.engine.layout import Layout
+from evomerge.engine.layout import Layout, Operands
 from evomerge.engine.modules import part_of
 from evomerge.engine.plan import Input
 from evomerge.errors import CheckpointError
 
-__all__ = ["check_extra", "check_inputs", "check_modules", "check_not_quantized"]
+__all__ = ["check_extra", "check_inputs", "check_modules", "check_not_quantized", "unused_tensors"]
 
 _LISTED = 8
 _QUANTIZED = (
@@ -114,6 +114,18 @@ def check_extra(layout: Layout, outputs: Iterable[str]) -> None:
             ),
             f"{_HINT} To merge without these tensors, write into the recipe: ignore: [{patterns}]",
         )
+
+
+def unused_tensors(layout: Layout, operands: Iterable[Operands]) -> dict[str, tuple[str, ...]]:
+    """The tensors of each model that the output does without, as models compute or tie them."""
+    used = {input_ for each in operands for input_ in each.inputs}
+    found = {
+        model: tuple(
+            name for name in checkpoint.tensors if Input(model, name) not in used and layout.is_left_out(name)
+        )
+        for model, checkpoint in layout.checkpoints.items()
+    }
+    return {model: names for model, names in found.items() if names}
 
 
 def _listing(what: str, items: Sequence[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from evomerge.checkpoints.writer import CheckpointWriter
 from evomerge.engine.compute import ComputePool, merge_tensor
 from evomerge.engine.fingerprint import fingerprint
 from evomerge.engine.header import check_header
+from evomerge.engine.ignored import numbered
 from evomerge.engine.inputs import Inputs
 from evomerge.engine.plan import MergePlan, TensorPlan
 from evomerge.engine.recipe_faults import with_faults
@@ -175,17 +176,25 @@ def _card(
     recipe: Recipe, checkpoints: Mapping[str, Checkpoint], merge_plan: MergePlan, fingerprint: str
 ) -> str:
     sources = "\n".join(f"- `{model}`" for model in checkpoints)
-    left_out = "\n".join(
-        f"- `{model}`: {', '.join(f'`{name}`' for name in names)}"
-        for model, names in merge_plan.ignored.items()
+    left_out = _left_out("Left out (`ignore`)", merge_plan.left_out.ignored)
+    left_out += _left_out(
+        "Left out, as transformers does not load them, computes them or finds them in others",
+        merge_plan.left_out.unused,
     )
-    ignored = f"Left out (`ignore`):\n\n{left_out}\n\n" if left_out else ""
     count = sum(t.info.bytes // t.dtype.itemsize for t in merge_plan.tensors)
     return (
         "---\nlibrary_name: transformers\ntags:\n- merge\n- evomerge\n---\n\n"
         f"# A `{recipe.merge_method}` merge\n\n"
-        f"{count / 1e6:.2f} million parameters, merged with evomerge from\n\n{sources}\n\n{ignored}"
+        f"{count / 1e6:.2f} million parameters, merged with evomerge from\n\n{sources}\n\n{left_out}"
         "## Recipe\n\n```yaml\n" + dump_recipe(recipe) + "```\n\n"
         f"Fingerprint of the weights: `{fingerprint}`\n\n"
         "## Again\n\n```bash\nevomerge merge evomerge_recipe.yml OUT_DIR\n```\n"
     )
+
+
+def _left_out(heading: str, models: Mapping[str, Sequence[str]]) -> str:
+    """A list of tensors by model, those of all layers in one word; nothing where there are none."""
+    if not models:
+        return ""
+    lines = [f"- `{model}`: {', '.join(numbered(names))}\n" for model, names in models.items()]
+    return f"{heading}:\n\n{''.join(lines)}\n"

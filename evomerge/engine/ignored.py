@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.errors import CheckpointError
 
-__all__ = ["pattern_for", "unused_patterns", "without_ignored"]
+__all__ = ["numbered", "pattern_for", "unused_patterns", "without_ignored"]
 
 _WRAPPER = re.compile(r"^(?:_orig_mod\.|module\.|base_model\.model\.|pretrained_model\.)+")
 _INDEX = re.compile(r"(?<=\.)[0-9]+(?=\.|$)")
@@ -50,6 +50,17 @@ def unused_patterns(patterns: Iterable[str], ignored: Mapping[str, Sequence[str]
     names = [name for found in ignored.values() for name in found]
     names += [_WRAPPER.sub("", name) for name in names]
     return [p for p in dict.fromkeys(patterns) if not any(fnmatchcase(name, p) for name in names)]
+
+
+def numbered(names: Iterable[str]) -> tuple[str, ...]:
+    """``names`` as code in Markdown; those that differ only in numbers as one, with ``*`` there."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(_INDEX.sub("*", name), []).append(name)
+    return tuple(
+        f"`{group[0]}`" if len(group) < 2 else f"`{pattern}` ({len(group)})"
+        for pattern, group in groups.items()
+    )
 
 
 def pattern_for(names: Iterable[str], kept: Iterable[str]) -> tuple[str, ...]:

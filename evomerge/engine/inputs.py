@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from evomerge.checkpoints.checkpoint import Checkpoint
+from evomerge.checkpoints.checkpoint import Checkpoint, LeftOut
 from evomerge.engine.adapters import with_adapter
 from evomerge.engine.compatibility import check_not_quantized
 from evomerge.engine.disagreements import config_warnings
@@ -82,7 +82,12 @@ class Inputs:
                     ignored[model] = tuple(dict.fromkeys((*ignored.get(model, ()), *names)))
         unused = unused_patterns(patterns, ignored)
         warnings = [f"ignore: {pattern!r} matches no tensor" for pattern in unused]
-        return replace(plan, warnings=(*plan.warnings, *warnings), ignored=ignored)
+        left_out = plan.left_out.joined(LeftOut(ignored))
+        stages = [merge.name for merge in recipes]
+        for model in dict.fromkeys(model for merge in recipes for model in merge.inputs()):
+            of = "" if stage_of(model, stages) is not None else model
+            left_out = left_out.joined(pool[model].left_out, of)
+        return replace(plan, warnings=(*plan.warnings, *warnings), left_out=left_out)
 
     def _without_ignored(
         self, model: str, checkpoint: Checkpoint, patterns: tuple[str, ...]
@@ -153,7 +158,10 @@ class Inputs:
         own = (f"{model}: {text}" for model, c in checkpoints.items() for text in c.warnings)
         merged = {model: checkpoints[model] for model in dict.fromkeys((config_source, *recipe.merged()))}
         differing = config_warnings(merged, config_source)
-        return replace(made, warnings=(*own, *unified.warnings, *differing, *made.warnings))
+        left_out = LeftOut(unused=unified.unused)
+        return replace(
+            made, warnings=(*own, *unified.warnings, *differing, *made.warnings), left_out=left_out
+        )
 
     def _unified(
         self, checkpoints: Mapping[str, Checkpoint], config_source: str, *, drop_equal: bool

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from evomerge.checkpoints.checkpoint import Checkpoint, TensorInfo
+from evomerge.checkpoints.checkpoint import Checkpoint, LeftOut, TensorInfo
 from evomerge.engine.tokenizer_folders import TokenizerFolder
 from evomerge.engine.vocabulary import Renumbering
 
@@ -51,7 +51,7 @@ class MergePlan:
 
     ``checkpoints`` are what ``Input.model`` names: the models of the recipe, or views of them. The
     ``config_source`` gives the side files; ``renumber`` says where its token ids have gone, if they have;
-    ``ignored`` are the tensors that the recipe leaves out of each model.
+    ``left_out`` are tensors of the models that have no part in it.
     """
 
     tensors: tuple[TensorPlan, ...]
@@ -61,7 +61,7 @@ class MergePlan:
     tokenizer: TokenizerFolder
     renumber: Renumbering | None = None
     warnings: tuple[str, ...] = ()
-    ignored: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    left_out: LeftOut = field(default_factory=LeftOut)
 
     @property
     def bytes(self) -> int:

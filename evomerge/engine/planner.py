@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from evomerge.checkpoints.checkpoint import Checkpoint, TensorInfo, dtype_name
-from evomerge.engine.compatibility import check_extra, check_inputs, check_modules
+from evomerge.checkpoints.checkpoint import Checkpoint, LeftOut, TensorInfo, dtype_name
+from evomerge.engine.compatibility import check_extra, check_inputs, check_modules, unused_tensors
 from evomerge.engine.configuration import Origin, layer_count, resize, resize_module
 from evomerge.engine.dtypes import common_dtype, dtype_of, promoted_dtype
 from evomerge.engine.layer_kinds import check_layer_kinds, with_lists
@@ -57,6 +57,7 @@ def plan_merge(recipe: Recipe, alignment: Alignment) -> MergePlan:
         alignment.tokenizer,
         alignment.renumber,
         tuple(warnings),
+        alignment.left_out.joined(LeftOut(unused=unused_tensors(layout, operands))),
     )
 
 

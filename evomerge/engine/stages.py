@@ -78,6 +78,7 @@ def stage_checkpoint(merge_plan: MergePlan, file: Path | None = None) -> Checkpo
         tokenizer=merge_plan.tokenizer.path,
     )
     stage.warnings = tuple(f"{model}: {text}" for model, c in checkpoints.items() for text in c.warnings)
+    stage.left_out = merge_plan.left_out
     stage.fetch = partial(_fetch, checkpoints)
     return stage
 

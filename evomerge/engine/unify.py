@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.checkpoints.renamed import Origin, renamed
@@ -22,10 +22,14 @@ _LISTED = 8
 
 @dataclass(frozen=True)
 class UnifiedModels:
-    """Checkpoints whose tensors have the names of the config source's, and what is worth a warning."""
+    """Checkpoints whose tensors have the names of the config source's, and what is worth a warning.
+
+    ``unused`` are names of tensors that they no longer have.
+    """
 
     checkpoints: Mapping[str, Checkpoint]
     warnings: tuple[str, ...] = ()
+    unused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def unify(
@@ -53,7 +57,8 @@ def unify(
     models = {model: Spelled(checkpoint, names) for model, checkpoint in plain.items()}
     ties = Ties(models, config_source)
     is_changed = ties.settle(drop_equal=drop_equal)
-    warnings += _without_unused(models, names)
+    unused = _without_unused(models, names)
+    warnings += [_unused_warning(model, dropped) for model, dropped in unused.items()]
     warnings += [
         f"{model}: all tensors stand in the module {own.wrapper}, which is taken away"
         for model, own in models.items()
@@ -61,18 +66,18 @@ def unify(
     ]
     is_changed |= any(own.is_split or own.wrapper for own in models.values())
     if not is_changed and _are_equal(plain):
-        return UnifiedModels(plain, tuple(warnings))
+        return UnifiedModels(plain, tuple(warnings), unused)
     lead = models[config_source]
     _save_names(lead, names)
     views = {model: _view(lead, other) for model, other in models.items()}
     if ties.config is not plain[config_source].config:
         views[config_source].config = dict(ties.config)
-    return UnifiedModels(views, (*warnings, *ties.warnings))
+    return UnifiedModels(views, (*warnings, *ties.warnings), unused)
 
 
-def _without_unused(models: Mapping[str, Spelled], names: ModelNames) -> list[str]:
-    """Drops what only some models have and none has a use for; warnings that name it."""
-    warnings = []
+def _without_unused(models: Mapping[str, Spelled], names: ModelNames) -> dict[str, tuple[str, ...]]:
+    """Drops what only some models have and none has a use for; its names, by model."""
+    unused: dict[str, tuple[str, ...]] = {}
     stored = {model: own.checkpoint for model, own in models.items()}
     for model, own in models.items():
         dropped = [
@@ -84,12 +89,16 @@ def _without_unused(models: Mapping[str, Spelled], names: ModelNames) -> list[st
         ]
         if dropped:
             own.unknown = [name for name in own.unknown if name not in set(dropped)]
-            more = f" and {len(dropped) - _LISTED} more" if len(dropped) > _LISTED else ""
-            warnings.append(
-                f"{model}: left out, as not all models have them and transformers does not load them: "
-                f"{', '.join(dropped[:_LISTED])}{more}"
-            )
-    return warnings
+            unused[model] = tuple(dropped)
+    return unused
+
+
+def _unused_warning(model: str, dropped: Sequence[str]) -> str:
+    more = f" and {len(dropped) - _LISTED} more" if len(dropped) > _LISTED else ""
+    return (
+        f"{model}: left out, as not all models have them and transformers does not load them: "
+        f"{', '.join(dropped[:_LISTED])}{more}"
+    )
 
 
 def _may_differ(checkpoints: Mapping[str, Checkpoint]) -> bool:

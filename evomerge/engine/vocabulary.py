@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from evomerge.checkpoints.checkpoint import Checkpoint, TensorInfo
+from evomerge.checkpoints.checkpoint import Checkpoint, LeftOut, TensorInfo
 from evomerge.checkpoints.derived import DerivedFiles
 from evomerge.engine.configuration import text_parts
 from evomerge.engine.layers import find_stacks
@@ -64,12 +64,16 @@ class Renumbering:
 
 @dataclass(frozen=True)
 class Alignment:
-    """Checkpoints that share one vocabulary, its tokenizer, and how the config source's token ids changed."""
+    """Checkpoints that share one vocabulary, its tokenizer, and how the config source's token ids changed.
+
+    ``left_out`` are tensors that the checkpoints no longer have.
+    """
 
     checkpoints: Mapping[str, Checkpoint]
     tokenizer: TokenizerFolder
     renumber: Renumbering | None = None
     warnings: tuple[str, ...] = ()
+    left_out: LeftOut = field(default_factory=LeftOut)
 
 
 def align(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], config_source: str) -> Alignment:

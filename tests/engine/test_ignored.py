@@ -100,3 +100,40 @@ def test_suggested_patterns_take_nothing_that_is_kept() -> None:
     kept = ["model.layers.0.mlp.up.weight", "score.weight"]
     extra = ["v_head.a.weight", "v_head.b.bias", "score.bias", "model.layers.0.x.w", "model.layers.1.x.w"]
     assert pattern_for(extra, kept) == ("v_head.*", "score.bias", "model.layers.*.x.w")
+
+
+def _card(tmp_path: Path, out: str) -> str:
+    return (tmp_path / out / "README.md").read_text()
+
+
+def test_what_a_recipe_used_as_a_model_leaves_out_is_in_the_card(
+    make_model: MakeModel, tmp_path: Path
+) -> None:
+    for seed, name in enumerate("abc"):
+        make_model(name, seed)
+    with_head(tmp_path / "a")
+    inner = linear("a", "b", ignore="v_head.*")
+    (tmp_path / "half.yml").write_text(yaml.safe_dump(inner))
+    ours, _ = merged(tmp_path, linear("half.yml", "c"), "out")
+    assert set(ours) == set(load_file(tmp_path / "c" / "model.safetensors"))
+    assert "- `half.yml: a`: `v_head.summary.bias`, `v_head.summary.weight`" in _card(tmp_path, "out")
+    (tmp_path / "quarter.yml").write_text(yaml.safe_dump(linear("half.yml", "b")))
+    merged(tmp_path, linear("quarter.yml", "c"), "twice")
+    assert "- `quarter.yml: half.yml: a`: `v_head" in _card(tmp_path, "twice")
+
+
+@pytest.mark.parametrize("inner", [False, True], ids=["recipe", "stage"])
+def test_buffers_that_models_compute_are_listed_once_for_all_layers(
+    inner: bool, make_model: MakeModel, tmp_path: Path
+) -> None:
+    for seed, name in enumerate("abc"):
+        make_model(name, seed)
+    weights = load_file(tmp_path / "b" / "model.safetensors")
+    weights |= {f"model.layers.{i}.self_attn.rotary_emb.inv_freq": torch.ones(4) for i in range(3)}
+    save_file(weights, tmp_path / "b" / "model.safetensors")
+    document = linear("a", "b")
+    if inner:
+        document = {**linear("half", "c"), "stages": [{**document, "name": "half"}]}
+    ours, _ = merged(tmp_path, document, "out")
+    assert not any("inv_freq" in name for name in ours)
+    assert "- `b`: `model.layers.*.self_attn.rotary_emb.inv_freq` (3)\n" in _card(tmp_path, "out")

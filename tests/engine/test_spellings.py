@@ -269,6 +269,7 @@ def test_drafting_heads_that_one_input_lacks_are_left_out_and_named(folder: Fold
     result = folder.merge(linear("drafting", "b"))
     assert "mtp.fc.weight" not in folder.tensors("out")
     assert any("drafting: left out" in w and "mtp.fc.weight" in w for w in result.warnings)
+    assert "- `drafting`: `mtp.fc.weight`\n" in (folder.path / "out" / "README.md").read_text()
     folder.write("drafting_b", "b", lambda tensors: tensors | {"mtp.fc.weight": torch.zeros(2, 2)})
     kept = linear("drafting", "drafting_b")
     merge_to_disk(kept, folder.checkpoints(kept), folder.path / "kept")
