@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from evomerge.backends.resident import ModelSettings, ResidentModel
 from evomerge.errors import UserError, did_you_mean
+from evomerge.registry import Registry
 
 __all__ = ["BACKENDS", "MakeModel", "resident_model"]
 
@@ -21,8 +22,10 @@ def _transformers(settings: ModelSettings) -> ResidentModel:
     return TransformersModel.of(settings)
 
 
-BACKENDS: dict[str, MakeModel] = {"transformers": _transformers}
-"""Each with the contract of ``tests/contracts/test_backends.py``."""
+BACKENDS: Registry[MakeModel] = Registry("backend", "evomerge.backends")
+"""Every registered backend by name."""
+
+BACKENDS.add("transformers", _transformers)
 
 
 def resident_model(backend: str, settings: ModelSettings) -> ResidentModel:

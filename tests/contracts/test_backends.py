@@ -1,65 +1,81 @@
-"""What every backend promises: the weights of the merge on disk, no trace of what was, scores of lm-eval."""
+"""What every backend promises: the model that is asked is the merge of the last recipe, and nothing else."""
 
 from __future__ import annotations
 
+import pickle
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 from support import ROOT, ZOO
 
 from evomerge.backends.registry import BACKENDS, resident_model
 from evomerge.backends.resident import ModelSettings, ResidentModel
 from evomerge.engine.export import merge_to_disk
 from evomerge.engine.sources import open_sources
-from evomerge.errors import CandidateError, CheckpointError, RecipeError, UserError
-from evomerge.fitness import Evaluator, FitnessSpec, ItemSet, Split
+from evomerge.errors import CandidateError, CheckpointError, FailureKind, RecipeError, UserError
+from evomerge.fitness import Evaluator, FitnessSpec, ItemSet, Scores, Split, TaskSpec
+from evomerge.fitness.deadline import Deadline
 from evomerge.recipe import Recipe, parse_recipe
+from evomerge.workers.jobs import Job
+from evomerge.workers.worker import Worker, WorkerSpec
 
-NAMES = ("base", "add", "reverse", "sort")
+MODELS = {name: str(ZOO / name) for name in ("base", "add", "sort")}
 SPEC = FitnessSpec.model_validate(
     {
-        "tasks": ["zoo_add", "zoo_sort"],
+        "tasks": ["zoo_add", "zoo_sort", "zoo_drift"],
         "include_path": str(ROOT / "fitness" / "zoo"),
-        "splits": {"search": 12, "validation": 5, "test": 5},
+        "splits": {"search": 12, "validation": 4, "test": 4},
     }
 )
+ALL = ItemSet(Split.SEARCH)
 
 
-def recipe(method: str, weight: float = 0.4, **more: Any) -> Recipe:
-    models = [{"model": n, "parameters": {"weight": weight}} for n in NAMES[1:]]
-    base = {} if method == "linear" else {"base_model": "base"}
-    return parse_recipe({"merge_method": method, "models": models, **base, "dtype": "bfloat16", **more})
+def merge(method: str, weight: float = 0.6, **more: Any) -> Recipe:
+    """Half of each skill."""
+    experts = [{"model": name, "parameters": {"weight": weight}} for name in ("add", "sort")]
+    document = {"merge_method": method, "models": experts, "dtype": "bfloat16", **more}
+    return parse_recipe(document if method == "linear" else document | {"base_model": "base"})
 
 
+def stack(*layers: tuple[str, int, int]) -> Recipe:
+    sources = [{"sources": [{"model": m, "layer_range": [first, end]}]} for m, first, end in layers]
+    return parse_recipe({"merge_method": "passthrough", "slices": sources})
+
+
+def passthrough(model: str) -> Recipe:
+    return parse_recipe({"merge_method": "passthrough", "models": [{"model": model}]})
+
+
+SPARSE = {"density": 0.4}
 RECIPES = {
-    "linear": recipe("linear"),
-    "ties": recipe("ties", parameters={"density": 0.5}),
-    "dare_ties": recipe("dare_ties", parameters={"density": 0.5}),
-    "slices": parse_recipe(
-        {
-            "merge_method": "passthrough",
-            "slices": [{"sources": [{"model": "base", "layer_range": [0, 1]}]}] * 2,
-            "dtype": "bfloat16",
-        }
-    ),
+    "linear": merge("linear"),
+    "ties": merge("ties", parameters=SPARSE),
+    "dare_ties": merge("dare_ties", parameters=SPARSE),
+    "deeper": stack(("add", 0, 2), ("sort", 1, 2)),
+    "float32": merge("task_arithmetic", dtype="float32"),
 }
 
 Make = Callable[..., ResidentModel]
 
 
-@pytest.fixture(params=BACKENDS)
-def make(request: pytest.FixtureRequest) -> Iterator[Make]:
+@pytest.fixture(params=list(BACKENDS))
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def make(backend: str) -> Iterator[Make]:
+    """Makes a resident model over the zoo, or over other models by name."""
     made: list[ResidentModel] = []
 
-    def make(**settings: Any) -> ResidentModel:
-        models = tuple((name, str(ZOO / name)) for name in NAMES)
-        made.append(
-            resident_model(
-                request.param, ModelSettings(models, ROOT, device="cpu", dtype="float32", **settings)
-            )
-        )
+    def make(dtype: str | None = "float32", threads: int = 1, **models: Path) -> ResidentModel:
+        references = {**MODELS, **{name: str(path) for name, path in models.items()}}
+        settings = ModelSettings(tuple(references.items()), Path(), "cpu", dtype, threads)
+        made.append(resident_model(backend, settings))
         return made[-1]
 
     yield make
@@ -73,72 +89,122 @@ def evaluator() -> Evaluator:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_its_fingerprint_is_that_of_the_merge_on_disk(make: Make, name: str, tmp_path: Path) -> None:
-    sources = open_sources({n: str(ZOO / n) for n in NAMES})
-    merged = merge_to_disk(RECIPES[name], sources, tmp_path / "out")
-    assert make().load(RECIPES[name]) == merged.fingerprint
+def test_its_fingerprint_and_its_scores_are_those_of_the_merge_on_disk(
+    name: str, make: Make, evaluator: Evaluator, tmp_path: Path
+) -> None:
+    written = merge_to_disk(RECIPES[name], open_sources(MODELS), tmp_path / "out")
+    model, exported = make(), make(out=tmp_path / "out")
+    assert model.load(RECIPES[name]) == written.fingerprint
+    exported.load(passthrough("out"))
+    assert evaluator.score(model, ALL) == evaluator.score(exported, ALL)
 
 
-def test_what_was_loaded_before_leaves_no_trace(make: Make, evaluator: Evaluator) -> None:
-    used, items = make(), ItemSet(Split.SEARCH)
-    for name in ("dare_ties", "slices", "ties"):
-        used.load(RECIPES[name])
-    again = used.load(RECIPES["linear"])
-    scores = evaluator.score(used, items)
-    fresh = make()
-    assert fresh.load(RECIPES["linear"]) == again
-    assert evaluator.score(fresh, items) == scores
+def test_without_a_dtype_it_calculates_in_that_of_the_merge(make: Make, evaluator: Evaluator) -> None:
+    wide, narrow = make("float32"), make(None)
+    assert wide.load(RECIPES["linear"]) == narrow.load(RECIPES["linear"])
+    drift = [evaluator.score(model, ALL).tasks[2].value for model in (wide, narrow)]
+    assert drift[0] != drift[1]
+    assert drift[0] == pytest.approx(drift[1], rel=0.02)
 
 
-def test_it_scores_as_the_merged_folder_does(make: Make, evaluator: Evaluator, tmp_path: Path) -> None:
-    sources = open_sources({n: str(ZOO / n) for n in NAMES})
-    merge_to_disk(RECIPES["ties"], sources, tmp_path / "out")
+def test_a_recipe_before_leaves_no_trace_not_even_of_another_depth(make: Make, evaluator: Evaluator) -> None:
+    def results(model: ResidentModel, *names: str) -> dict[str, tuple[str, Scores]]:
+        return {name: (model.load(RECIPES[name]), evaluator.score(model, ALL)) for name in names}
+
+    used = make()
+    results(used, *RECIPES)
+    again = results(used, *reversed(RECIPES))
+    assert len({fingerprint for fingerprint, _ in again.values()}) == len(RECIPES)
+    assert {name: results(make(), name)[name] for name in RECIPES} == again
+
+
+def test_what_was_asked_between_two_recipes_changes_no_answer(make: Make, evaluator: Evaluator) -> None:
     model = make()
     model.load(RECIPES["ties"])
-    settings = ModelSettings((("merged", str(tmp_path / "out")),), ROOT, device="cpu", dtype="float32")
-    for backend in BACKENDS:
-        merged = resident_model(backend, settings)
-        merged.load(parse_recipe({"merge_method": "passthrough", "models": [{"model": "merged"}]}))
-        items = ItemSet(Split.VALIDATION)
-        assert evaluator.score(merged, items) == evaluator.score(model, items)
-        merged.close()
+    first = evaluator.score(model, ALL)
+    evaluator.score(model, ItemSet(Split.TEST))
+    assert evaluator.score(model, ALL) == first
+    model.load(RECIPES["linear"])
+    assert evaluator.score(model, ALL) != first
 
 
-@pytest.mark.parametrize(
-    ("wrong", "error"),
-    [
-        (recipe("ties", parameters={"density": 7}), RecipeError),
-        (recipe("task_arithmetic", 1e300), CandidateError),
-        (parse_recipe({"merge_method": "passthrough", "models": [{"model": "nobody"}]}), UserError),
-    ],
-)
-def test_after_an_error_the_next_load_is_as_if_there_had_been_none(
-    make: Make, wrong: Recipe, error: type[Exception]
+BAD = {
+    "a layer that is not there": (stack(("add", 0, 99)), RecipeError),
+    "a parameter out of range": (merge("ties", parameters={"density": 7}), RecipeError),
+    "weights that overflow": (merge("task_arithmetic", 1e300), CandidateError),
+    "a weight that is NaN": (passthrough("broken"), CandidateError),
+    "a model that was not opened": (passthrough("nobody"), UserError),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_after_a_recipe_that_fails_the_next_one_is_as_ever(
+    name: str, make: Make, evaluator: Evaluator, tmp_path: Path
 ) -> None:
+    file = shutil.copytree(ZOO / "add", tmp_path / "broken") / "model.safetensors"
+    tensors = load_file(file)
+    tensors["model.norm.weight"][3] = float("nan")
+    save_file(tensors, file, {"format": "pt"})
+    model = make(broken=tmp_path / "broken")
+    expected = model.load(RECIPES["ties"]), evaluator.score(model, ALL)
+
+    recipe, error = BAD[name]
+    with pytest.raises(error) as caught:
+        model.load(recipe)
+    if isinstance(caught.value, CandidateError):
+        assert caught.value.kind is FailureKind.NON_FINITE_WEIGHTS
+    assert (model.load(RECIPES["ties"]), evaluator.score(model, ALL)) == expected
+
+
+@pytest.mark.parametrize("task", SPEC.tasks, ids=lambda t: t.task)
+def test_a_deadline_that_is_past_ends_the_scoring_and_only_that(task: TaskSpec, make: Make) -> None:
+    evaluator = Evaluator(SPEC.model_copy(update={"tasks": (task,)}), ROOT)
     model = make()
-    before = model.load(RECIPES["linear"])
-    with pytest.raises(error):
-        model.load(wrong)
-    assert model.load(RECIPES["linear"]) == before
+    model.load(RECIPES["linear"])
+    expected = evaluator.score(model, ALL)
+    with pytest.raises(CandidateError) as caught:
+        evaluator.score(model, ALL, deadline=Deadline.after(0.0))
+    assert caught.value.kind is FailureKind.TIMEOUT
+    assert evaluator.score(model, ALL, deadline=Deadline.after(1e6)) == expected
+
+
+def test_its_lm_knows_context_and_tokens(make: Make) -> None:
+    model = make()
+    model.load(RECIPES["linear"])
+    lm = model.lm(4)
+    assert lm.max_length == 128
+    tokens = lm.tok_encode("12+34=")
+    assert len(tokens) >= 6
+    assert all(isinstance(token, int) for token in tokens)
+
+
+def test_a_worker_with_it_gives_what_it_gives_itself(backend: str, make: Make, evaluator: Evaluator) -> None:
+    model = make()
+    fingerprint = model.load(RECIPES["dare_ties"])
+    spec = WorkerSpec(tuple(MODELS.items()), SPEC, ROOT, "cpu", "float32", model_backend=backend)
+    worker: Worker = pickle.loads(pickle.dumps(spec))()
+    outcome = worker.run(Job("one", RECIPES["dare_ties"], ALL))
+    worker.close()
+    assert outcome.fingerprint == fingerprint
+    assert outcome.scores == evaluator.score(model, ALL)
 
 
 def test_threads_change_no_bit(make: Make) -> None:
     assert make(threads=1).load(RECIPES["dare_ties"]) == make(threads=2).load(RECIPES["dare_ties"])
 
 
-def test_models_that_do_not_exist_are_a_mistake_of_the_users() -> None:
-    for backend in BACKENDS:
-        with pytest.raises(CheckpointError, match="nowhere"):
-            resident_model(backend, ModelSettings((("a", "/nowhere/at/all"),), ROOT, device="cpu"))
+def test_models_that_do_not_exist_are_a_mistake_of_the_users(make: Make) -> None:
+    with pytest.raises(CheckpointError, match="nowhere"):
+        make(other=Path("/nowhere/at/all"))
 
 
-def test_a_backend_that_is_not_there_is_named() -> None:
-    with pytest.raises(UserError, match=r"there is no backend 'transformer'\. Did you mean 'transformers'"):
-        resident_model("transformer", ModelSettings((), ROOT))
+def test_it_may_be_closed_twice_and_before_anything_is_loaded(make: Make) -> None:
+    unused, used = make(), make()
+    used.load(RECIPES["linear"])
+    for model in (unused, used, unused, used):
+        model.close()
 
 
-def test_it_may_be_closed_twice(make: Make) -> None:
-    model = make()
-    model.load(RECIPES["linear"])
-    model.close()
-    model.close()
+def test_an_unknown_backend_is_an_error_of_the_users() -> None:
+    with pytest.raises(UserError, match=r"no backend 'transformer'\. Did you mean 'transformers'"):
+        resident_model("transformer", ModelSettings(tuple(MODELS.items()), Path()))

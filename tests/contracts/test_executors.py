@@ -1,82 +1,59 @@
-"""What every executor promises: one outcome per job, whatever happens to it, and an end in order."""
+"""What every executor promises: one outcome per job, the same whoever runs it and whenever. Real Ray."""
 
 from __future__ import annotations
 
-import os
+import functools
+import random
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from executor_support import ClosingWorker, ObedientWorker, by_key, job, make_no_worker
+from support import ROOT, ZOO
 
 from evomerge.errors import CheckpointError, FailureKind, RecipeError
-from evomerge.fitness.items import ItemSet
-from evomerge.fitness.scores import ItemScore, Scores, Split, TaskScore
-from evomerge.recipe import Recipe, Source
+from evomerge.fitness import FitnessSpec, ItemSet, Split
+from evomerge.recipe import parse_recipe
+from evomerge.workers._ray_cluster import start_or_join
 from evomerge.workers.executor import Executor, MakeWorker
 from evomerge.workers.inline import InlineExecutor
-from evomerge.workers.jobs import Failure, Job, Outcome, Seconds
+from evomerge.workers.jobs import Failure, Job
 from evomerge.workers.ray_executor import RayExecutor
+from evomerge.workers.worker import WorkerSpec
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Ray's workers are looked at in /proc")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Ray is supported on Linux here")
 
-EXECUTORS: dict[str, Callable[[MakeWorker], Executor]] = {
-    "inline": InlineExecutor,
-    "ray": lambda make_worker: RayExecutor(make_worker, 2),
+MakeExecutor = Callable[[MakeWorker], Executor]
+
+RAY = {"Ray, one worker": 1, "Ray, two workers": 2}
+EXECUTORS: dict[str, MakeExecutor] = {
+    "in this process": InlineExecutor,
+    **{name: functools.partial(RayExecutor, count=count) for name, count in RAY.items()},
 }
-"""A new executor gets its line here."""
+OUTLIVES_WORKERS = tuple(RAY)
+"""Those whose workers are processes of their own."""
 
 
-class Worker:
-    """Answers with a score that follows from the job; fails or raises where the key says so."""
+@pytest.fixture(scope="module")
+def ray_is_up() -> Iterator[None]:
+    """One Ray for the module, which the executors use, and leave."""
+    import ray
 
-    def __init__(self, marker: Path | None = None) -> None:
-        self.marker = marker
-
-    def run(self, job: Job) -> Outcome:
-        what, _, argument = job.key.partition(":")
-        if what == "fail":
-            failure = Failure(FailureKind.NON_FINITE_WEIGHTS, argument)
-            return Outcome(job.key, None, failure, None, Seconds(0.1))
-        if what == "refuse":
-            raise RecipeError("recipe.yml: models", "too few", "Add one.")
-        if what == "bug":
-            raise ZeroDivisionError(argument)
-        value = job.recipe.parameters["weight"] / 3
-        task = TaskScore("t", "acc", value, True, "mean", (ItemScore("i", value),))  # noqa: FBT003
-        return Outcome(job.key, Scores(job.items.split, (task,)), None, f"weights {value}", Seconds(0.1, 0.2))
-
-    def close(self) -> None:
-        if self.marker is not None:
-            self.marker.with_name(f"{self.marker.name}-{os.getpid()}").touch()
+    start_or_join(None, cpus=4)
+    yield
+    ray.shutdown()
 
 
-def no_worker() -> Worker:
-    raise CheckpointError("models.a", "no such folder")
-
-
-class Closing:
-    """Makes workers that leave a file when they are closed."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __call__(self) -> Worker:
-        return Worker(self.marker)
-
-
-def job(key: str, weight: float = 1.0) -> Job:
-    recipe = Recipe(merge_method="linear", models=(Source(model="a"),), parameters={"weight": weight})
-    return Job(key, recipe, ItemSet(Split.SEARCH))
-
-
-@pytest.fixture(params=EXECUTORS)
-def make(request: pytest.FixtureRequest) -> Iterator[Callable[[MakeWorker], Executor]]:
+@pytest.fixture(params=list(EXECUTORS))
+def make(request: pytest.FixtureRequest) -> Iterator[MakeExecutor]:
+    if request.param in RAY:
+        request.getfixturevalue("ray_is_up")
     made: list[Executor] = []
 
-    def make(worker: MakeWorker = Worker) -> Executor:
-        made.append(EXECUTORS[request.param](worker))
+    def make(make_worker: MakeWorker) -> Executor:
+        made.append(EXECUTORS[request.param](make_worker))
         return made[-1]
 
     yield make
@@ -84,76 +61,150 @@ def make(request: pytest.FixtureRequest) -> Iterator[Callable[[MakeWorker], Exec
         executor.close()
 
 
-Make = Callable[..., Executor]
+outlives_workers = pytest.mark.parametrize("make", OUTLIVES_WORKERS, indirect=True)
 
 
-def test_every_job_has_one_outcome_which_depends_on_the_job_alone(make: Make) -> None:
-    executor = make()
-    jobs = [job(f"score:{n}", n / 7) for n in range(12)]
-    outcomes = list(executor.map(deque(jobs)))
-    assert sorted(o.key for o in outcomes) == sorted(j.key for j in jobs)
-    backwards = list(executor.map(deque(reversed(jobs))))
-    assert {o.key: o for o in outcomes} == {o.key: o for o in backwards}
-    for outcome in outcomes:
-        assert outcome.scores is not None
-        assert outcome.fingerprint == f"weights {outcome.scores.tasks[0].value}"
+def test_each_job_has_one_outcome_and_it_is_the_workers_own(make: MakeExecutor) -> None:
+    jobs = [job(f"score:{i}", weight=i / 7) for i in range(9)]
+    alone = {each.key: ObedientWorker().run(each) for each in jobs}
+    outcomes = list(make(ObedientWorker).map(deque(jobs)))
+    assert Counter(o.key for o in outcomes) == Counter(alone.keys())
+    assert {o.key: o for o in outcomes} == alone
 
 
-def test_a_failure_is_an_outcome_and_the_others_go_on(make: Make) -> None:
-    outcomes = {o.key: o for o in make().map(deque([job("score:1"), job("fail:NaN in w"), job("score:2")]))}
-    assert outcomes["fail:NaN in w"].failure == Failure(FailureKind.NON_FINITE_WEIGHTS, "NaN in w")
-    assert outcomes["fail:NaN in w"].scores is None
-    assert all(outcomes[k].failure is None for k in ("score:1", "score:2"))
+def test_the_order_of_the_jobs_changes_no_outcome(make: MakeExecutor) -> None:
+    jobs = [job(f"score:{i}", weight=i / 7) for i in range(6)]
+    jobs += [job(f"fail:{kind.value}") for kind in FailureKind]
+    executor = make(ObedientWorker)
+    expected = by_key(executor, *jobs)
+    for seed in range(3):
+        assert by_key(executor, *random.Random(seed).sample(jobs, len(jobs))) == expected
 
 
-def test_jobs_may_be_added_between_two_outcomes(make: Make) -> None:
-    queue, seen = deque([job("score:1")]), []
-    for outcome in make().map(queue):
+def test_a_failure_is_an_outcome_and_costs_the_other_jobs_nothing(make: MakeExecutor) -> None:
+    outcomes = by_key(make(ObedientWorker), job("fail:out_of_memory"), job("score:1"), job("fail:timeout"))
+    assert outcomes["fail:out_of_memory"].failure == Failure(FailureKind.OUT_OF_MEMORY, "as asked")
+    assert outcomes["fail:timeout"].failure == Failure(FailureKind.TIMEOUT, "as asked")
+    assert outcomes["score:1"].failure is None
+    assert outcomes["score:1"].scores is not None
+
+
+def test_jobs_that_are_added_between_two_outcomes_are_run_as_well(make: MakeExecutor) -> None:
+    queue, seen = deque([job("score:1"), job("score:2")]), list[str]()
+    for outcome in make(ObedientWorker).map(queue):
         seen.append(outcome.key)
-        if len(seen) < 4:
-            queue.append(job(f"score:{len(seen) + 1}"))
-    assert seen == ["score:1", "score:2", "score:3", "score:4"]
+        if len(outcome.key) < len("score:1++"):
+            queue.append(job(f"{outcome.key}+"))
+    assert sorted(seen) == sorted(f"score:{n}{more}" for n in "12" for more in ("", "+", "++"))
+    assert not queue
 
 
-def test_no_jobs_are_no_outcomes(make: Make) -> None:
-    assert list(make().map(deque())) == []
+def test_without_jobs_no_worker_is_built(make: MakeExecutor, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    assert list(make(functools.partial(ClosingWorker, log)).map(deque())) == []
+    assert not log.exists()
 
 
-def test_a_mistake_of_the_users_is_raised_as_the_worker_raised_it(make: Make) -> None:
-    executor = make()
+def test_a_mistake_of_the_users_comes_out_as_the_worker_raised_it(make: MakeExecutor) -> None:
+    executor = make(ObedientWorker)
     with pytest.raises(RecipeError) as caught:
-        list(executor.map(deque([job("refuse")])))
-    assert (caught.value.where, caught.value.reason, caught.value.hint) == (
-        "recipe.yml: models",
-        "too few",
-        "Add one.",
-    )
+        by_key(executor, job("user_error"))
+    assert type(caught.value) is RecipeError
+    assert caught.value.args == ("recipe.yml: models", "too few", "Add one.")
+    assert by_key(executor, job("score:1"))["score:1"].failure is None
 
 
-def test_a_worker_that_cannot_be_built_is_a_mistake_of_the_users(make: Make) -> None:
-    with pytest.raises(CheckpointError, match="no such folder"):
-        list(make(no_worker).map(deque([job("score:1")])))
+def test_a_mistake_that_shows_in_building_a_worker_comes_out_too(make: MakeExecutor) -> None:
+    with pytest.raises(CheckpointError, match=r"^models.a: no such folder$"):
+        by_key(make(make_no_worker), job("score:1"))
 
 
-def test_a_bug_is_raised_with_its_type(make: Make) -> None:
-    with pytest.raises(ZeroDivisionError):
-        list(make().map(deque([job("bug:1")])))
+def test_a_bug_keeps_its_type(make: MakeExecutor) -> None:
+    with pytest.raises(ZeroDivisionError) as caught:
+        by_key(make(ObedientWorker), job("bug"))
+    assert type(caught.value) is ZeroDivisionError
 
 
-def test_an_iterator_that_is_left_early_abandons_what_was_taken(make: Make) -> None:
-    executor = make()
-    queue = deque(job(f"score:{n}") for n in range(6))
-    next(iter(executor.map(queue)))
-    later = [o.key for o in executor.map(deque([job("score:9")]))]
-    assert later == ["score:9"]
+def test_leaving_early_abandons_the_rest_and_the_executor_still_works(make: MakeExecutor) -> None:
+    executor, queue = make(ObedientWorker), deque([job("score:1"), job("sleep:3600"), job("score:2")])
+    outcomes = executor.map(queue)
+    assert next(outcomes).key == "score:1"
+    outcomes.close()  # type: ignore[attr-defined]
+    assert set(by_key(executor, job("score:3"), job("score:4"))) == {"score:3", "score:4"}
 
 
-def test_a_close_closes_the_workers_may_come_twice_and_lets_a_later_map_build_others(
-    make: Make, tmp_path: Path
+def test_workers_stay_from_one_map_to_the_next_and_are_told_when_they_may_go(
+    make: MakeExecutor, tmp_path: Path
 ) -> None:
-    executor = make(Closing(tmp_path / "closed"))
-    assert len(list(executor.map(deque([job("score:1"), job("score:2")])))) == 2
+    log = tmp_path / "log"
+    executor = make(functools.partial(ClosingWorker, log))
+    pids = {by_key(executor, job("pid"))["pid"].fingerprint for _ in range(6)}
+    workers = getattr(executor, "count", 1)
+    assert len(pids) <= workers
     executor.close()
     executor.close()
-    assert list(tmp_path.iterdir())
-    assert len(list(executor.map(deque([job("score:3")])))) == 1
+    built = log.read_text().split().count("built")
+    assert len(pids) <= built <= workers
+    assert log.read_text().split().count("closed") >= len(pids)
+    assert by_key(executor, job("score:1"))["score:1"].failure is None  # with another worker
+    assert log.read_text().split().count("built") > built
+
+
+@outlives_workers
+def test_a_worker_that_dies_once_costs_an_attempt_and_no_job(make: MakeExecutor, tmp_path: Path) -> None:
+    key = f"die_once:{tmp_path / 'died'}"
+    outcomes = by_key(make(ObedientWorker), *[job(f"score:{i}") for i in range(3)], job(key, weight=2.0))
+    assert (outcomes[key].fingerprint, outcomes[key].attempts) == ("alive", 2)
+    assert [(outcomes[f"score:{i}"].failure, outcomes[f"score:{i}"].attempts) for i in range(3)] == [
+        (None, 1)
+    ] * 3
+
+
+@outlives_workers
+def test_a_job_that_kills_each_worker_fails_and_the_others_finish(make: MakeExecutor) -> None:
+    outcomes = by_key(make(ObedientWorker), job("die"), job("score:1"), job("score:2"))
+    dead = outcomes.pop("die")
+    assert dead.failure is not None
+    assert dead.failure.kind is FailureKind.WORKER_DIED
+    assert dead.failure.reason == (
+        "2 workers died while they ran it; the last one: its worker process has died (SYSTEM_ERROR)"
+    )
+    assert (dead.scores, dead.fingerprint, dead.attempts) == (None, None, 2)
+    assert {key: outcome.failure for key, outcome in outcomes.items()} == {"score:1": None, "score:2": None}
+
+
+@pytest.mark.slow
+def test_real_models_have_the_same_scores_and_failures_everywhere(make: MakeExecutor) -> None:
+    """Of a whole split, of some items, and of a recipe whose values do not go together."""
+    tasks = {"tasks": ["zoo_add", "zoo_sort"], "include_path": str(ROOT / "fitness" / "zoo")}
+    fitness = FitnessSpec.model_validate({**tasks, "splits": {"search": 8, "validation": 4, "test": 4}})
+    models = tuple((name, str(ZOO / name)) for name in ("base", "add", "sort"))
+    spec = WorkerSpec(models, fitness, ROOT, "cpu", "float32")
+
+    experts = [{"model": name, "parameters": {"weight": 0.6}} for name in ("add", "sort")]
+    good = parse_recipe({"merge_method": "task_arithmetic", "base_model": "base", "models": experts})
+    layers = [{"model": "add", "layer_range": [0, 99]}]
+    bad = parse_recipe({"merge_method": "passthrough", "slices": [{"sources": layers}]})
+    alone = spec()
+    whole = alone.run(Job("whole", good, ItemSet(Split.SEARCH)))
+    assert whole.scores is not None
+    some = ItemSet.of(Split.SEARCH, {"zoo_add": [i.item for i in whole.scores.tasks[0].items[2:5]]})
+    jobs = (Job("whole", good, ItemSet(Split.SEARCH)), Job("bad", bad, some), Job("some", good, some))
+    expected = {each.key: alone.run(each) for each in jobs}
+    alone.close()
+    assert expected["bad"].failure is not None
+    assert expected["bad"].failure.kind is FailureKind.INVALID_RECIPE
+
+    outcomes = by_key(make(spec), *jobs)
+    for key, outcome in outcomes.items():
+        want = expected[key]
+        assert (outcome.scores, outcome.failure, outcome.fingerprint) == (
+            want.scores,
+            want.failure,
+            want.fingerprint,
+        )
+    assert outcomes.keys() == expected.keys()
+    found = outcomes["some"].scores
+    assert found is not None
+    assert found.tasks[0].items == whole.scores.tasks[0].items[2:5]
+    assert found.tasks[1] == whole.scores.tasks[1]

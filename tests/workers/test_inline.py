@@ -5,7 +5,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from evomerge.errors import CheckpointError
 from evomerge.fitness.items import ItemSet
 from evomerge.fitness.scores import Split
 from evomerge.recipe import Recipe, Source
@@ -69,25 +68,6 @@ def test_a_job_starts_only_when_its_outcome_is_asked_for(executor: InlineExecuto
     outcomes = executor.map(jobs("a", "b"))
     next(outcomes)
     assert log == ["built", "a"]
-
-
-def test_a_job_added_between_two_outcomes_is_run_as_well(executor: InlineExecutor) -> None:
-    queue, seen = jobs("a", "b"), []
-    for outcome in executor.map(queue):
-        seen.append(outcome.key)
-        if outcome.key in "ab":
-            queue.extend(jobs(outcome.key + "!"))
-    assert seen == ["a", "b", "a!", "b!"]
-
-
-def test_what_the_factory_raises_comes_out_of_map() -> None:
-    def make() -> Recorder:
-        raise CheckpointError("models.a", "no such folder", "Look again.")
-
-    executor = InlineExecutor(make)
-    with pytest.raises(CheckpointError, match="no such folder"):
-        list(executor.map(jobs("a")))
-    executor.close()
 
 
 def test_close_closes_the_worker_once_and_map_builds_another(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import signal
@@ -15,16 +14,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from executor_support import ObedientWorker, by_key, job, make_dead_worker
 
 import evomerge
-from evomerge.errors import CheckpointError, FailureKind, RecipeError, UserError
-from evomerge.fitness.items import ItemSet
-from evomerge.fitness.scores import ItemScore, Scores, Split, TaskScore
-from evomerge.recipe import Recipe, Source
+from evomerge.errors import FailureKind, UserError
 from evomerge.workers import _ray_cluster, _ray_pool
-from evomerge.workers.executor import Executor
-from evomerge.workers.inline import InlineExecutor
-from evomerge.workers.jobs import Job, Outcome, Seconds
 from evomerge.workers.ray_executor import RayExecutor
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -32,77 +26,10 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /pro
 CPUS = 4
 
 
-class Worker:
-    """Does what the key of a job says: ``what[:argument]``."""
-
-    def run(self, job: Job) -> Outcome:
-        what, _, argument = job.key.partition(":")
-        note = getattr(self, what)(argument)
-        weight = job.recipe.parameters.get("weight", 0.0)
-        item, higher = ItemScore("item", weight**0.5), True
-        scores = Scores(job.items.split, (TaskScore("task", "acc", weight / 3, higher, "mean", (item,)),))
-        return Outcome(job.key, scores, None, note, Seconds())
-
-    def score(self, argument: str) -> str:
-        return f"weights {argument}"
-
-    def pid(self, _: str) -> str:
-        return str(os.getpid())
-
-    def environment(self, name: str) -> str:
-        return os.environ.get(name, "")
-
-    def sleep(self, seconds: str) -> str:
-        time.sleep(float(seconds))
-        return ""
-
-    def die(self, _: str) -> str:
-        os.kill(os.getpid(), signal.SIGKILL)
-        return ""
-
-    def die_once(self, marker: str) -> str:
-        if not Path(marker).exists():
-            Path(marker).touch()
-            self.die("")
-        return "alive"
-
-    def user_error(self, _: str) -> str:
-        raise RecipeError("recipe.yml: models", "too few", "Add one.")
-
-    def bug(self, _: str) -> str:
-        return str(1 / 0)
-
-
-def make_no_worker() -> Worker:
-    raise CheckpointError("models.a", "no such folder")
-
-
-def make_dead_worker() -> Worker:
-    os.kill(os.getpid(), signal.SIGKILL)
-    return Worker()
-
-
-class Closing(Worker):
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def close(self) -> None:
-        self.marker.touch()
-
-
-def job(key: str, weight: float = 0.0) -> Job:
-    recipe = Recipe(merge_method="linear", models=(Source(model="a"),), parameters={"weight": weight})
-    return Job(key, recipe, ItemSet(Split.SEARCH))
-
-
-def by_key(executor: Executor, *jobs: Job) -> dict[str, Outcome]:
-    return {outcome.key: outcome for outcome in executor.map(deque(jobs))}
-
-
 @pytest.fixture(scope="module")
 def ray_is_up() -> Iterator[None]:
     """Ray as an executor starts it; the executors of the tests then use it."""
-    first = RayExecutor(Worker, 1, cpus_per_worker=CPUS)
+    first = RayExecutor(ObedientWorker, 1, cpus_per_worker=CPUS)
     assert by_key(first, job("score:1"))["score:1"].fingerprint == "weights 1"
     for slot in list(first._pool.slots):
         first._pool.stop_worker(slot)
@@ -129,22 +56,15 @@ def make(ray_is_up: None) -> Iterator[Make]:
         executor.close()
 
 
-def test_outcomes_are_the_same_in_process_and_on_one_or_two_workers(make: Make) -> None:
-    jobs = [job(f"score:{i}", weight=i / 7) for i in range(9)]
-    expected = by_key(InlineExecutor(Worker), *jobs)
-    assert by_key(make(Worker, 1), *jobs) == expected
-    assert by_key(make(Worker, 2), *jobs) == expected
-
-
 def test_two_workers_run_at_the_same_time_and_outcomes_come_as_they_finish(make: Make) -> None:
-    executor = make(Worker, 2)
+    executor = make(ObedientWorker, 2)
     keys = [o.key for o in executor.map(deque([job("sleep:2"), job("score:1"), job("score:2")]))]
     assert keys == ["score:1", "score:2", "sleep:2"]
 
 
 def test_a_job_added_between_two_outcomes_starts_while_others_run(make: Make) -> None:
     queue, seen = deque([job("sleep:2"), job("score:1")]), []
-    for outcome in make(Worker, 2).map(queue):
+    for outcome in make(ObedientWorker, 2).map(queue):
         seen.append(outcome.key)
         if outcome.key in ("score:1", "sleep:2"):
             queue.append(job(f"score:after {outcome.key}"))
@@ -153,7 +73,7 @@ def test_a_job_added_between_two_outcomes_starts_while_others_run(make: Make) ->
 
 def test_who_falls_free_takes_the_next_job_before_the_caller_sees_an_outcome(make: Make) -> None:
     queue = deque([job("score:1"), job("score:2"), job("score:3")])
-    outcomes = make(Worker, 1).map(queue)
+    outcomes = make(ObedientWorker, 1).map(queue)
     next(outcomes)
     assert [j.key for j in queue] == ["score:3"]
     outcomes.close()  # type: ignore[attr-defined]
@@ -161,7 +81,7 @@ def test_who_falls_free_takes_the_next_job_before_the_caller_sees_an_outcome(mak
 
 def test_a_worker_that_dies_while_it_waits_for_new_jobs_counts_against_none(make: Make) -> None:
     queue, seen = deque([job("pid")]), []
-    for outcome in make(Worker, 1, max_attempts=1).map(queue):
+    for outcome in make(ObedientWorker, 1, max_attempts=1).map(queue):
         seen.append(outcome)
         if len(seen) == 1:
             os.kill(int(outcome.fingerprint or ""), signal.SIGKILL)
@@ -170,35 +90,8 @@ def test_a_worker_that_dies_while_it_waits_for_new_jobs_counts_against_none(make
     assert [(o.failure, o.attempts) for o in seen] == [(None, 1)] * 2
 
 
-def test_workers_stay_from_one_map_to_the_next(make: Make) -> None:
-    executor = make(Worker, 1)
-    assert by_key(executor, job("pid")) == by_key(executor, job("pid"))
-
-
-def test_a_killed_worker_costs_a_retry_and_no_job(make: Make, tmp_path: Path) -> None:
-    key = f"die_once:{tmp_path / 'died'}"
-    outcomes = by_key(make(Worker, 2), *[job(f"score:{i}") for i in range(3)], job(key, weight=2.0))
-    assert len(outcomes) == 4
-    assert outcomes[key].fingerprint == "alive"
-    assert outcomes[key].attempts == 2
-    assert [outcomes[f"score:{i}"].attempts for i in range(3)] == [1, 1, 1]
-
-
-def test_a_job_that_kills_two_workers_fails_and_the_others_finish(make: Make) -> None:
-    outcomes = by_key(make(Worker, 1), job("die"), job("score:1"), job("score:2"))
-    dead = outcomes["die"]
-    assert dead.failure is not None
-    assert dead.failure.kind is FailureKind.WORKER_DIED
-    assert dead.failure.reason == (
-        "2 workers died while they ran it; the last one: its worker process has died (SYSTEM_ERROR)"
-    )
-    assert (dead.scores, dead.fingerprint, dead.attempts) == (None, None, 2)
-    assert outcomes["score:1"].failure is None
-    assert outcomes["score:2"].failure is None
-
-
 def test_a_worker_that_dies_idle_counts_against_no_job(make: Make) -> None:
-    executor = make(Worker, 1, max_attempts=1)
+    executor = make(ObedientWorker, 1, max_attempts=1)
     pid = by_key(executor, job("pid"))["pid"].fingerprint
     assert pid is not None
     os.kill(int(pid), signal.SIGKILL)
@@ -209,7 +102,7 @@ def test_a_worker_that_dies_idle_counts_against_no_job(make: Make) -> None:
 
 
 def test_a_job_that_takes_too_long_fails_and_its_worker_is_replaced(make: Make) -> None:
-    executor = make(Worker, 1, timeout_s=1.5)
+    executor = make(ObedientWorker, 1, timeout_s=1.5)
     started = time.monotonic()
     outcomes = by_key(executor, job("sleep:3600"), job("score:1"))
     assert time.monotonic() - started < 30
@@ -222,7 +115,7 @@ def test_a_job_that_takes_too_long_fails_and_its_worker_is_replaced(make: Make) 
 
 
 def test_a_job_that_was_done_in_time_is_not_late_because_the_driver_was(make: Make) -> None:
-    executor = make(Worker, 2, timeout_s=1.0)
+    executor = make(ObedientWorker, 2, timeout_s=1.0)
     outcomes = executor.map(deque([job("score:1"), job("sleep:0.2")]))
     first = next(outcomes)
     time.sleep(1.5)
@@ -230,23 +123,9 @@ def test_a_job_that_was_done_in_time_is_not_late_because_the_driver_was(make: Ma
     assert [o.failure for o in outcomes] == [None]
 
 
-def test_an_error_of_the_users_comes_out_as_the_worker_raised_it(make: Make) -> None:
-    executor = make(Worker, 1)
-    with pytest.raises(UserError) as caught:
-        by_key(executor, job("user_error"))
-    assert type(caught.value) is RecipeError
-    assert caught.value.args == ("recipe.yml: models", "too few", "Add one.")
-    assert by_key(executor, job("score:1"))["score:1"].failure is None
-
-
-def test_an_error_of_the_users_in_building_comes_out_too(make: Make) -> None:
-    with pytest.raises(CheckpointError, match=r"^models.a: no such folder$"):
-        by_key(make(make_no_worker, 1), job("score:1"))
-
-
 def test_a_bug_keeps_its_type_and_the_traceback_of_the_worker(make: Make) -> None:
     with pytest.raises(ZeroDivisionError) as caught:
-        by_key(make(Worker, 1), job("bug"))
+        by_key(make(ObedientWorker, 1), job("bug"))
     assert type(caught.value) is ZeroDivisionError
     assert "in bug" in str(caught.value.__cause__)
 
@@ -258,29 +137,29 @@ def test_workers_that_die_before_their_first_job_end_the_search(make: Make) -> N
 
 def test_no_room_for_a_single_worker_is_said_at_once(make: Make) -> None:
     with pytest.raises(UserError, match=rf"needs 64 CPUs and 0 GPUs, .*nodes: {CPUS} CPUs"):
-        by_key(make(Worker, 1, cpus_per_worker=64), job("score:1"))
+        by_key(make(ObedientWorker, 1, cpus_per_worker=64), job("score:1"))
 
 
 def test_with_room_for_fewer_workers_those_do_the_work(
     make: Make, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    executor = make(Worker, 3, cpus_per_worker=CPUS)
+    executor = make(ObedientWorker, 3, cpus_per_worker=CPUS)
     with caplog.at_level(logging.WARNING, logger="evomerge"):
         assert len(by_key(executor, job("score:1"), job("score:2"))) == 2
         monkeypatch.setattr(_ray_pool, "_START_LIMIT_S", 0.0)
         assert len(by_key(executor, job("sleep:0.5"), job("score:3"))) == 2
-    assert "There is room for 1 of the 3 workers" in caplog.text
+    assert "There are resources for 1 of the 3 workers" in caplog.text
     assert caplog.text.count("1 of 3 workers have started") == 1
 
 
 def test_a_cluster_taken_by_others_is_not_waited_for_in_vain(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    others = make(Worker, 1, cpus_per_worker=CPUS)
+    others = make(ObedientWorker, 1, cpus_per_worker=CPUS)
     by_key(others, job("score:1"))
     monkeypatch.setattr(_ray_pool, "_START_LIMIT_S", 1.0)
     with pytest.raises(UserError, match=r"no worker has started within 1 seconds; .* 0 CPUs and 0 GPUs free"):
-        by_key(make(Worker, 1), job("score:1"))
+        by_key(make(ObedientWorker, 1), job("score:1"))
 
 
 def test_a_worker_gets_the_threads_asked_for_and_the_offline_setting(
@@ -288,20 +167,12 @@ def test_a_worker_gets_the_threads_asked_for_and_the_offline_setting(
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     wanted = [job("environment:OMP_NUM_THREADS"), job("environment:HF_HUB_OFFLINE")]
-    outcomes = by_key(make(Worker, 1, threads=3), *wanted)
+    outcomes = by_key(make(ObedientWorker, 1, threads=3), *wanted)
     assert [outcomes[j.key].fingerprint for j in wanted] == ["3", "1"]
 
 
-def test_leaving_early_abandons_what_is_in_flight(make: Make) -> None:
-    executor = make(Worker, 2)
-    outcomes = executor.map(deque([job("sleep:3600"), job("score:1"), job("score:2")]))
-    next(outcomes)
-    outcomes.close()  # type: ignore[attr-defined]
-    assert set(by_key(executor, job("score:3"), job("score:4"))) == {"score:3", "score:4"}
-
-
 def test_a_second_map_and_a_close_end_the_map_before(make: Make) -> None:
-    executor = make(Worker, 1)
+    executor = make(ObedientWorker, 1)
     first = executor.map(deque([job("score:1"), job("sleep:3600")]))
     next(first)
     second = executor.map(deque([job("score:2"), job("score:3")]))
@@ -312,7 +183,7 @@ def test_a_second_map_and_a_close_end_the_map_before(make: Make) -> None:
 
 
 def test_control_c_while_waiting_leaves_at_once_and_the_executor_still_works(make: Make) -> None:
-    executor = make(Worker, 1)
+    executor = make(ObedientWorker, 1)
     outcomes = executor.map(deque([job("score:1"), job("sleep:3600")]))
     next(outcomes)
     threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
@@ -323,21 +194,17 @@ def test_control_c_while_waiting_leaves_at_once_and_the_executor_still_works(mak
     assert by_key(executor, job("score:2"))["score:2"].failure is None
 
 
-def test_close_lets_idle_workers_close_themselves_and_leaves_a_ray_that_was_there(
-    make: Make, tmp_path: Path
-) -> None:
+def test_close_leaves_a_ray_that_was_there(make: Make) -> None:
     import ray
 
-    executor = make(functools.partial(Closing, tmp_path / "closed"), 1)
+    executor = make(ObedientWorker, 1)
     by_key(executor, job("score:1"))
     executor.close()
-    executor.close()
-    assert (tmp_path / "closed").exists()
     assert ray.is_initialized()
 
 
 def test_no_jobs_start_nothing() -> None:
-    executor = RayExecutor(Worker, 1, address="nowhere:1")
+    executor = RayExecutor(ObedientWorker, 1, address="nowhere:1")
     assert list(executor.map(deque())) == []
     assert executor._pool.slots == []
 
