@@ -230,7 +230,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """
     if not os.path.lexists(path / "config.json"):
         kind, hint = folder_hint(path)
-        reason = f"the folder holds no model, but {kind}" if kind else "there is no such file"
+        reason = f"the folder holds {kind}, not a model" if kind else "there is no such file"
         where = path if kind else path / "config.json"
         raise CheckpointError(str(where), reason, hint or "Is this a model folder?")
     config = read_json(path / "config.json")

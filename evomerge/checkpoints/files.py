@@ -32,12 +32,12 @@ def local_path(text: str) -> Path:
     """``text`` as a path, with the home folder in place of ``~``.
 
     Raises:
-        CheckpointError: It names the home folder of nobody.
+        CheckpointError: It names a home folder that does not exist.
     """
     try:
         return Path(text).expanduser()
     except RuntimeError:
-        raise CheckpointError(text, "nobody has such a home folder") from None
+        raise CheckpointError(text, "there is no such home folder") from None
 
 
 def find_folder(path: Path) -> bool:

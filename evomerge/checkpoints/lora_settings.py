@@ -122,4 +122,6 @@ def _fits(folder: Path, pattern: str, module: str) -> bool:
     try:
         return re.match(rf"(.*\.)?({pattern})$", module) is not None
     except (re.error, RecursionError, OverflowError) as exception:
-        raise CheckpointError(str(folder), f"the pattern {pattern!r:.80} is none ({exception})") from None
+        raise CheckpointError(
+            str(folder), f"the pattern {pattern!r:.80} is not a valid regular expression ({exception})"
+        ) from None

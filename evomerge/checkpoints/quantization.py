@@ -85,7 +85,7 @@ class Quantization:
 def quantization_of(checkpoint: Checkpoint) -> Quantization | None:
     """The quantization of ``checkpoint``; ``None`` if its weights are numbers, not codes.
 
-    Integers that are not weights (positions, masks) are no sign, nor are floats of 8 bits without scales.
+    Integers that are not weights (positions, masks) are not a sign, nor are 8-bit floats without scales.
     """
     method, found = quantization_in_config(checkpoint.config), _in_tensors(checkpoint.tensors)
     if found is None:

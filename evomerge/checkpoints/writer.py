@@ -19,8 +19,8 @@ from torch import Tensor
 from evomerge.checkpoints.checkpoint import DTYPES, TensorInfo
 from evomerge.checkpoints.exchange import Workplace, exchange, recover
 from evomerge.checkpoints.manifest import MANIFEST, manifest_text
+from evomerge.checkpoints.output_path import Protected, check_target, output_path
 from evomerge.checkpoints.paging import start_writing
-from evomerge.checkpoints.target import Protected, check_target, output_path
 from evomerge.errors import OutputError
 
 __all__ = ["CheckpointWriter", "TensorFile"]
@@ -235,7 +235,7 @@ class CheckpointWriter:
         if exception.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return OutputError(
                 str(self.path),
-                f"there is no room for the {self._bytes / 2**20:.0f} MiB of this model",
+                f"not enough disk space for the {self._bytes / 2**20:.0f} MiB of this model",
                 "Free some space or name another folder. Nothing was left behind.",
             )
         return OutputError(str(self.path), f"cannot be written ({exception.strerror or exception})")

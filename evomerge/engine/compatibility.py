@@ -9,7 +9,7 @@ from evomerge.checkpoints.quantization import quantization_of
 from evomerge.engine.ignored import pattern_for
 from evomerge.engine.layers import comes_before_layers
 from evomerge.engine.layout import Layout
-from evomerge.engine.parts import part_of
+from evomerge.engine.modules import part_of
 from evomerge.engine.plan import Input
 from evomerge.errors import CheckpointError
 

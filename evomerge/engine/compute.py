@@ -6,7 +6,7 @@ The live model and the files on disk are filled by the same function, chunk by c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -16,13 +16,13 @@ from torch import Tensor
 
 from evomerge import kernels
 from evomerge.engine.fingerprint import check_finite
-from evomerge.engine.plan import TensorPlan
+from evomerge.engine.plan import Input, MergePlan, TensorPlan
 from evomerge.engine.statistics import Statistics
-from evomerge.errors import CheckpointError, RecipeError
+from evomerge.errors import CheckpointError, RecipeError, together
 from evomerge.kernels import ROW_BLOCK, Chunk, Destination, Digest, Sink, key_of, write_rows
 from evomerge.methods import MergeMethod, get_method
 
-__all__ = ["ComputePool", "Read", "merge_tensor", "rows_of"]
+__all__ = ["ComputePool", "Read", "check_tables", "merge_tensor", "rows_of"]
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -81,6 +81,32 @@ def merge_tensor(
     if digest.state.device.type == "cpu":
         check_finite(tensor, digest)
     return digest
+
+
+def check_tables(plans: Iterable[MergePlan]) -> None:
+    """Check that integer and boolean tensors, which are copied, are the same in all models.
+
+    Reads these tensors only, each once; other tensors of a plan need no look at what they hold.
+
+    Raises:
+        CheckpointError: Some differ; all are named.
+    """
+    errors: list[CheckpointError] = []
+    seen: set[tuple[Input, ...]] = set()
+    for plan in plans:
+        for tensor in plan.tensors:
+            if tensor.dtype.is_floating_point or tensor.inputs in seen:
+                continue
+            seen.add(tensor.inputs)
+            try:
+                x_MRC = [
+                    rows_of(plan.checkpoints[i.model].read(i.tensor).contiguous()) for i in tensor.inputs
+                ]
+                _check_equal(tensor, x_MRC)
+            except CheckpointError as exception:
+                errors.append(exception)
+    if errors:
+        raise together(errors, "tensors cannot be copied")
 
 
 def rows_of(tensor: Tensor) -> Tensor:

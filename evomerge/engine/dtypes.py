@@ -12,7 +12,7 @@ from evomerge.engine.plan import Input, TensorPlan
 from evomerge.errors import CheckpointError, RecipeError, did_you_mean
 from evomerge.recipe import Recipe
 
-__all__ = ["check_dtype", "common_dtype", "dtype_of", "promoted"]
+__all__ = ["check_dtype", "common_dtype", "dtype_of", "promoted_dtype"]
 
 _DTYPES = {
     "float16": torch.float16,
@@ -63,7 +63,7 @@ def common_dtype(name: str, inputs: Sequence[Input], infos: Sequence[TensorInfo]
     raise CheckpointError("models", f"{name} is stored in dtypes that do not go together: {each}")
 
 
-def promoted(tensors: Sequence[TensorPlan], config_source: Checkpoint) -> torch.dtype | None:
+def promoted_dtype(tensors: Sequence[TensorPlan], config_source: Checkpoint) -> torch.dtype | None:
     """The dtype of most of the output, if it is another than that of most of ``config_source``."""
     output = main_dtype(tensor.info for tensor in tensors)
     return output if output != main_dtype(config_source.tensors.values()) else None

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.checkpoints.files import read_json, recoded
-from evomerge.checkpoints.target import Protected, check_target, output_path
+from evomerge.checkpoints.output_path import Protected, check_target, output_path
 from evomerge.checkpoints.writer import CheckpointWriter
 from evomerge.engine.compute import ComputePool, merge_tensor
 from evomerge.engine.fingerprint import fingerprint

@@ -13,8 +13,8 @@ from torch import Tensor
 from evomerge.checkpoints.checkpoint import TensorInfo
 from evomerge.engine.loading import LoadReport, listed, load, load_complete
 from evomerge.engine.model_names import parse_config
+from evomerge.engine.optional_tensors import is_embedding
 from evomerge.engine.plan import MergePlan
-from evomerge.engine.stored import is_embedding
 from evomerge.errors import CheckpointError, RecipeError
 
 __all__ = ["check_header", "check_unused", "refused_stack"]

@@ -8,16 +8,16 @@ from dataclasses import replace
 
 from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.engine.adapters import with_adapter
-from evomerge.engine.alike import Alike, made_alike
 from evomerge.engine.compatibility import check_not_quantized
 from evomerge.engine.disagreements import config_warnings
 from evomerge.engine.ignored import unused_patterns, without_ignored
 from evomerge.engine.layout import config_source_of
 from evomerge.engine.plan import MergePlan
-from evomerge.engine.planner import planned
-from evomerge.engine.stages import staged
+from evomerge.engine.planner import plan_merge
+from evomerge.engine.stages import stage_checkpoint
 from evomerge.engine.tokenizer_folders import vocabulary_warnings
-from evomerge.engine.vocabulary import Alignment, aligned, truncated
+from evomerge.engine.unify import UnifiedModels, unify
+from evomerge.engine.vocabulary import Alignment, align, truncate
 from evomerge.errors import RecipeError, did_you_mean
 from evomerge.methods import get_method
 from evomerge.recipe import Recipe, stage_of
@@ -39,7 +39,7 @@ class Inputs:
         self._adapted: dict[str, tuple[str, Checkpoint]] = {}
         self._alignments: dict[str, Alignment] = {}
         self._ignoring: dict[_IgnoredKey, tuple[Checkpoint, tuple[str, ...], Checkpoint]] = {}
-        self._alike: dict[_AlikeKey, tuple[Alike, tuple[Checkpoint, ...]]] = {}
+        self._unified_cache: dict[_UnifiedKey, tuple[UnifiedModels, tuple[Checkpoint, ...]]] = {}
 
     def plan(self, recipe: Recipe) -> MergePlan:
         """The plan of ``recipe``; if there is one, the merge can run.
@@ -57,7 +57,7 @@ class Inputs:
             keys[name] = json.dumps([stage.key(), recipe.ignore, inputs])
             known, checkpoint = self._stages.get(name, ("", None))
             if checkpoint is None or known != keys[name]:
-                checkpoint = staged(self._plan(stage, pool, keys, recipe.ignore))
+                checkpoint = stage_checkpoint(self._plan(stage, pool, keys, recipe.ignore))
                 self._stages[name] = keys[name], checkpoint
             pool[name] = checkpoint
         plan = self._plan(recipe, pool, keys)
@@ -143,41 +143,41 @@ class Inputs:
             while len(self._alignments) > _KEPT + len(self._stages):
                 self._alignments.pop(next(iter(self._alignments)))
             self._alignments[key] = self._aligned(recipe, checkpoints)
-        return planned(recipe, self._alignments[key])
+        return plan_merge(recipe, self._alignments[key])
 
     def _aligned(self, recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> Alignment:
         config_source = config_source_of(recipe)
         drop_equal = "key" in get_method(recipe.merge_method).context  # each tensor at random by its name
-        alike = self._made_alike(checkpoints, config_source, drop_equal=drop_equal)
-        made = self._one_vocabulary(recipe, alike.checkpoints, config_source)
+        unified = self._unified(checkpoints, config_source, drop_equal=drop_equal)
+        made = self._one_vocabulary(recipe, unified.checkpoints, config_source)
         own = (f"{model}: {text}" for model, c in checkpoints.items() for text in c.warnings)
         merged = {model: checkpoints[model] for model in dict.fromkeys((config_source, *recipe.merged()))}
         differing = config_warnings(merged, config_source)
-        return replace(made, warnings=(*own, *alike.warnings, *differing, *made.warnings))
+        return replace(made, warnings=(*own, *unified.warnings, *differing, *made.warnings))
 
-    def _made_alike(
+    def _unified(
         self, checkpoints: Mapping[str, Checkpoint], config_source: str, *, drop_equal: bool
-    ) -> Alike:
+    ) -> UnifiedModels:
         """The checkpoints in one spelling; the same objects for the same checkpoints."""
         key = (config_source, drop_equal, tuple((model, id(c)) for model, c in checkpoints.items()))
-        if key not in self._alike:
-            while len(self._alike) > _KEPT + len(self._stages):
-                self._alike.pop(next(iter(self._alike)))
+        if key not in self._unified_cache:
+            while len(self._unified_cache) > _KEPT + len(self._stages):
+                self._unified_cache.pop(next(iter(self._unified_cache)))
             check_not_quantized(checkpoints)
-            self._alike[key] = (
-                made_alike(checkpoints, config_source, drop_equal=drop_equal),
+            self._unified_cache[key] = (
+                unify(checkpoints, config_source, drop_equal=drop_equal),
                 tuple(checkpoints.values()),
             )
-        return self._alike[key][0]
+        return self._unified_cache[key][0]
 
     def _one_vocabulary(
         self, recipe: Recipe, checkpoints: Mapping[str, Checkpoint], config_source: str
     ) -> Alignment:
         warnings: tuple[str, ...] = ()
         if self._truncate and recipe.vocabulary is None:
-            alignment = truncated(checkpoints, config_source)
+            alignment = truncate(checkpoints, config_source)
         else:
-            alignment = aligned(recipe, checkpoints, config_source)
+            alignment = align(recipe, checkpoints, config_source)
             if recipe.vocabulary is None:
                 warnings = tuple(vocabulary_warnings(checkpoints))
         return replace(alignment, warnings=(*alignment.warnings, *warnings))
@@ -186,7 +186,7 @@ class Inputs:
 _KEPT = 4
 _IgnoredKey = tuple[str, tuple[str, ...], int]
 """Model, patterns, and the checkpoint by identity (it is kept with the value)."""
-_AlikeKey = tuple[str, bool, tuple[tuple[str, int], ...]]
+_UnifiedKey = tuple[str, bool, tuple[tuple[str, int], ...]]
 """Donor, what becomes of second copies, and the checkpoints by identity (they are kept with the value)."""
 
 

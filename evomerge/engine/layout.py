@@ -8,9 +8,9 @@ from functools import cached_property
 
 from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.engine.layers import comes_before_layers, find_stacks
-from evomerge.engine.parts import Part, find_parts, part_of
+from evomerge.engine.modules import Part, find_parts, part_of
+from evomerge.engine.optional_tensors import is_left_out
 from evomerge.engine.plan import Input
-from evomerge.engine.stored import is_left_out
 from evomerge.errors import CheckpointError, RecipeError
 from evomerge.methods import Base, MergeMethod
 from evomerge.recipe import Parameters, Recipe, Slice, Source

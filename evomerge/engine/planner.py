@@ -11,7 +11,7 @@ import torch
 from evomerge.checkpoints.checkpoint import Checkpoint, TensorInfo, dtype_name
 from evomerge.engine.compatibility import check_extra, check_inputs, check_modules
 from evomerge.engine.configuration import Origin, layer_count, resize, resize_module
-from evomerge.engine.dtypes import common_dtype, dtype_of, promoted
+from evomerge.engine.dtypes import common_dtype, dtype_of, promoted_dtype
 from evomerge.engine.layer_kinds import check_layer_kinds, with_lists
 from evomerge.engine.layout import Layout, Operands, Segment, Slot, first_layer
 from evomerge.engine.parameters import bound, check_filters, check_names
@@ -21,10 +21,10 @@ from evomerge.errors import RecipeError
 from evomerge.methods import MergeMethod, get_method
 from evomerge.recipe import Recipe
 
-__all__ = ["planned"]
+__all__ = ["plan_merge"]
 
 
-def planned(recipe: Recipe, alignment: Alignment) -> MergePlan:
+def plan_merge(recipe: Recipe, alignment: Alignment) -> MergePlan:
     """The plan of ``recipe`` over checkpoints of one vocabulary; a pure function of headers.
 
     Raises:
@@ -50,7 +50,7 @@ def planned(recipe: Recipe, alignment: Alignment) -> MergePlan:
         tensors,
         _config(
             layout,
-            dtype if dtype is not None else promoted(tensors, layout.checkpoints[layout.config_source]),
+            dtype if dtype is not None else promoted_dtype(tensors, layout.checkpoints[layout.config_source]),
         ),
         layout.config_source,
         alignment.checkpoints,

@@ -14,7 +14,7 @@ from evomerge.engine.adapters import adapter_alone, with_adapter
 from evomerge.engine.compatibility import check_not_quantized
 from evomerge.engine.inputs import Inputs
 from evomerge.engine.recipe_faults import load_whole, with_faults
-from evomerge.engine.stages import staged
+from evomerge.engine.stages import stage_checkpoint
 from evomerge.errors import CheckpointError, RecipeError, UserError, together
 
 __all__ = ["identities", "open_sources"]
@@ -139,7 +139,7 @@ def _opened(reference: Reference, folders: Sequence[Path], within: tuple[Path, .
         {r: r for r in recipe.references()}, (file.parent, *folders), within=(*within, file)
     )
     try:
-        stage = staged(Inputs(sources).plan(recipe), file)
+        stage = stage_checkpoint(Inputs(sources).plan(recipe), file)
         stage.warnings = (*recipe.warnings, *stage.warnings)
         return stage
     except UserError as exception:

@@ -17,7 +17,7 @@ from evomerge.engine.plan import MergePlan, TensorPlan
 from evomerge.engine.statistics import Statistics
 from evomerge.kernels import InMemory
 
-__all__ = ["staged"]
+__all__ = ["stage_checkpoint"]
 
 CACHE_BYTES = 2**28
 """Of the tensors merged last, for stages that more than one merge reads."""
@@ -62,7 +62,7 @@ class _StageFiles:
         return out
 
 
-def staged(merge_plan: MergePlan, file: Path | None = None) -> Checkpoint:
+def stage_checkpoint(merge_plan: MergePlan, file: Path | None = None) -> Checkpoint:
     """The merge of ``merge_plan`` as a checkpoint, rounded to the dtype of its recipe as on disk.
 
     ``file`` is where its recipe stands, if it has a file of its own.

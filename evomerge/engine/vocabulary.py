@@ -33,7 +33,7 @@ from evomerge.tokenizers.vocabulary import (
     tokenizer_files,
 )
 
-__all__ = ["Alignment", "Renumbering", "aligned", "embedding_tensors", "truncated"]
+__all__ = ["Alignment", "Renumbering", "align", "embedding_tensors", "truncate"]
 
 _WORDS = ("embed", "wte", "lm_head", "tok_", "shared", "output", "predictions", "decoder", "head", "word")
 _NOT_WORDS = ("position", "wpe", "pos_emb", "token_type", "norm", "project_", "patch", "rotary")
@@ -72,7 +72,7 @@ class Alignment:
     warnings: tuple[str, ...] = ()
 
 
-def aligned(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], config_source: str) -> Alignment:
+def align(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], config_source: str) -> Alignment:
     """``checkpoints`` as the tokenizer section and the chat template of ``recipe`` want them.
 
     Raises:
@@ -112,7 +112,7 @@ def _without_section(
     return Alignment(checkpoints, TokenizerFolder(other), None, warnings if needed else ())
 
 
-def truncated(checkpoints: Mapping[str, Checkpoint], config_source: str) -> Alignment:
+def truncate(checkpoints: Mapping[str, Checkpoint], config_source: str) -> Alignment:
     """``checkpoints`` with embeddings cut to the size that all have."""
     sizes = {model: _rows(checkpoint) for model, checkpoint in checkpoints.items()}
     size = min(sizes.values(), default=0)
@@ -147,7 +147,7 @@ def embedding_tensors(checkpoint: Checkpoint) -> tuple[str, ...]:
 def _by_tokens(
     recipe: Recipe, spec: TokenizerSpec, checkpoints: Mapping[str, Checkpoint], config_source: str
 ) -> Alignment:
-    """``aligned`` for a recipe with a tokenizer section."""
+    """``align`` for a recipe with a tokenizer section."""
     made = output_tokenizer(recipe, spec, checkpoints, config_source, _rows)
     aligner = _Aligner(recipe, spec, checkpoints, made.of_models)
     alignment = aligner.align(made.vocabulary, made.folder, config_source)

@@ -116,13 +116,18 @@ class _SearchItems(ContextSampler):  # type: ignore[misc]
         positions = [p for p in splits[Split.SEARCH] if judging.isdisjoint(keys[p])]
         # fewshot_config may prepare documents in a way of its own; the rows are the same ones then.
         same_rows = len(formatted) == len(documents)
-        self._pool = [(keys[p], formatted[p] if same_rows else documents[p]) for p in positions]
+        self._pool = [formatted[p] if same_rows else documents[p] for p in positions]
+        self._places: dict[str, list[int]] = {}
+        """Of each key, where in the pool it stands."""
+        for place, position in enumerate(positions):
+            for key in keys[position]:
+                self._places.setdefault(key, []).append(place)
         self._keys = keys
         self._chooser = chooser
         self._asked = 0
-        super().__init__([document for _, document in self._pool])
+        super().__init__(list(self._pool))
         asked = {p for split in splits for p in splits[split]}
-        self.fewest = min((len(self._others(p)) for p in asked), default=0)
+        self.fewest = len(self._pool) - max((len(self._equals(p)) for p in asked), default=len(self._pool))
 
     def ask(self, position: int) -> None:
         self._asked = position
@@ -142,9 +147,15 @@ class _SearchItems(ContextSampler):  # type: ignore[misc]
         chosen: Sequence[Any] = self._chooser.sample(n)
         return chosen
 
+    def _equals(self, position: int) -> list[int]:
+        """Where in the pool documents equal the one at ``position``, in order."""
+        return sorted({place for key in self._keys[position] for place in self._places.get(key, ())})
+
     def _others(self, position: int) -> list[_Document]:
-        own = self._keys[position]
-        return [document for keys, document in self._pool if own.isdisjoint(keys)]
+        others = self._pool.copy()
+        for place in reversed(self._equals(position)):
+            del others[place]
+        return others
 
 
 def _origin(task: Task) -> tuple[str, bool]:

@@ -11,7 +11,7 @@ __all__ = ["ItemScore", "Scores", "Split", "TaskScore"]
 
 
 class Split(StrEnum):
-    """Which items of a task: those the search sees, those that choose the winner, those nobody has seen."""
+    """Which items of a task: those the search sees, those that choose the winner, those for the report."""
 
     SEARCH = "search"
     VALIDATION = "validation"

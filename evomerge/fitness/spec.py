@@ -94,7 +94,7 @@ class SplitSpec(_Frozen):
 
     search: _Share = Field(default=0.6, description="Items that candidates are scored on.")
     validation: _Share = Field(default=0.2, description="Items that choose the winner among the best.")
-    test: _Share = Field(default=0.2, description="Items of the final report, seen by nobody before.")
+    test: _Share = Field(default=0.2, description="Items of the final report, not used before.")
     seed: _Whole = Field(default=0, description="Another seed, another division.")
 
     @model_validator(mode="after")

@@ -128,7 +128,9 @@ def _documents(text: str, where: str, error: type[UserError]) -> list[Document]:
     if nodes > MAX_YAML_NODES:
         raise error(where, f"expands to more than {MAX_YAML_NODES} values", "Remove the repeated aliases.")
     if depth > MAX_YAML_DEPTH:
-        raise error(where, f"is nested more than {MAX_YAML_DEPTH} levels deep, which no recipe is")
+        raise error(
+            where, f"is nested more than {MAX_YAML_DEPTH} levels deep, which is more than a recipe needs"
+        )
     return documents
 
 
@@ -187,7 +189,7 @@ def load_recipe(path: Path) -> Recipe:
 
 
 def dump_recipe(recipe: Recipe, path: Path | None = None, comments: Iterable[str] = ()) -> str:
-    """The YAML of ``recipe`` with ``comments`` on top; written to ``path`` if one is given.
+    """The YAML of ``recipe`` with ``comments`` at its head; written to ``path`` if one is given.
 
     Raises:
         OutputError: ``path`` cannot be written; then it is as it was.

@@ -9,6 +9,7 @@ import torch
 
 from evomerge.backends.transformers_lm import context_length, with_padding
 from evomerge.checkpoints.checkpoint import Checkpoint
+from evomerge.engine.compute import check_tables
 from evomerge.engine.device import resolve_device
 from evomerge.engine.header import check_header
 from evomerge.engine.inputs import Inputs
@@ -65,10 +66,10 @@ def preflight(experiment: Experiment, *, dry: bool = False) -> Preflight:
 
     Opens the models, plans the first candidate and every baseline, has transformers build the model without
     its weights, makes the sampler, builds the tasks and one request of each with the real tokenizer, and
-    looks at the storage and the run's folder. Reads headers only and writes nothing: a study keeps the
-    experiment that it was created with, so all this comes before there is a study. ``dry``: no search
-    follows, so the study is looked at (a search opens it itself, and waits for a server that is away), and
-    each prompt is compared with the model's context.
+    looks at the storage and the run's folder. Of the weights only integer and boolean tensors are read, and
+    nothing is written: a study keeps the experiment that it was created with, so all this comes before there
+    is a study. ``dry``: no search follows, so the study is looked at (a search opens it itself, and waits for
+    a server that is away), and each prompt is compared with the model's context.
 
     Raises:
         UserError: Something does not fit; the experiment file is named.
@@ -86,14 +87,14 @@ def preflight(experiment: Experiment, *, dry: bool = False) -> Preflight:
         space = experiment.space
         recipe = space.fill(space.decode(space.start()))
         inputs, first = _first_plan(experiment, recipe)
-        warnings = dict.fromkeys(first.warnings)
-        for baseline in experiment.baselines():
-            warnings |= dict.fromkeys(inputs.plan(baseline.recipe).warnings)
+        plans = [first, *(inputs.plan(baseline.recipe) for baseline in experiment.baselines())]
+        warnings = dict.fromkeys(text for plan in plans for text in plan.warnings)
         evaluator = Evaluator(experiment.fitness, experiment.path.parent, as_drawn=study.as_drawn)
         tasks = evaluator.describe()
         warnings |= dict.fromkeys(_model_warnings(first, recipe))
         prompts = _check_requests(evaluator, first, tuple(Split) if dry else ())
         sources, scored = identities(inputs.checkpoints), evaluator.digest()
+        check_tables(plans)  # last, as it needs the weights of models of the hub, which are here now
     except UserError as exception:
         raise exception.within(str(experiment.path)) from None
     if file is not None and is_new:
@@ -144,13 +145,13 @@ def _idle_workers(experiment: Experiment) -> tuple[str, ...]:
 
 def _first_plan(experiment: Experiment, recipe: Recipe) -> tuple[Inputs, MergePlan]:
     try:
-        inputs = Inputs(_opened(experiment))
+        inputs = Inputs(_open_models(experiment))
         return inputs, inputs.plan(recipe)
     except UserError as exception:
         raise with_faults(exception, recipe) from None
 
 
-def _opened(experiment: Experiment) -> dict[str, Checkpoint]:
+def _open_models(experiment: Experiment) -> dict[str, Checkpoint]:
     checkpoints: dict[str, Checkpoint] = {}
     for name, reference in experiment.references.items():
         try:

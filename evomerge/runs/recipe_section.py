@@ -21,13 +21,13 @@ def searched_space(document: Document, models: Mapping[str, str]) -> SearchSpace
         ExperimentError: ``model: "*"`` stands for no model, or for too many.
     """
     try:
-        return SearchSpace(Document(_expanded(document, models), document.warnings, document.carriers))
+        return SearchSpace(Document(_expand_models(document, models), document.warnings, document.carriers))
     except RecipeError as exception:
         where = f"recipe.{exception.where}" if exception.where else "recipe"
         raise RecipeError(where, exception.reason, exception.hint) from None
 
 
-def _expanded(document: Mapping[str, Any], models: Mapping[str, str]) -> dict[str, Any]:
+def _expand_models(document: Mapping[str, Any], models: Mapping[str, str]) -> dict[str, Any]:
     """The document with each entry ``model: "*"`` repeated for every named model but the base."""
     base = document.get("base_model")
     others = [name for name in models if name != base]

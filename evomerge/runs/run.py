@@ -88,7 +88,7 @@ class Run:
         """
         experiment = self.experiment
         checked = preflight(experiment, dry=True)
-        warm = None if checked.study.has_begun else find_warm_start(experiment, checked)
+        warm = find_warm_start(experiment, checked)
         workers = experiment.spec.workers
         size = {dtype_name(d): d.itemsize for d in DTYPES.values()}.get(workers.dtype or "")
         return Check(
@@ -109,10 +109,7 @@ class Run:
         """
         if self._preflight is None:
             self._preflight = preflight(self.experiment)
-            if (
-                not self._preflight.study.has_trials
-            ):  # later it is in the study, and the other one may be gone
-                self._warm = find_warm_start(self.experiment, self._preflight)
+            self._warm = find_warm_start(self.experiment, self._preflight)
         return (*self._preflight.warnings, *(() if self._warm is None else self._warm.notes))
 
     def search(
@@ -192,7 +189,7 @@ class Run:
             scored=checked.scored,
             read=read_document,
         ) as study:
-            if self._warm is not None and study.warm_start is None and not study.trials():
+            if self._warm is not None and not study.trials():
                 study.begin_from(self._warm)
             # Not before: what is there may point to another study.
             write_run_file(experiment.folder, experiment)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from evomerge.errors import ExperimentError, UserError
@@ -12,17 +15,21 @@ from evomerge.recipe import SearchSpace, Values, load_recipe
 from evomerge.runs.experiment import Experiment, read_document
 from evomerge.runs.opened_study import OpenedStudy, open_study
 from evomerge.runs.preflight import Preflight
+from evomerge.search.samplers import Vector
 from evomerge.study.study import SplitResult, Study, Trial
 from evomerge.study.warm_start import TakenOver, WarmStart
 
 __all__ = ["find_warm_start"]
 
 _MOST_POINTS = 100
+_SHOWN = 10
 _FIELD = "search.warm_start"
 
 
 def find_warm_start(experiment: Experiment, checked: Preflight) -> WarmStart | None:
-    """What a new study of ``experiment`` takes over; ``None`` where it asks for nothing.
+    """What the study of ``experiment`` is to take over; ``None`` where that is nothing, or is in it already.
+
+    A study that has trials, or took over for the same experiment, does not need the other one any longer.
 
     Results are taken over where models, tasks, items and compute dtype are those of the other study; points
     as far as the new space can express them.
@@ -30,9 +37,12 @@ def find_warm_start(experiment: Experiment, checked: Preflight) -> WarmStart | N
     Raises:
         ExperimentError: There is no such study or recipe, or nothing of it can be expressed.
     """
-    given = experiment.spec.search.warm_start
-    if given is None:
+    given, study = experiment.spec.search.warm_start, checked.study
+    digest = _digest(experiment, checked)
+    if study.has_trials or study.warm_started == digest:
         return None
+    if given is None:  # the experiment was mended before the first trial
+        return None if study.warm_started is None else WarmStart("", experiment=digest)
     try:
         if isinstance(given, str):
             with _other_study(given) as other:
@@ -42,8 +52,17 @@ def find_warm_start(experiment: Experiment, checked: Preflight) -> WarmStart | N
     except UserError as exception:
         raise ExperimentError(_FIELD, str(exception)) from None
     if not found.vectors and not found.results:
-        raise ExperimentError(_FIELD, f"nothing of {found.source} can be taken over", " ".join(found.notes))
-    return found
+        hint = "".join(f"{note[:1].upper()}{note[1:]}. " for note in found.notes).strip()
+        raise ExperimentError(_FIELD, f"nothing of {found.source} can be taken over", hint)
+    return replace(found, experiment=digest)
+
+
+def _digest(experiment: Experiment, checked: Preflight) -> str:
+    """Of all that decides what can be taken over."""
+    document = experiment.document(checked.sources)
+    decides = {name: document[name] for name in ("sources", "recipe", "fitness", "workers")}
+    decides |= {"from": document["search"]["warm_start"], "scored": checked.scored.document()}
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _other_study(text: str) -> OpenedStudy:
@@ -52,9 +71,10 @@ def _other_study(text: str) -> OpenedStudy:
 
 
 def _from_study(experiment: Experiment, checked: Preflight, other: OpenedStudy) -> WarmStart:
-    trials = _ranked(other)
-    vectors = [v for v in (_vector_of(experiment.space, t) for t in trials) if v is not None]
-    notes = _left_out(len(trials), len(vectors), f"points of study {other.name!r}")
+    trials = _rank(other)
+    points = {t.name: _vector_of(experiment.space, t) for t in trials}
+    vectors = [v for v in points.values() if v is not None]
+    notes = _left_out(points, f"points of study {other.name!r}")
     why = _other_results(experiment, checked, other)
     results = {} if why else dict(_results(other))
     if why:
@@ -62,7 +82,7 @@ def _from_study(experiment: Experiment, checked: Preflight, other: OpenedStudy) 
     return WarmStart(other.name, tuple(dict.fromkeys(vectors))[:_MOST_POINTS], results, notes)
 
 
-def _ranked(other: OpenedStudy) -> list[Trial]:
+def _rank(other: OpenedStudy) -> list[Trial]:
     """Candidates, the best first: those that were validated by validation score, then the others."""
     scored = [t for t in other.study.candidates() if t.score is not None and t.cached_from is None]
     validation = {t.number: other.score(t, Split.VALIDATION) for t in scored}
@@ -74,17 +94,17 @@ def _ranked(other: OpenedStudy) -> list[Trial]:
     return sorted(scored, key=rank)[:_MOST_POINTS]
 
 
-def _vector_of(space: SearchSpace, trial: Trial) -> tuple[float, ...] | None:
+def _vector_of(space: SearchSpace, trial: Trial) -> Vector | None:
     values = dict(trial.parameters)
     try:
         if space.decode(trial.vector) == values:  # the same point, so that its recipe is the same to the bit
             return trial.vector
     except (IndexError, ValueError):
         pass
-    return _encoded(space, values)
+    return _encode(space, values)
 
 
-def _encoded(space: SearchSpace, values: Mapping[str, object]) -> tuple[float, ...] | None:
+def _encode(space: SearchSpace, values: Mapping[str, object]) -> Vector | None:
     """``values`` as a point of ``space``; ``None`` where one is missing or outside its bounds."""
     vector = []
     for dimension in space.dimensions:
@@ -103,7 +123,8 @@ def _encoded(space: SearchSpace, values: Mapping[str, object]) -> tuple[float, .
 def _other_results(experiment: Experiment, checked: Preflight, other: OpenedStudy) -> str:
     """Why results of the other study are not results of this experiment; empty where they are."""
     theirs, ours = read_document(other.study.document), read_document(experiment.document(checked.sources))
-    if theirs["sources"] != ours["sources"]:
+    # A recipe that only one of the two can have answers nothing, so models that only one has do not matter.
+    if any(ours["sources"].get(name, digest) != digest for name, digest in theirs["sources"].items()):
         return "its models are others, or hold other weights"
     if theirs["workers"] != ours["workers"]:
         return "it calculated in another dtype (workers.dtype)"
@@ -124,22 +145,23 @@ def _results(other: OpenedStudy) -> Iterator[tuple[str, TakenOver]]:
 
 def _from_recipes(experiment: Experiment, files: Sequence[Path]) -> WarmStart:
     short = {reference: name for name, reference in experiment.references.items()}
-    vectors = []
+    points: dict[str, Vector | None] = {}
     for file in files:
         place = file if file.is_absolute() or file.exists() else experiment.path.parent / file
         values: Values | None = experiment.space.values_of(load_recipe(place).with_references(short))
-        vector = None if values is None else _encoded(experiment.space, values)
-        vectors += [] if vector is None else [vector]
-    source = ", ".join(map(str, files))
-    return WarmStart(
-        source, tuple(dict.fromkeys(vectors)), {}, _left_out(len(files), len(vectors), "recipes")
-    )
+        points[str(file)] = None if values is None else _encode(experiment.space, values)
+    vectors = tuple(dict.fromkeys(v for v in points.values() if v is not None))
+    return WarmStart(", ".join(points), vectors, {}, _left_out(points, "recipes"))
 
 
-def _left_out(count: int, expressed: int, what: str) -> tuple[str, ...]:
-    if count == expressed:
+def _left_out(points: Mapping[str, Vector | None], what: str) -> tuple[str, ...]:
+    """A sentence on the ``points`` that are none of the new space."""
+    names = [name for name, vector in points.items() if vector is None]
+    if not names:
         return ()
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return (
-        f"{count - expressed} of {count} {what} cannot be expressed in this search space: a hole has no "
-        "value there, or one outside its bounds, or the rest of the recipe differs",
+        f"{len(names)} of {len(points)} {what} cannot be expressed in this search space: a hole has no "
+        "value there, or one outside its bounds, or the rest of the recipe differs "
+        f"({', '.join(names[:_SHOWN])}{more})",
     )

@@ -87,7 +87,7 @@ class Scoring:
             yield from self._answers()
             for outcome in self._executor.map(self._queue):
                 self.evaluated += 1
-                trial = self._record(self._judged(self._running.pop(outcome.key), outcome))
+                trial = self._record(self._judge(self._running.pop(outcome.key), outcome))
                 self._ready.extend(self._waiting.pop(trial.recipe))
                 yield trial
                 yield from self._answers()
@@ -96,14 +96,14 @@ class Scoring:
         while self._ready:
             trial = self._ready.popleft().trial
             known = self._known.get(trial.recipe)
-            yield self._record(trial if known is None else _answered(trial, known))
+            yield self._record(trial if known is None else _answer_from(trial, known))
 
     def _record(self, trial: Trial) -> Trial:
         recorded = self._study.record(trial)
         self._known.setdefault(recorded.recipe, recorded)
         return recorded
 
-    def _judged(self, trial: Trial, outcome: Outcome) -> Trial:
+    def _judge(self, trial: Trial, outcome: Outcome) -> Trial:
         """``trial`` with what came out; a score that is not a number is a failure."""
         score = fitness_of(outcome.scores, self._objective)
         failed = score is None
@@ -148,7 +148,7 @@ def _failure(outcome: Outcome) -> Failure:
     return Failure(FailureKind.NON_FINITE_SCORES, reason)
 
 
-def _answered(trial: Trial, known: Trial) -> Trial:
+def _answer_from(trial: Trial, known: Trial) -> Trial:
     """``trial`` with the result of ``known``, which had the same recipe."""
     return replace(
         trial,

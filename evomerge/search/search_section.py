@@ -13,6 +13,7 @@ from pydantic import (
     ModelWrapValidatorHandler,
     ValidationError,
     create_model,
+    field_serializer,
     model_validator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -20,6 +21,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from evomerge.errors import did_you_mean
 from evomerge.recipe import Dimension
 from evomerge.search.samplers import SAMPLERS, SamplerSettings, Whole, filled_settings
+from evomerge.study.storage import redact
 
 __all__ = ["SearchSpec", "read_search", "search_model", "stored_search"]
 
@@ -58,10 +60,15 @@ class SearchSpec(BaseModel):
 
     def shown(self, dimensions: Sequence[Dimension]) -> dict[str, Any]:
         """Every field by name, with what stands for those that are not given in a space of ``dimensions``."""
-        common = {name: getattr(self, name) for name in SearchSpec.model_fields}
+        common = self.model_dump(include=set(SearchSpec.model_fields))
         if self.sampler not in SAMPLERS:  # read from a study; the package that has it is not installed
             return common
         return {**common, **filled_settings(self.settings, dimensions)}
+
+    @field_serializer("warm_start")
+    def _without_password(self, warm_start: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        # What is dumped is shown, and stored in the study.
+        return redact(warm_start) if isinstance(warm_start, str) else warm_start
 
     @model_validator(mode="wrap")
     @classmethod

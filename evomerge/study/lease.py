@@ -142,7 +142,7 @@ class Lease:
         while True:
             with self._storage.exclusively(self._study):
                 old = self._storage.system_attribute(self._study, LEASE)
-                other = _parsed(old)
+                other = _parse_holder(old)
                 watch = other is not None and old != free and not self._is_dead(other)
                 if not watch:
                     self._storage.set_system_attribute(self._study, LEASE, self._text)
@@ -243,7 +243,7 @@ class Epochs:
 
 def holder_of(storage: Storage, study: str) -> Holder | None:
     """Who holds the study's lease, dead or alive."""
-    return _parsed(storage.system_attribute(study, LEASE))
+    return _parse_holder(storage.system_attribute(study, LEASE))
 
 
 def driver_of(storage: Storage, study: str) -> Driver | None:
@@ -264,16 +264,16 @@ def _age(storage: Storage, study: str, holder: Holder) -> float:
     try:
         return (datetime.now(UTC) - datetime.fromisoformat(str(said)).replace(tzinfo=UTC)).total_seconds()
     except SENSELESS:
-        raise _damaged() from None
+        raise _damage_error() from None
 
 
-def _parsed(text: str | None) -> Holder | None:
+def _parse_holder(text: str | None) -> Holder | None:
     document = _json(text)
     if not document:
         return None
     given: dict[str, Any] = {f.name: document.get(f.name) for f in fields(Holder)}
     if not all(isinstance(v, int if name == "pid" else str) for name, v in given.items()):
-        raise _damaged()
+        raise _damage_error()
     return Holder(**given)
 
 
@@ -281,13 +281,13 @@ def _json(text: str | None) -> dict[str, Any]:
     try:
         document = json.loads(text) if text else {}
     except SENSELESS:
-        raise _damaged() from None
+        raise _damage_error() from None
     if not isinstance(document, dict):
-        raise _damaged()
+        raise _damage_error()
     return document
 
 
-def _damaged() -> StudyError:
+def _damage_error() -> StudyError:
     return StudyError("the study", "is damaged: who drives it cannot be read")
 
 

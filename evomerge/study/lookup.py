@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from evomerge.errors import StudyError
 from evomerge.fitness.scored import ScoredDigest
 from evomerge.study.scored_tasks import SCORED, scored_of
 from evomerge.study.serialization import is_trial
 from evomerge.study.storage import open_storage, storage_file
-from evomerge.study.warm_start import WARM_START
+from evomerge.study.storage_row import SENSELESS
+from evomerge.study.warm_start import warm_started_experiment
 
 __all__ = ["Known", "known", "study_names"]
 
@@ -19,8 +21,8 @@ class Known:
 
     has_trials: bool = False
     scored: ScoredDigest | None = None
-    has_begun: bool = False
-    """Whether it has trials, or holds what it took over from another study."""
+    warm_started: str | None = None
+    """Digest of the experiment for which it took something over from another study."""
 
     @property
     def as_drawn(self) -> bool:
@@ -44,9 +46,14 @@ def known(storage: str, name: str, *, wait: bool = False) -> Known:
         if name not in opened.study_names():
             return Known()
         attributes = opened.attributes(name)
-        scored = scored_of(attributes.get(SCORED), f"study {name!r} in {opened.url}")
+        where = f"study {name!r} in {opened.url}"
+        scored = scored_of(attributes.get(SCORED), where)
         has_trials = any(is_trial(row) for row in opened.trials(name))
-        return Known(has_trials, scored, has_trials or WARM_START in attributes)
+        try:
+            warm_started = warm_started_experiment(attributes)
+        except SENSELESS:
+            raise StudyError(where, "the study is damaged: what it took over cannot be read") from None
+        return Known(has_trials, scored, warm_started)
     finally:
         opened.close()
 

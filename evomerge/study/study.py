@@ -160,13 +160,12 @@ class Study(Contents):
         return self._warm_start
 
     def begin_from(self, warm: WarmStart) -> None:
-        """Writes what the study takes over, before its first trial.
+        """Writes what the study takes over, before its first trial, in place of anything it took over before.
 
         Raises:
-            StudyError: It has trials, or has taken over something; the storage refused; or another driver has
-                the study.
+            StudyError: It has trials; the storage refused; or another driver has the study.
         """
-        if self._trials or self._warm_start is not None:
+        if self._trials:
             raise StudyError(self._where(), "has begun, so nothing can be taken over from another study")
         with self._writing():
             for taken in warm.results.values():

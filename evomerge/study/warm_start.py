@@ -12,7 +12,14 @@ from evomerge.study.serialization import split_result_of, split_text
 from evomerge.study.storage_row import json_text
 from evomerge.study.trial import SplitResult
 
-__all__ = ["WARM_START", "TakenOver", "WarmStart", "warm_start_of", "warm_start_texts"]
+__all__ = [
+    "WARM_START",
+    "TakenOver",
+    "WarmStart",
+    "warm_start_of",
+    "warm_start_texts",
+    "warm_started_experiment",
+]
 
 WARM_START = "warm_start"
 """User attribute of a study; written last, so that what it speaks of is complete."""
@@ -35,13 +42,15 @@ class WarmStart:
     """Where a search starts besides its own starts, and which results it need not evaluate again.
 
     ``vectors`` are points of the new study's space, the best first. ``results`` are by the digest of the
-    recipe. ``notes`` are sentences about what could not be taken over.
+    recipe. ``notes`` say what could not be taken over.
     """
 
     source: str
     vectors: tuple[tuple[float, ...], ...] = ()
     results: Mapping[str, TakenOver] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    experiment: str = ""
+    """Digest of the experiment that it was found for: it is good for no other."""
 
 
 def warm_start_texts(warm: WarmStart, lists: ItemLists) -> Iterator[tuple[str, str]]:
@@ -49,6 +58,7 @@ def warm_start_texts(warm: WarmStart, lists: ItemLists) -> Iterator[tuple[str, s
 
     The study must hold what ``lists`` misses of the results' scores.
     """
+    yield WARM_START, json_text(None)  # an earlier one, which no trial has seen yet, no longer counts
     count = 0
     for some in _batches(sorted(warm.results.items())):
         yield (
@@ -56,10 +66,14 @@ def warm_start_texts(warm: WarmStart, lists: ItemLists) -> Iterator[tuple[str, s
             json_text({digest: [t.name, split_text(t.result, lists)] for digest, t in some}),
         )
         count += 1
-    yield (
-        WARM_START,
-        json_text({"source": warm.source, "vectors": warm.vectors, "notes": warm.notes, "attributes": count}),
-    )
+    whole = {
+        "source": warm.source,
+        "vectors": warm.vectors,
+        "notes": warm.notes,
+        "experiment": warm.experiment,
+        "attributes": count,
+    }
+    yield WARM_START, json_text(whole)
 
 
 def _batches(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
@@ -73,13 +87,23 @@ def warm_start_of(attributes: Mapping[str, Any], lists: ItemLists) -> WarmStart 
     Raises:
         one of ``SENSELESS``: They were damaged.
     """
-    text = attributes.get(WARM_START)
-    if text is None:
+    stored = json.loads(attributes.get(WARM_START, "null"))
+    if stored is None:
         return None
-    stored = json.loads(text)
     results = {}
     for number in range(int(stored["attributes"])):
         for digest, (name, result) in json.loads(attributes[f"{_RESULTS}{number}"]).items():
             results[digest] = TakenOver(str(name), split_result_of(result, lists))
     vectors = tuple(tuple(float(x) for x in vector) for vector in stored["vectors"])
-    return WarmStart(str(stored["source"]), vectors, results, tuple(stored["notes"]))
+    notes, experiment = tuple(stored["notes"]), str(stored.get("experiment", ""))
+    return WarmStart(str(stored["source"]), vectors, results, notes, experiment)
+
+
+def warm_started_experiment(attributes: Mapping[str, Any]) -> str | None:
+    """Digest of the experiment for which the study took something over; ``None`` where it took nothing.
+
+    Raises:
+        one of ``SENSELESS``: The attributes were damaged.
+    """
+    stored = json.loads(attributes.get(WARM_START, "null"))
+    return None if stored is None else str(stored.get("experiment", ""))

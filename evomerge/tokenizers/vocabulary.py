@@ -127,7 +127,8 @@ def vocabulary_of(tokenizer: Any) -> Vocabulary:
     ids = {str(token): int(i) for token, i in tokenizer.get_vocab().items()}
     if max(ids.values(), default=0) > _LARGEST_ID:
         raise CheckpointError(
-            str(tokenizer.name_or_path), f"its tokenizer has ids beyond {_LARGEST_ID}, which no embedding has"
+            str(tokenizer.name_or_path),
+            f"its tokenizer has ids beyond {_LARGEST_ID}, more than an embedding can have",
         )
     added = frozenset(str(t.content) for t in tokenizer.added_tokens_decoder.values())
     special = {f"{role}_token_id": getattr(tokenizer, f"{role}_token_id", None) for role in _SPECIAL}

@@ -1,4 +1,4 @@
-"""The Ray that workers run on: started here or joined, and the room it has for them."""
+"""The Ray that workers run on: started here or joined, and the resources it has for them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from evomerge.errors import UserError
 
-__all__ = ["Share", "check_room", "free", "start_or_join"]
+__all__ = ["Share", "check_resources", "free", "start_or_join"]
 
 _CONNECT_S = 5.0
 
@@ -80,27 +80,27 @@ def start_or_join(address: str | None, cpus: int) -> None:
     ray._private.worker._worker_logs_enabled = False  # noqa: SLF001
 
 
-def check_room(count: int, need: Share) -> None:
-    """Whether the nodes, were they empty, have room for ``count`` workers; a warning for fewer.
+def check_resources(count: int, need: Share) -> None:
+    """Check that the nodes, if idle, have resources for ``count`` workers; a warning for fewer.
 
     Raises:
-        UserError: there is no room for one.
+        UserError: there are no resources for one.
     """
     nodes = _nodes()
-    room = sum(node.holds(need) for node in nodes)
-    if room == 0:
+    capacity = sum(node.holds(need) for node in nodes)
+    if capacity == 0:
         there = "; ".join(map(str, nodes)) or "none"
         raise UserError(
             "workers",
             f"each worker needs {need}, and no node has as much (nodes: {there})",
             "Ask for less per worker, or add a node that has it.",
         )
-    if room < count:
-        _log.warning("There is room for %d of the %d workers asked for", room, count)
+    if capacity < count:
+        _log.warning("There are resources for %d of the %d workers asked for", capacity, count)
 
 
 def free() -> Share:
-    """What nobody has taken, over all nodes."""
+    """The unallocated resources, over all nodes."""
     import ray
 
     return _share(ray.available_resources())  # type: ignore[no-untyped-call]
@@ -119,7 +119,7 @@ def _share(resources: dict[str, float]) -> Share:
 
 
 def _probe(address: str) -> None:
-    """Raises ``OSError`` if nobody listens at ``host:port``; Ray itself goes on trying for minutes."""
+    """Raises ``OSError`` if nothing listens at ``host:port``; Ray itself goes on trying for minutes."""
     host, _, port = address.rpartition(":")
     if host and port.isdecimal():
         socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()

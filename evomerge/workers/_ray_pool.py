@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import UserError
 from evomerge.workers._ray_actor import new_actor
-from evomerge.workers._ray_cluster import Share, check_room, free
+from evomerge.workers._ray_cluster import Share, check_resources, free
 from evomerge.workers.executor import MakeWorker
 from evomerge.workers.jobs import Job
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 __all__ = ["Pool", "Slot", "State"]
 
 _START_LIMIT_S = 60.0
-"""How long a process may take to start, in seconds, before somebody is told."""
+"""How long a process may take to start, in seconds, before a warning or an error."""
 
 _FAILED_STARTS = 3
 """A slot whose workers die this often in a row before they have run anything ends the search."""
 
-_GREET_AFTER_S = 1.0
+_PING_AFTER_S = 1.0
 """A worker that has been idle for longer, in seconds, is asked whether it lives before its next job."""
 
 _CLOSE_S = 5.0
@@ -63,13 +63,13 @@ class Slot:
 
     @property
     def deadline(self) -> float:
-        """When somebody must look after it, answer or not; monotonic seconds."""
+        """When it is overdue; monotonic seconds."""
         return self.since + (_START_LIMIT_S if self.state is State.STARTING else self.limit_s)
 
     @property
     def needs_ping(self) -> bool:
         """Idle for so long that it may have died unseen."""
-        return self.state is State.IDLE and time.monotonic() - self.since > _GREET_AFTER_S
+        return self.state is State.IDLE and time.monotonic() - self.since > _PING_AFTER_S
 
     def start(self) -> None:
         """Waits for its process."""
@@ -111,15 +111,15 @@ class Pool:
         return [slot for slot in self.slots if slot.state is state]
 
     def ensure_workers(self) -> None:
-        """Greets idle workers, so that the dead are known before they get a job, and fills empty slots.
+        """Pings idle workers, so that the dead are known before they get a job, and fills empty slots.
 
         Raises:
-            UserError: there is no room for one worker.
+            UserError: there are no resources for one worker.
         """
         for slot in self.within(State.IDLE):
             slot.ping()
         if not self.slots:
-            check_room(self.count, self.share)
+            check_resources(self.count, self.share)
         for _ in range(self.count - len(self.slots)):
             self._start_worker()
 
@@ -174,7 +174,9 @@ class Pool:
                 f"and there is {free()} free",
                 "Wait until others have left the cluster, or ask for less per worker.",
             )
-        _log.warning("%d of %d workers have started; the others join when there is room", started, self.count)
+        _log.warning(
+            "%d of %d workers have started; the others join when resources are free", started, self.count
+        )
         for slot in late:
             slot.since = math.inf
 

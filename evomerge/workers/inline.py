@@ -35,7 +35,7 @@ class InlineExecutor:
             yield self._worker.run(queue.popleft())
 
     def close(self) -> None:
-        """Closes the worker and lets go of it; may be called twice. A later ``map`` builds another."""
+        """Closes the worker and releases it; may be called twice. A later ``map`` builds another."""
         worker, self._worker = self._worker, None
         close = getattr(worker, "close", None)
         if close is not None:

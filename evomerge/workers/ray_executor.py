@@ -65,7 +65,7 @@ class RayExecutor:
       replaced and count against no job (one that has been idle for a second is pinged before its next job;
       one that dies in that second may count against the job).
 
-    Workers that find no room wait for it without holding up the others, and join in when there is some.
+    Workers for which no resources are free wait without holding up the others, and join when some are.
     """
 
     make_worker: MakeWorker
@@ -93,7 +93,7 @@ class RayExecutor:
         Leaving the iterator early abandons what is in flight, and so do a new ``map`` and ``close``.
 
         Raises:
-            UserError: as a worker raised it; or there is no room for one worker, the cluster cannot be
+            UserError: as a worker raised it; or there are no resources for one worker, the cluster cannot be
                 reached, or workers die again and again before their first job.
             Exception: a bug in a worker, as the worker raised it; its cause shows the worker's traceback.
         """
@@ -141,7 +141,7 @@ class RayExecutor:
 
         if ray.is_initialized():
             return
-        self._pool.slots.clear()  # somebody shut Ray down: what is left are dead handles
+        self._pool.slots.clear()  # Ray was shut down elsewhere: these handles are dead
         start_or_join(self.address, math.ceil(self.count * self.cpus_per_worker))
         self._owns_ray = True
 
@@ -156,7 +156,7 @@ class RayExecutor:
                 slot.run(task.job, self.timeout_s)
 
     def _step(self, tasks: _Tasks) -> list[Outcome]:
-        """Waits for an answer, or for somebody's time to be up; the outcomes of what this finished."""
+        """Waits for an answer or a deadline; the outcomes of what this finished."""
         answered = self._pool.answered()
         # Only when no answer is waiting: a driver that was busy elsewhere must not call its workers late.
         advanced = [self._advance(slot, tasks) for slot in answered] or self._give_up_overdue(tasks)

@@ -105,7 +105,7 @@ class Worker:
             settings = ModelSettings(spec.models, spec.folder, spec.device, spec.dtype, spec.threads)
             model = resident_model(spec.model_backend, settings)
             evaluator = Evaluator(spec.fitness, spec.folder, as_drawn=spec.as_drawn)
-            evaluator.describe()  # builds the tasks, on nobody's time
+            evaluator.describe()  # builds the tasks, outside any time limit
             self._refuse_other_tasks(evaluator)
             self._parts = model, evaluator
         return self._parts

@@ -187,7 +187,7 @@ def test_a_full_disk_is_noticed_before_any_work(tmp_path: Path, monkeypatch: pyt
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(OutputError, match="there is no room"):
+    with pytest.raises(OutputError, match="not enough disk space"):
         CheckpointWriter(tmp_path / "out", INFOS, shard_bytes=100)
     assert list(tmp_path.iterdir()) == []
 

@@ -12,7 +12,7 @@ import torch
 
 from evomerge.checkpoints.checkpoint import TensorInfo
 from evomerge.checkpoints.manifest import MANIFEST, read_folder
-from evomerge.checkpoints.target import Protected, check_target, output_path
+from evomerge.checkpoints.output_path import Protected, check_target, output_path
 from evomerge.checkpoints.writer import CheckpointWriter
 from evomerge.errors import OutputError
 

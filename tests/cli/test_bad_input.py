@@ -182,7 +182,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     text = message("merge", merge_file(tmp_path, ZOO / "add"), tmp_path / "out")
-    assert "there is no room" in text
+    assert "not enough disk space" in text
     assert [p.name for p in tmp_path.iterdir()] == ["recipe.yml"]
 
 
@@ -196,7 +196,7 @@ def test_a_really_full_disk_leaves_nothing(tmp_path: Path) -> None:
         pytest.skip("a small file system cannot be mounted here")
     try:
         text = message("merge", merge_file(tmp_path, ZOO / "add"), disk / "out")
-        assert "there is no room" in text
+        assert "not enough disk space" in text
         assert list(disk.iterdir()) == []
     finally:
         subprocess.run(["umount", str(disk)], check=True)

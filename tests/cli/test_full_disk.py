@@ -79,7 +79,7 @@ WEIGHTS = (ZOO / "add" / "model.safetensors").stat().st_size
 @pytest.mark.parametrize("size", [WEIGHTS // 2, WEIGHTS + 3 * 4096], ids=["weights", "side files"])
 def test_a_merge_onto_a_full_disk_leaves_nothing(size: int, disk: Disk, recipe: Path) -> None:
     disk.mount(f"size={size}")
-    assert "disk/out: there is no room for the 0 MiB" in refusal("merge", recipe, "disk/out")
+    assert "disk/out: not enough disk space for the 0 MiB" in refusal("merge", recipe, "disk/out")
     assert disk.names() == []
 
 
@@ -87,7 +87,7 @@ def test_a_merge_onto_a_full_disk_keeps_the_model_that_it_was_to_replace(disk: D
     disk.mount(f"size={WEIGHTS + 20 * 4096}")
     assert run("merge", recipe, "disk/out").exit_code == 0
     before = sorted((p.name, p.read_bytes()) for p in (disk.path / "out").iterdir())
-    assert "there is no room" in refusal("merge", recipe, "disk/out", "--overwrite")
+    assert "not enough disk space" in refusal("merge", recipe, "disk/out", "--overwrite")
     assert sorted((p.name, p.read_bytes()) for p in (disk.path / "out").iterdir()) == before
     assert disk.names() == ["out"]
 
@@ -160,7 +160,7 @@ def test_files_that_may_not_grow_leave_nothing_either(
     (tmp_path / "old.yml").write_text("old")
     loaded = load_recipe(recipe)
     with files_of_at_most(30):
-        assert "out: there is no room" in refusal("merge", recipe, "out")
+        assert "out: not enough disk space" in refusal("merge", recipe, "out")
         assert "ties.yml: cannot be written (File too large)" in refusal("init", "ties")
         with pytest.raises(OutputError, match=r"old.yml: cannot be written \(File too large\)"):
             dump_recipe(loaded, Path("old.yml"))

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from cli_support import Cli, changed
+from safetensors.torch import load_file, save_file
 from support import ROOT, ZOO
 from typer.testing import CliRunner
 
@@ -57,7 +59,7 @@ def without_files(name: str, folder: Path, pattern: str) -> str:
         ("workers", RAY_GPU, "workers.gpus_per_worker: each worker needs 1 GPUs"),
         ("workers.device", "cuda:7", "workers: device: 'cuda:7' is not there"),
         ("workers.device", "mps", "workers: device: 'mps' is not supported"),
-        ("workers.device", "tpu9", "workers: device: 'tpu9'"),
+        ("workers.device", "tpu9", "workers: device: there is no device 'tpu9'"),
         ("fitness.tasks", [{"task": "zoo_add", "metric": "acc"}], "the task has no metric 'acc'"),
         ("fitness.tasks", [{"task": "zoo_add", "filter": "strict"}], "the task has no filter 'strict'"),
         ("fitness.max_gen_toks", 100000, "do not fit into the model's context"),
@@ -170,3 +172,20 @@ def test_a_storage_of_something_else_is_refused_before_a_run_folder_is_made(here
         assert all(why in text for text in told.values()), told
         assert contents(here) == before
     assert not (here / "runs").exists()
+
+
+def test_integer_tensors_that_differ_between_models_are_all_named(here: Path, write: Write) -> None:
+    document = changed("models.base", "zoo/base")
+    for seed, name in enumerate(document["models"]):
+        folder = Path(without_files(name, here / "zoo", "none"))
+        document["models"][name] = str(folder)
+        (file,) = folder.glob("*.safetensors")
+        tensors = load_file(file)
+        tensors["model.order"] = torch.arange(7) + (name == "sort")
+        tensors["model.known"] = torch.tensor([True, seed < 2])
+        save_file(tensors, file, {"format": "pt"})
+    told = {command: refusal(command, write(document)) for command in ("check", "search")}
+    for text in told.values():
+        assert "model.order holds int64, not weights, and differs in sort (model.order)" in text
+        assert "model.known holds bool, not weights, and differs in reverse (model.known), sort" in text
+    assert told["check"] == told["search"]

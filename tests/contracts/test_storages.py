@@ -160,9 +160,12 @@ def test_names_and_large_trials_are_kept_whole(storage: str) -> None:
 def test_what_it_took_over_is_read_back_equal(storage: str) -> None:
     study = opened(storage)
     results = {f"{n:032x}": TakenOver(f"old:g0.{n}", SplitResult(scores(1, 0), None, "f")) for n in range(70)}
-    warm = WarmStart("old", ((0.0, 0.5, 0.25),), results, ("a note",))
-    study.begin_from(warm)
-    assert Study.open(storage, "s").warm_start == warm
+    other = WarmStart("other", (), {"0" * 32: TakenOver("other:g0.1", SplitResult(scores(1), None, "f"))})
+    warm = WarmStart("old", ((0.0, 0.5, 0.25),), results, ("a note",), "digest of an experiment")
+    for taken in (other, warm):
+        study.begin_from(taken)
+        assert Study.open(storage, "s").warm_start == taken
+    study.record(candidate(0, 1, 0))
     with pytest.raises(StudyError, match="has begun"):
         study.begin_from(warm)
 

@@ -13,8 +13,8 @@ from spelling_support import Folder, linear, ties
 from torch import Tensor
 
 from evomerge.checkpoints.checkpoint import open_checkpoint
-from evomerge.engine.alike import made_alike
 from evomerge.engine.export import merge_to_disk
+from evomerge.engine.unify import unify
 from evomerge.errors import CheckpointError, RecipeError
 from evomerge.recipe import parse_recipe
 
@@ -106,7 +106,7 @@ def test_files_of_one_spelling_are_taken_as_they_are(folder: Folder) -> None:
     for seed, name in enumerate("ab"):
         folder.save(name, model, seed)
     checkpoints = {name: open_checkpoint(folder.path / name) for name in "ab"}
-    alike = made_alike(checkpoints, "a")
+    alike = unify(checkpoints, "a")
     assert all(alike.checkpoints[name] is checkpoints[name] for name in "ab")
 
 

@@ -17,6 +17,7 @@ import yaml
 from cli_support import EXPERIMENT, environment
 
 from evomerge import Experiment, Run, UserError
+from evomerge.report.tables import search_text
 from evomerge.search.results import Ending
 
 Change = Callable[[dict[str, Any]], None]
@@ -125,12 +126,84 @@ def test_results_of_other_models_items_or_dtypes_are_not_taken_over(
     assert after.loc["g0.0", "cached_from"] is None
 
 
-def test_points_outside_the_new_bounds_are_left_out_and_counted(old: Run, tmp_path: Path) -> None:
-    def narrow(document: dict[str, Any]) -> None:
-        document["recipe"]["models"][0]["parameters"]["weight"] = {"float": [0, 0.55], "init": 0.5}
+def begun_without_a_trial(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search of ``run`` ends when it starts its workers: what it takes over is written, and no trial."""
 
+    def fail(*_: object) -> None:
+        raise UserError("workers", "cannot be started")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("evomerge.runs.run.make_executor", fail)
+        with pytest.raises(UserError, match="cannot be started"):
+            run.search()
+
+
+def test_what_was_taken_over_counts_before_the_first_trial_even_if_the_other_study_is_gone(
+    old: Run, winner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(old.experiment.folder, tmp_path / "copy")
+    new = make_run(tmp_path, "new", f"sqlite:///{folder}/study.db#old")
+    begun_without_a_trial(new, monkeypatch)
+    shutil.rmtree(folder)
+    Run(new.experiment).search()
+    assert frame(new).loc["g0.0", "cached_from"] == f"old:{winner}"
+
+
+def narrow(document: dict[str, Any]) -> None:
+    document["recipe"]["models"][0]["parameters"]["weight"] = {"float": [0, 0.55], "init": 0.5}
+
+
+def leave_out(document: dict[str, Any]) -> None:
+    del document["search"]["warm_start"]
+
+
+@pytest.mark.parametrize("mend", [narrow, leave_out])
+def test_an_experiment_that_is_mended_before_the_first_trial_takes_over_what_it_says_now(
+    mend: Change, old: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun_without_a_trial(make_run(tmp_path, "new", where(old)), monkeypatch)
+    mended = make_run(tmp_path, "new", where(old), mend)
+    mended.search()
+    (tmp_path / "fresh").mkdir()
+    fresh = make_run(tmp_path / "fresh", "new", where(old), mend)
+    fresh.search()
+    with mended.study() as left, fresh.study() as right:
+        assert left.study.digest() == right.study.digest()
+
+
+def test_results_are_taken_over_where_the_models_of_both_studies_are_equal_and_one_has_more(
+    old: Run, tmp_path: Path
+) -> None:
+    def one_more(document: dict[str, Any]) -> None:
+        document["models"]["again"] = document["models"]["sort"]
+
+    new = make_run(tmp_path, "new", where(old), one_more)
+    new.search()
+    names = frame(new)["cached_from"].dropna()
+    assert set(names) >= {f"old:{name}" for name in ("base", "add", "reverse", "sort")}
+
+
+def test_a_password_in_the_url_of_the_other_study_stays_there(tmp_path: Path) -> None:
+    url = "postgresql+psycopg://me:hidden-word@127.0.0.1:1/db#old"
+    run = make_run(tmp_path, "new", url)
+    assert "hidden-word" not in json.dumps(run.experiment.document({}))
+    assert "hidden-word" not in search_text(run.experiment.spec.search, run.experiment.space.dimensions)
+    with pytest.raises(UserError) as caught:
+        run.check()
+    assert "hidden-word" not in str(caught.value)
+    assert "search.warm_start" in str(caught.value)
+
+
+def test_points_outside_the_new_bounds_are_left_out_counted_and_named(old: Run, tmp_path: Path) -> None:
     warnings = make_run(tmp_path, "new", where(old), narrow).prepare()
-    assert any("points of study 'old' cannot be expressed" in w for w in warnings)
+    (told,) = [w for w in warnings if "points of study 'old' cannot be expressed" in w]
+    rows = frame(old)
+    candidates = rows[(rows["kind"] == "candidate") & rows["cached_from"].isna()]
+    weights = candidates[[c for c in rows.columns if c.startswith("param/")]]
+    outside = candidates[(weights > 0.55).any(axis=1)].index
+    assert f"{len(outside)} of {len(candidates)} points" in told
+    assert 0 < len(outside) < len(candidates)
+    assert all(name in told for name in outside)
 
 
 def test_recipes_are_starting_points(old: Run, winner: str, tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def test_with_room_for_fewer_workers_those_do_the_work(
         assert len(by_key(executor, job("score:1"), job("score:2"))) == 2
         monkeypatch.setattr(_ray_pool, "_START_LIMIT_S", 0.0)
         assert len(by_key(executor, job("sleep:0.5"), job("score:3"))) == 2
-    assert "There is room for 1 of the 3 workers" in caplog.text
+    assert "There are resources for 1 of the 3 workers" in caplog.text
     assert caplog.text.count("1 of 3 workers have started") == 1
 
 

@@ -24,7 +24,7 @@ def open_journal(path: Path) -> OptunaLog:
     """
 
     def damage(exception: BaseException) -> StudyError | None:
-        return _damaged(path) if _is_optunas(exception) else None
+        return _damage_error(path) if _is_optunas(exception) else None
 
     # The lock may be anything with `acquire` and `release`.
     file = JournalFileBackend(str(path), lock_obj=_FileLock(path))  # type: ignore[arg-type]
@@ -93,7 +93,7 @@ def _is_optunas(exception: BaseException) -> bool:
     return False
 
 
-def _damaged(path: Path) -> StudyError:
+def _damage_error(path: Path) -> StudyError:
     return StudyError(
         str(path),
         "a line of this journal is damaged",

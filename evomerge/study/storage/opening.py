@@ -47,7 +47,7 @@ def storage_file(url: str) -> Path | None:
     journal = _journal_path(url)
     if journal is not None:
         return journal
-    parsed = _parsed(url)
+    parsed = _parse_url(url)
     return Path(parsed.database) if parsed.drivername == "sqlite" and parsed.database else None
 
 
@@ -88,7 +88,7 @@ def _open_journal(url: str, path: Path, *, create: bool) -> Storage:
 
 
 def _open_database(url: str, *, create: bool) -> Storage:
-    parsed = _parsed(url)
+    parsed = _parse_url(url)
     secrets = [str(parsed.password)] if parsed.password else []
     secrets += [str(v) for k, v in parsed.query.items() if "password" in k.lower()]
     with guarded(redact(url), secrets):
@@ -108,7 +108,7 @@ def _open_database(url: str, *, create: bool) -> Storage:
         return Storage(log, redact(url), secrets)
 
 
-def _parsed(url: str) -> URL:
+def _parse_url(url: str) -> URL:
     """The ``url`` of a database, with its driver.
 
     Raises:

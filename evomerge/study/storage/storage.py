@@ -76,11 +76,11 @@ class Storage:
 
     def set_attribute(self, name: str, key: str, value: Any) -> None:
         """Sets one user attribute of the study, fenced."""
-        self._fenced(name, lambda _: self._log.set_attribute(name, key, value))
+        self._write_fenced(name, lambda _: self._log.set_attribute(name, key, value))
 
     def add_trial(self, name: str, row: StorageRow) -> int:
         """Writes a finished trial, fenced; its number."""
-        return self._fenced(name, lambda again: self._log.add_trial(name, row, again=again))
+        return self._write_fenced(name, lambda again: self._log.add_trial(name, row, again=again))
 
     def beat(self, name: str, key: str, value: str) -> None:
         """Sets a system attribute, fenced, with one attempt; for another thread than the one that writes."""
@@ -101,7 +101,7 @@ class Storage:
         """Releases connections; may be called twice."""
         self._log.close()
 
-    def _fenced(self, name: str, write: Callable[[bool], T]) -> T:
+    def _write_fenced(self, name: str, write: Callable[[bool], T]) -> T:
         """``write`` between two looks at the lease.
 
         The first keeps a deposed driver from writing at all. The second finds out who was deposed meanwhile:

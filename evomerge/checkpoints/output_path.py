@@ -31,7 +31,7 @@ def output_path(path: Path) -> Path:
     """``path`` as it is written to: absolute, ``~`` and ``..`` resolved, links above it too, but not itself.
 
     Raises:
-        OutputError: It cannot be a path, or names the home folder of nobody.
+        OutputError: It cannot be a path, or names a home folder that does not exist.
     """
     try:
         whole = Path(os.path.expanduser(path)).absolute()  # noqa: PTH111 (leaves an unknown ~name as it is)

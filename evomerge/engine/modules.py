@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from evomerge.engine.stored import is_embedding
+from evomerge.engine.optional_tensors import is_embedding
 from evomerge.errors import RecipeError, did_you_mean
 from evomerge.recipe import Parameters, Recipe, Slice, Source
 

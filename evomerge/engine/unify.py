@@ -10,27 +10,27 @@ from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.checkpoints.renamed import Origin, renamed
 from evomerge.engine.configuration import is_tied
 from evomerge.engine.model_names import ModelNames
+from evomerge.engine.optional_tensors import is_embedding, is_left_out
 from evomerge.engine.spelling import Spelled, is_stacked, spelled, unwrapped
-from evomerge.engine.stored import is_embedding, is_left_out
 from evomerge.engine.ties import Ties
 from evomerge.errors import CheckpointError
 
-__all__ = ["Alike", "made_alike"]
+__all__ = ["UnifiedModels", "unify"]
 
 _LISTED = 8
 
 
 @dataclass(frozen=True)
-class Alike:
+class UnifiedModels:
     """Checkpoints whose tensors have the names of the config source's, and what is worth a warning."""
 
     checkpoints: Mapping[str, Checkpoint]
     warnings: tuple[str, ...] = ()
 
 
-def made_alike(
+def unify(
     checkpoints: Mapping[str, Checkpoint], config_source: str, *, drop_equal: bool = False
-) -> Alike:
+) -> UnifiedModels:
     """``checkpoints`` in the spelling of ``config_source``; the same objects where nothing has to change.
 
     Experts that a file stacks, and transformers saves one by one, are one by one in the result, so that
@@ -45,11 +45,11 @@ def made_alike(
         plain[model], warning = unwrapped(model, checkpoint)
         warnings += [warning] if warning is not None else []
     if not _may_differ(plain):
-        return Alike(plain, tuple(warnings))
+        return UnifiedModels(plain, tuple(warnings))
     try:
         names = ModelNames.of(plain[config_source].config)
     except CheckpointError:  # the models are compared by their names as they are
-        return Alike(plain, tuple(warnings))
+        return UnifiedModels(plain, tuple(warnings))
     models = {model: Spelled(checkpoint, names) for model, checkpoint in plain.items()}
     ties = Ties(models, config_source)
     is_changed = ties.settle(drop_equal=drop_equal)
@@ -61,13 +61,13 @@ def made_alike(
     ]
     is_changed |= any(own.is_split or own.wrapper for own in models.values())
     if not is_changed and _are_equal(plain):
-        return Alike(plain, tuple(warnings))
+        return UnifiedModels(plain, tuple(warnings))
     lead = models[config_source]
     _save_names(lead, names)
     views = {model: _view(lead, other) for model, other in models.items()}
     if ties.config is not plain[config_source].config:
         views[config_source].config = dict(ties.config)
-    return Alike(views, (*warnings, *ties.warnings))
+    return UnifiedModels(views, (*warnings, *ties.warnings))
 
 
 def _without_unused(models: Mapping[str, Spelled], names: ModelNames) -> list[str]:
