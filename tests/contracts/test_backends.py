@@ -14,6 +14,7 @@ from support import ROOT, ZOO
 
 from evomerge.backends.registry import BACKENDS, resident_model
 from evomerge.backends.resident import ModelSettings, ResidentModel
+from evomerge.backends.transformers_lm import LoadedModel
 from evomerge.engine.export import merge_to_disk
 from evomerge.engine.sources import open_sources
 from evomerge.errors import CandidateError, CheckpointError, FailureKind, RecipeError, UserError
@@ -97,6 +98,22 @@ def test_its_fingerprint_and_its_scores_are_those_of_the_merge_on_disk(
     assert model.load(RECIPES[name]) == written.fingerprint
     exported.load(passthrough("out"))
     assert evaluator.score(model, ALL) == evaluator.score(exported, ALL)
+
+
+@pytest.mark.parametrize("name", ["ties", "deeper"])
+def test_its_answers_are_those_of_transformers_for_the_merged_folder(
+    name: str, make: Make, evaluator: Evaluator, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    merge_to_disk(RECIPES[name], open_sources(MODELS), tmp_path / "out")
+    model = make()
+    model.load(RECIPES[name])
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="float32")
+    theirs = evaluator.score(LoadedModel(plain, AutoTokenizer.from_pretrained(tmp_path / "out")), ALL)
+    for ours, task in zip(evaluator.score(model, ALL).tasks, theirs.tasks, strict=True):
+        values = [item.value for item in task.items]
+        assert [item.value for item in ours.items] == pytest.approx(values, rel=1e-3)
 
 
 def test_without_a_dtype_it_calculates_in_that_of_the_merge(make: Make, evaluator: Evaluator) -> None:
