@@ -85,7 +85,7 @@ def test_a_worker_that_dies_while_it_waits_for_new_jobs_counts_against_none(make
         seen.append(outcome)
         if len(seen) == 1:
             os.kill(int(outcome.fingerprint or ""), signal.SIGKILL)
-            time.sleep(_ray_pool._GREET_AFTER_S + 0.5)
+            time.sleep(_ray_pool._PING_AFTER_S + 0.5)
             queue.append(job("score:1"))
     assert [(o.failure, o.attempts) for o in seen] == [(None, 1)] * 2
 
