@@ -33,6 +33,7 @@ __all__ = [
     "parse_config",
     "tied_head",
     "ties_embeddings",
+    "unneeded_names",
 ]
 
 
@@ -79,6 +80,18 @@ def names_in_files(config: Mapping[str, Any], names: Iterable[str]) -> dict[str,
     except CheckpointError:
         return {}
     return {target.weight: name for name, target in loaded.items() if not target.is_converted}
+
+
+def unneeded_names(config: Mapping[str, Any], names: Iterable[str]) -> frozenset[str]:
+    """Those of ``names``, all of one model, that transformers does not load into a weight.
+
+    None where it cannot tell.
+    """
+    try:
+        model = ModelNames.of(config)
+    except CheckpointError:
+        return frozenset()
+    return frozenset(n for n, target in model.loaded(names).items() if target.weight not in model.weights)
 
 
 def tied_head(config: Mapping[str, Any]) -> tuple[str, str, bool] | None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from evomerge.checkpoints.checkpoint import Checkpoint, LeftOut, TensorInfo, dtype_name
-from evomerge.engine.compatibility import check_extra, check_inputs, check_modules, unused_tensors
+from evomerge.engine.compatibility import check_modules, check_same_tensors, check_shapes, unused_tensors
 from evomerge.engine.configuration import Origin, layer_count, resize, resize_module
 from evomerge.engine.dtypes import common_dtype, dtype_of, promoted_dtype
 from evomerge.engine.layer_kinds import check_layer_kinds, with_lists
@@ -38,8 +38,9 @@ def plan_merge(recipe: Recipe, alignment: Alignment) -> MergePlan:
     slots = list(layout.slots())
     names = [slot.name for slot in slots]
     operands = [slot.operands(method) for slot in slots]
-    check_inputs(zip(names, (o.inputs for o in operands), strict=True), layout.checkpoints)
-    check_extra(layout, names)
+    inputs_of = dict(zip(names, (o.inputs for o in operands), strict=True))
+    check_same_tensors(layout, inputs_of)
+    check_shapes(inputs_of.items(), layout.checkpoints)
     of_sources = dict.fromkeys(i.tensor for o in operands for i in o.inputs)
     warnings += check_filters(recipe, tuple(dict.fromkeys([*names, *of_sources])))
     tensors = tuple(
