@@ -10,7 +10,7 @@ from evomerge.engine.ignored import pattern_for
 from evomerge.engine.layers import comes_before_layers
 from evomerge.engine.layout import Layout, Operands
 from evomerge.engine.model_names import unneeded_names
-from evomerge.engine.modules import part_of
+from evomerge.engine.modules import module_of
 from evomerge.engine.plan import Input
 from evomerge.errors import CheckpointError
 
@@ -79,12 +79,14 @@ def check_modules(layout: Layout) -> None:
     Raises:
         CheckpointError: One has not, as a language model that is merged into an image encoder.
     """
-    for part in layout.parts:
-        for model in layout.merged_models(part) if part.name else ():
-            if not any(part_of(name, layout.parts) == part for name in layout.checkpoints[model].tensors):
+    for module in layout.modules:
+        for model in layout.merged_models(module) if module.name else ():
+            if not any(
+                module_of(name, layout.modules) == module for name in layout.checkpoints[model].tensors
+            ):
                 raise CheckpointError(
                     model,
-                    f"has no tensors of the module {part.name}",
+                    f"has no tensors of the module {module.name}",
                     "List it only in modules that it has.",
                 )
 
@@ -106,12 +108,12 @@ def check_same_tensors(layout: Layout, inputs_of: Mapping[str, Sequence[Input]])
     }
     extra = {
         (name, model): None
-        for part in layout.parts
-        for model in layout.merged_models(part)
-        if part.models is not None
+        for module in layout.modules
+        for model in layout.merged_models(module)
+        if module.models is not None
         for name in layout.checkpoints[model].tensors
         if name not in inputs_of
-        and part_of(name, layout.parts) in (part, None)
+        and module_of(name, layout.modules) in (module, None)
         and not layout.is_left_out(name)
     }
     listings = [

@@ -59,7 +59,7 @@ def row_document(row: Row) -> dict[str, Any]:
 
 def search_text(search: SearchSpec, dimensions: Sequence[Dimension]) -> str:
     """How a study is searched, on one line; the population is that of the first generation."""
-    fields = search.shown(dimensions)
+    fields = search.with_defaults(dimensions)
     del fields["top_k"]  # of what comes after the search
     parts = [f"Search: {fields.pop('sampler')}", f"{fields.pop('trials')} candidates"]
     warm_start = fields.pop("warm_start", None)

@@ -135,7 +135,7 @@ class Run:
                 top_k=experiment.spec.search.top_k,
                 lag=experiment.spec.search.lag,
             )
-            executor = make_executor(experiment, self._checked.scored)
+            executor = make_executor(experiment, self._prepared.scored)
             try:
                 watching = (*observers, *make_observers(experiment.spec.observers, experiment.folder))
                 result = search(plan, study, executor, watching, should_stop)
@@ -166,14 +166,14 @@ class Run:
             return export_trial(opened, chosen, path)
 
     @property
-    def _checked(self) -> Preflight:
+    def _prepared(self) -> Preflight:
         self.prepare()
         assert self._preflight is not None  # noqa: S101 (prepare sets it)
         return self._preflight
 
     @contextmanager
     def _writable_study(self) -> Iterator[Study]:
-        experiment, checked = self.experiment, self._checked
+        experiment, checked = self.experiment, self._prepared
         try:
             experiment.folder.mkdir(parents=True, exist_ok=True)
         except OSError as exception:

@@ -140,7 +140,7 @@ class _Run:
         self._begin(Phase.SEARCH, len(study.candidates()), plan.trials)
         self._propose(stream)
         for trial in self.scoring.run():
-            stream.finished(trial)
+            stream.note_recorded(trial)
             self._show(trial)
             while told := stream.tell():
                 self.observer.on_generation(told, self.meter.read())

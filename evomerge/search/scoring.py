@@ -63,7 +63,7 @@ class Scoring:
         self._study, self._executor, self._objective = study, executor, objective
         # A trial that was itself answered from another answers none: the first evaluation does.
         self._known = {t.recipe: t for t in reversed(study.trials()) if t.cached_from is None}
-        self._known |= {d: t for d, t in _taken_over(study, objective).items() if d not in self._known}
+        self._known |= {d: t for d, t in _read_taken_over(study, objective).items() if d not in self._known}
         self._ready: deque[Candidate] = deque()  # to be recorded without an evaluation
         self._queue: deque[Job] = deque()
         self._running: dict[str, Trial] = {}  # by the name of the job
@@ -118,7 +118,7 @@ class Scoring:
         )
 
 
-def _taken_over(study: Study, objective: Objective) -> dict[str, Trial]:
+def _read_taken_over(study: Study, objective: Objective) -> dict[str, Trial]:
     """What ``study`` took over from another one, by the digest of the recipe."""
     found = {}
     for digest, taken in () if study.warm_start is None else study.warm_start.results.items():

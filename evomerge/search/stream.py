@@ -113,7 +113,7 @@ class Stream:
         if not proposed and last.generation >= self._accepted:
             raise _drift(self.generation, len(self._open[0].recorded) if self._open else 0)
 
-    def finished(self, trial: Trial) -> None:
+    def note_recorded(self, trial: Trial) -> None:
         """A proposal taken from here has been recorded as ``trial``."""
         for generation in self._open:
             if generation.number == trial.generation:
@@ -155,14 +155,14 @@ class Stream:
             self._sampler.adopt(generation.vectors)
         elif generation.rounded:
             self._sampler.restate(generation.vectors)
-        self._sampler.tell([_told(v, t) for v, t in zip(generation.vectors, trials, strict=True)])
+        self._sampler.tell([_as_told(v, t) for v, t in zip(generation.vectors, trials, strict=True)])
         if self._sampler.run != run or not self._sampler.population:
             for ahead in self._open:
                 ahead.counts = False
             if self._open:
-                self._cut(self._open[-1])
+                self._end_generation(self._open[-1])
 
-    def _cut(self, last: _Generation) -> None:
+    def _end_generation(self, last: _Generation) -> None:
         """Ends a generation where the stream has got to, or with the last that is accepted of it."""
         kept = last.recorded if last.number < self._accepted else {}
         size = max(len(last.vectors), max(kept, default=-1) + 1)
@@ -182,20 +182,20 @@ class Stream:
             self._put(self._open[-1], vector)
         if not self._open and self._begun < self._accepted and self._study.generation(self._begun):
             self._begin()  # the sampler has converged where the study went on
-            self._cut(self._open[-1])
+            self._end_generation(self._open[-1])
             self._open[-1].foreign = True
 
     def _size(self, number: int) -> int:
-        recorded = self._recorded(number) if number < self._accepted else {}
+        recorded = self._recorded_vectors(number) if number < self._accepted else {}
         if number < self._closed:
             return len(recorded)
         return max(self._sampler.population, max(recorded, default=-1) + 1)
 
-    def _recorded(self, number: int) -> dict[int, Vector]:
+    def _recorded_vectors(self, number: int) -> dict[int, Vector]:
         return {t.index: t.vector for t in self._study.generation(number)}
 
     def _begin(self) -> None:
-        number, size, recorded = self._begun, self._size(self._begun), self._recorded(self._begun)
+        number, size, recorded = self._begun, self._size(self._begun), self._recorded_vectors(self._begun)
         self._begun += 1
         if recorded and max(recorded) >= size:
             raise _drift(number, size)
@@ -228,15 +228,15 @@ def open_stream(
         StudyError: The study is damaged, or too many candidates have failed.
     """
     try:
-        return _caught_up(make_sampler(plan, dimensions), lag, trials, study)
+        return _catch_up(make_sampler(plan, dimensions), lag, trials, study)
     except DriftError as drift:
         recorded = ([study.versions] + [d.versions for d in study.accepted_drifts])[-1]
-        raise _explained(drift, recorded, versions()) from None
+        raise _name_changes(drift, recorded, versions()) from None
 
 
-def _caught_up(sampler: Sampler, lag: int, trials: int, study: Study) -> Stream:
+def _catch_up(sampler: Sampler, lag: int, trials: int, study: Study) -> Stream:
     """A stream that was told every generation that is recorded whole, and so has compared all that is."""
-    study.closed(lag)  # is it damaged?
+    study.count_closed(lag)  # is it damaged?
     stream = Stream(sampler, lag, trials, study)
     while stream.tell():
         stream.refuse_mass_failure()
@@ -245,7 +245,7 @@ def _caught_up(sampler: Sampler, lag: int, trials: int, study: Study) -> Stream:
     return stream
 
 
-def _told(vector: Vector, trial: Trial) -> Told:
+def _as_told(vector: Vector, trial: Trial) -> Told:
     return Told(vector, () if trial.score is None else (trial.score,), failed=trial.score is None)
 
 
@@ -253,7 +253,7 @@ def _drift(generation: int, index: int) -> DriftError:
     return DriftError("study", f"the sampler proposes another g{generation}.{index} than the study recorded")
 
 
-def _explained(drift: DriftError, recorded: Mapping[str, str], now: Mapping[str, str]) -> DriftError:
+def _name_changes(drift: DriftError, recorded: Mapping[str, str], now: Mapping[str, str]) -> DriftError:
     """``drift`` with the libraries that changed."""
     changed = versions_text(differences(recorded, now))
     why = f"; since then these versions changed: {changed}." if changed else ", though no version changed."

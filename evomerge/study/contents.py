@@ -64,7 +64,7 @@ class Contents:
         """The candidates by generation, each by index; of the last ones some may be missing."""
         return tuple(self.generation(n) for n in range(max(self._generations, default=-1) + 1))
 
-    def closed(self, lag: int) -> int:
+    def count_closed(self, lag: int) -> int:
         """How many generations must be whole, as the last candidate is ``lag`` or more beyond their end.
 
         Raises:

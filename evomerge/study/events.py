@@ -57,14 +57,14 @@ def merge(trial: Trial, event: MoreItems) -> Trial:
     if trial.scores is None:
         raise ValueError("it has no scores")
     added = {(task.task, task.metric): task for task in event.scores.tasks}
-    tasks = tuple(_merged(task, added.pop((task.task, task.metric), None)) for task in trial.scores.tasks)
+    tasks = tuple(_merge_task(task, added.pop((task.task, task.metric), None)) for task in trial.scores.tasks)
     if added:
         raise ValueError(f"it was not scored on {next(iter(added))[0]!r}")
     scores = Scores(trial.scores.split, tasks)
     return replace(trial, values=event.values, scores=scores, basis=event.basis)
 
 
-def _merged(task: TaskScore, more: TaskScore | None) -> TaskScore:
+def _merge_task(task: TaskScore, more: TaskScore | None) -> TaskScore:
     if more is None:
         return task
     both = {item.item for item in task.items} & {item.item for item in more.items}

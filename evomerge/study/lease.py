@@ -113,7 +113,7 @@ class Lease:
         """
         with self._storage.exclusively(self._study):
             if self._storage.system_attribute(self._study, LEASE) != self._text:
-                raise self.lost()
+                raise self.lost_error()
             before = self._storage.system_attribute(self._study, EPOCHS) or []
             now = [*before, [self._holder.token, first]]
             self._storage.set_system_attribute(self._study, EPOCHS, now)
@@ -128,7 +128,7 @@ class Lease:
         with contextlib.suppress(StudyError):
             self._storage.release(self._study, self._text, RELEASED)
 
-    def lost(self) -> StudyError:
+    def lost_error(self) -> StudyError:
         """What to raise when a write found that another driver has the study."""
         other = holder_of(self._storage, self._study)
         return StudyError(
@@ -160,9 +160,9 @@ class Lease:
         mine = self._holder
         if other.machine == mine.machine:
             # A second driver in this very process replaces the first, which then refuses to write.
-            if other.pid == mine.pid or _started(other.pid) != other.started:
+            if other.pid == mine.pid or _start_time(other.pid) != other.started:
                 return True
-            raise self._taken(other, "it is running")
+            raise self._taken_error(other, "it is running")
         return False
 
     def _watch(self, other: Holder) -> None:
@@ -183,9 +183,9 @@ class Lease:
             if not self._moves():
                 return
         age = max(_age(self._storage, self._study, other), 0)
-        raise self._taken(other, f"its last sign of life came {age:.0f} s ago")
+        raise self._taken_error(other, f"its last sign of life came {age:.0f} s ago")
 
-    def _taken(self, other: Holder, sign: str) -> StudyError:
+    def _taken_error(self, other: Holder, sign: str) -> StudyError:
         return StudyError(
             f"study {self._study!r} in {self._storage.url}",
             f"another driver is at work on it: {other}; {sign}",
@@ -253,7 +253,7 @@ def driver_of(storage: Storage, study: str) -> Driver | None:
         return None
     age = max(0.0, _age(storage, study, holder))
     here = holder.machine == _machine()
-    alive = _started(holder.pid) == holder.started if here else age <= DEAD_AFTER_S
+    alive = _start_time(holder.pid) == holder.started if here else age <= DEAD_AFTER_S
     return Driver(holder.host, holder.pid, holder.since, alive, age)
 
 
@@ -293,7 +293,7 @@ def _damage_error() -> StudyError:
 
 def _myself() -> Holder:
     pid = os.getpid()
-    return Holder(uuid.uuid4().hex, _machine(), socket.gethostname(), pid, _started(pid), _now())
+    return Holder(uuid.uuid4().hex, _machine(), socket.gethostname(), pid, _start_time(pid), _now())
 
 
 def _now() -> str:
@@ -309,7 +309,7 @@ def _machine() -> str:
         return socket.gethostname()
 
 
-def _started(pid: int) -> str:
+def _start_time(pid: int) -> str:
     """When process ``pid`` was started, in the machine's own count; empty if there is none."""
     if Path("/proc/self/stat").exists():
         try:

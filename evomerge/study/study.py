@@ -292,7 +292,7 @@ class Study(Contents):
         try:
             yield self._lease
         except LeaseLost:
-            raise self._lease.lost() from None
+            raise self._lease.lost_error() from None
 
     def _load(self, document: Mapping[str, Any] | None, metrics: Sequence[str]) -> None:
         names = self._storage.study_names()

@@ -123,7 +123,7 @@ class Pool:
         for _ in range(self.count - len(self.slots)):
             self._start_worker()
 
-    def answered(self) -> list[Slot]:
+    def wait_for_answers(self) -> list[Slot]:
         """Waits for answers; the slots that have one, or none if a deadline comes first."""
         busy = [slot for slot in self.slots if slot.call is not None]
         until = min((slot.deadline for slot in busy), default=math.inf)

@@ -157,7 +157,7 @@ class RayExecutor:
 
     def _step(self, tasks: _Tasks) -> list[Outcome]:
         """Waits for an answer or a deadline; the outcomes of what this finished."""
-        answered = self._pool.answered()
+        answered = self._pool.wait_for_answers()
         # Only when no answer is waiting: a driver that was busy elsewhere must not call its workers late.
         advanced = [self._advance(slot, tasks) for slot in answered] or self._give_up_overdue(tasks)
         return [outcome for outcome in advanced if outcome]
@@ -193,7 +193,7 @@ class RayExecutor:
             tasks.again.append(task)
             return None
         reason = f"{task.deaths} workers died while they ran it; the last one: {cause}"
-        return _failed(task, FailureKind.WORKER_DIED, reason, attempts=task.deaths)
+        return _failure(task, FailureKind.WORKER_DIED, reason, attempts=task.deaths)
 
     def _give_up_overdue(self, tasks: _Tasks) -> list[Outcome]:
         """Ends what has run out of time: jobs fail, and starts are no longer waited for."""
@@ -206,9 +206,9 @@ class RayExecutor:
     def _time_out(self, slot: Slot, task: _Task) -> Outcome:
         self._pool.replace(slot)
         reason = f"not finished after {self.timeout_s:g} seconds"
-        return _failed(task, FailureKind.TIMEOUT, reason, attempts=task.deaths + 1)
+        return _failure(task, FailureKind.TIMEOUT, reason, attempts=task.deaths + 1)
 
 
-def _failed(task: _Task, kind: FailureKind, reason: str, attempts: int) -> Outcome:
+def _failure(task: _Task, kind: FailureKind, reason: str, attempts: int) -> Outcome:
     _log.warning("Job %s failed: %s", task.job.key, reason)
     return Outcome(task.job.key, None, Failure(kind, reason), None, Seconds(), attempts)

@@ -9,7 +9,7 @@ What pycma does that this module has to answer for:
     - flat fitness ends it after one generation, though accuracies are steps: those limits are raised;
     - a bound that is not an interval is an error: dimensions with one value stay outside;
     - its mean is the weighted mean of what it is told, so points drawn from an older state (a lag) would
-      pull it back to where it was then: they are moved first (``_moved``).
+      pull it back to where it was then: they are moved first (``_move_halfway``).
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class CmaEs(Sampler):
         strategy = self._strategy
         if strategy is None or count < 1:  # pycma takes none for a whole population
             return []
-        with self._private.installed():
+        with self._private.swap_in():
             points = strategy.ask(count)
         self._has_drawn = True
         vectors = [self._outer(point) for point in points]
@@ -160,7 +160,7 @@ class CmaEs(Sampler):
         # Adopted ones may come after convergence, or be too few to learn from.
         if self._strategy is None or len(drawn) < max(3, self._strategy.sp.weights.mu):
             return
-        with self._private.installed():
+        with self._private.swap_in():
             if not self._has_drawn:
                 self._strategy.ask(1)  # pycma refuses a second telling without one
             self._has_drawn = False
@@ -172,9 +172,9 @@ class CmaEs(Sampler):
 
     def _points(self, told: Sequence[_Drawn]) -> list[Points]:
         lagged = any(d.state not in (None, self._strategy.countiter) for d in told)
-        return [self._moved(d) for d in told] if lagged else [d.point for d in told]
+        return [self._move_halfway(d) for d in told] if lagged else [d.point for d in told]
 
-    def _moved(self, drawn: _Drawn) -> Points:
+    def _move_halfway(self, drawn: _Drawn) -> Points:
         """The point half-way to where it would be had it been drawn from the mean of today, by today's step.
 
         Told where it was drawn, it pulls the mean back; moved all the way, the same step is made again and
@@ -223,7 +223,7 @@ class CmaEs(Sampler):
             "verbose": -10,  # below -9, pycma also looks for no file of signals
             "verb_log": 0,
         }
-        with self._private.installed():
+        with self._private.swap_in():
             self._strategy = _pycma().CMAEvolutionStrategy(start, self._settings.sigma, options)
             # inject() wants points before pycma's own map into the bounds
             preimage = self._strategy.boundary_handler.inverse
@@ -268,7 +268,7 @@ class _LegacyStream:
         self._state: Any = np.random.RandomState(np.random.MT19937(np.random.SeedSequence(seed))).get_state()
 
     @contextmanager
-    def installed(self) -> Iterator[None]:
+    def swap_in(self) -> Iterator[None]:
         """Swaps the states on entry and back on exit."""
         foreign = np.random.get_state()  # noqa: NPY002
         np.random.set_state(self._state)  # noqa: NPY002

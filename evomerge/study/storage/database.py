@@ -34,12 +34,12 @@ _CREATION_PAUSES_S = (0.1, 0.2, 0.4, 0.8)
 def open_database(url: URL) -> OptunaLog:
     """The database at ``url``; its tables are made if they are missing."""
     is_file = url.drivername == "sqlite"
-    storage = _made(url, _sqlite_options() if is_file else _postgres_options())
+    storage = _make_storage(url, _sqlite_options() if is_file else _postgres_options())
     exclusive = _file_exclusive(url.database) if is_file else _server_exclusive(storage.engine)
     return OptunaLog(storage, exclusive)
 
 
-def _made(url: URL, options: Mapping[str, Any]) -> RDBStorage:
+def _make_storage(url: URL, options: Mapping[str, Any]) -> RDBStorage:
     """Optuna's storage, whose tables are made if they are missing."""
     text = url.render_as_string(hide_password=False)
     # It looks first and makes then: of drivers that start at once, one may find that another was faster.

@@ -10,11 +10,11 @@ from evomerge.errors import StudyError
 from evomerge.study.storage.retry import root
 from evomerge.study.storage_row import SENSELESS
 
-__all__ = ["clean", "guarded"]
+__all__ = ["clean", "translate_errors"]
 
 
 @contextmanager
-def guarded(
+def translate_errors(
     url: str,
     secrets: Sequence[str],
     damage: Callable[[BaseException], StudyError | None] = lambda _: None,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evomerge.errors import StudyError
-from evomerge.study.storage.failures import clean, guarded
+from evomerge.study.storage.failures import clean, translate_errors
 from evomerge.study.storage.foreign import refuse_foreign_database, refuse_foreign_journal
 from evomerge.study.storage.retry import retry, root
 from evomerge.study.storage.storage import Storage
@@ -60,7 +60,7 @@ def refuse_foreign(url: str) -> None:
     path = storage_file(url)
     if path is None:
         return
-    with guarded(redact(url), ()):
+    with translate_errors(redact(url), ()):
         (refuse_foreign_database if _journal_path(url) is None else refuse_foreign_journal)(path)
 
 
@@ -78,7 +78,7 @@ def _journal_path(url: str) -> Path | None:
 
 
 def _open_journal(url: str, path: Path, *, create: bool) -> Storage:
-    with guarded(redact(url), ()):
+    with translate_errors(redact(url), ()):
         _prepare_file(path, create=create)
         refuse_foreign_journal(path)
         _quiet()
@@ -91,7 +91,7 @@ def _open_database(url: str, *, create: bool) -> Storage:
     parsed = _parse_url(url)
     secrets = [str(parsed.password)] if parsed.password else []
     secrets += [str(v) for k, v in parsed.query.items() if "password" in k.lower()]
-    with guarded(redact(url), secrets):
+    with translate_errors(redact(url), secrets):
         if parsed.drivername == "sqlite" and parsed.database:
             _prepare_file(Path(parsed.database), create=create)
             refuse_foreign_database(Path(parsed.database))

@@ -75,7 +75,7 @@ class OptunaLog:
         """All finished trials, in the order they were written; parameters are not read."""
         stored = self.optuna_storage.get_all_trials(self._id(name), deepcopy=False)
         self._next[name] = len(stored)
-        return [_row(trial) for trial in stored]
+        return [_storage_row(trial) for trial in stored]
 
     def add_trial(self, name: str, row: StorageRow, *, again: bool) -> int:
         """Writes a finished trial in one transaction; its number.
@@ -88,7 +88,7 @@ class OptunaLog:
             known = len(self.trials(name))
         number = self._find(name, row, known, None) if again else None
         if number is None:
-            trial = self.optuna_storage.create_new_trial(self._id(name), template_trial=_frozen(row))
+            trial = self.optuna_storage.create_new_trial(self._id(name), template_trial=_frozen_trial(row))
             written = self.optuna_storage.get_trial_number_from_id(trial)
             first = self._find(name, row, known, written)
             number = written if first is None else first
@@ -124,12 +124,12 @@ class OptunaLog:
         return None
 
 
-def _row(trial: FrozenTrial) -> StorageRow:
+def _storage_row(trial: FrozenTrial) -> StorageRow:
     values = None if trial.values is None else tuple(trial.values)
     return StorageRow({}, values, trial.user_attrs, trial.system_attrs, number=trial.number)
 
 
-def _frozen(row: StorageRow) -> FrozenTrial:
+def _frozen_trial(row: StorageRow) -> FrozenTrial:
     if any(math.isnan(value) for value in row.values or ()):
         raise ValueError("a value must be a number")
     # Of pruned trials Optuna keeps the values, but never calls one of them the best.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from evomerge.study.storage.failures import clean, guarded
+from evomerge.study.storage.failures import clean, translate_errors
 from evomerge.study.storage.retry import retry, root
 from evomerge.study.storage_row import LEASE, LeaseLost, StorageRow
 
@@ -84,14 +84,14 @@ class Storage:
 
     def beat(self, name: str, key: str, value: str) -> None:
         """Sets a system attribute, fenced, with one attempt; for another thread than the one that writes."""
-        with self._guarded():
+        with self._translate_errors():
             self._check(name)
             self._log.set_system_attribute(name, key, value)
 
     def release(self, name: str, lease: str, released: str) -> None:
         """Sets the lease to ``released`` if it is still ``lease``, with one attempt."""
         self.hold(name, None)
-        with self._guarded():
+        with self._translate_errors():
             self._log.recover()
             with self._log.exclusive(name):
                 if self._log.system_attribute(name, LEASE) == lease:
@@ -123,10 +123,10 @@ class Storage:
                 self._log.recover()
             return operation(again)
 
-        with self._guarded():
+        with self._translate_errors():
             return retry(attempt, lambda e: clean(str(root(e)), self._secrets))
 
     @contextmanager
-    def _guarded(self) -> Iterator[None]:
-        with guarded(self.url, self._secrets, self._log.damage):
+    def _translate_errors(self) -> Iterator[None]:
+        with translate_errors(self.url, self._secrets, self._log.damage):
             yield
