@@ -25,7 +25,7 @@ def command(
         bool, typer.Option("--markdown", help="Print the leaderboard alone, as a Markdown table.")
     ] = False,
 ) -> None:
-    """Show how far a study is, who works on it, and its leaderboard."""
+    """Show the progress of a study, its driver and its leaderboard."""
     from evomerge.report.tables import (
         drift_text,
         driver_text,

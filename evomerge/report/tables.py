@@ -58,7 +58,7 @@ def row_document(row: Row) -> dict[str, Any]:
 
 
 def search_text(search: SearchSpec, dimensions: Sequence[Dimension]) -> str:
-    """How a study is searched, on one line; the population is that of the first generation."""
+    """The settings of a search on one line; the population is that of the first generation."""
     fields = search.with_defaults(dimensions)
     del fields["top_k"]  # of what comes after the search
     parts = [f"Search: {fields.pop('sampler')}", f"{fields.pop('trials')} candidates"]
@@ -70,7 +70,7 @@ def search_text(search: SearchSpec, dimensions: Sequence[Dimension]) -> str:
 
 
 def driver_text(driver: Driver) -> str:
-    """Who works on a study, on one line."""
+    """The driver of a study, on one line."""
     who = f"process {driver.pid} on {driver.host}, since {driver.since} UTC"
     if driver.alive:
         return f"Driver: {who}; alive, last sign of life {driver.silent_s:.0f} s ago"

@@ -51,7 +51,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Found:
-    """What a search came to. ``winner`` is the best finalist on validation items, once there is one.
+    """The result of a search. ``winner`` is the best finalist on validation items, once there is one.
 
     ``leaderboard`` holds baselines, then finalists, the winner first; ``candidates`` counts all runs of the
     study, ``evaluated`` the jobs of this one (baselines, validation and test included).
@@ -102,7 +102,7 @@ class Run:
         )
 
     def prepare(self) -> tuple[str, ...]:
-        """Check what ``search`` needs, once; the warnings. ``search`` calls it if nobody has.
+        """Check what ``search`` needs, once; returns the warnings. ``search`` calls it if it was not called.
 
         Raises:
             UserError: The experiment cannot be searched.
@@ -115,7 +115,7 @@ class Run:
     def search(
         self, *, observers: Sequence[Observer] = (), should_stop: Callable[[], bool] = lambda: False
     ) -> Found:
-        """Search until the budget is spent; goes on where an earlier run of the same study ended.
+        """Search until the budget is spent; continues an earlier run of the same study.
 
         ``should_stop`` is asked between two results. Whatever ends the call, finished trials are kept.
 
@@ -191,6 +191,6 @@ class Run:
         ) as study:
             if self._warm is not None and not study.trials():
                 study.begin_from(self._warm)
-            # Not before: what is there may point to another study.
+            # Only now: a run.json that is there may name another study.
             write_run_file(experiment.folder, experiment)
             yield study

@@ -1,4 +1,4 @@
-"""Candidates become trials: evaluated by a worker, or answered from an equal recipe."""
+"""Scores candidates: each becomes a trial, evaluated by a worker or answered from an equal recipe."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ __all__ = ["Candidate", "Scoring"]
 
 @dataclass(frozen=True)
 class Candidate:
-    """What is to become a trial: everything of it that is known before it is scored."""
+    """A trial before it is scored: everything that is known of it by then."""
 
     trial: Trial
     recipe: Recipe | None
-    """``None`` when the values make no recipe; then the trial holds the failure."""
+    """``None`` when the values do not give a valid recipe; then the trial holds the failure."""
 
     @classmethod
     def of_baseline(cls, baseline: Baseline, index: int) -> Candidate:
@@ -104,7 +104,7 @@ class Scoring:
         return recorded
 
     def _judge(self, trial: Trial, outcome: Outcome) -> Trial:
-        """``trial`` with what came out; a score that is not a number is a failure."""
+        """``trial`` with the outcome; a score that is not finite is a failure."""
         score = fitness_of(outcome.scores, self._objective)
         failed = score is None
         return replace(

@@ -54,7 +54,7 @@ class SearchSpec(BaseModel):
 
     @property
     def settings(self) -> SamplerSettings:
-        """Those of the sampler."""
+        """The settings of the sampler."""
         model = SAMPLERS[self.sampler].Settings
         return model.model_validate({name: getattr(self, name) for name in model.model_fields})
 
@@ -73,7 +73,7 @@ class SearchSpec(BaseModel):
     @model_validator(mode="wrap")
     @classmethod
     def _explain(cls, given: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """Says of a field that is not one of this sampler's whose it is."""
+        """Names the sampler that an unknown field belongs to, if there is one."""
         try:
             return handler(given)
         except ValidationError as exception:

@@ -1,4 +1,4 @@
-"""What a study holds, and questions about it."""
+"""The contents of a study, and queries over them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Contents:
 
     name: str
     url: str
-    """The storage, without a password: fit for messages."""
+    """The URL of the storage without a password, for messages."""
 
     def __init__(self, name: str, url: str) -> None:
         self.name = name
@@ -99,7 +99,7 @@ class Contents:
         return {n: r.scores for n, r in self.split_results(split).items() if r.scores is not None}
 
     def snapshot(self) -> dict[str, Any]:
-        """All that must be equal between a study that was killed and resumed and one that was not.
+        """Everything that must be equal between a study that was killed and resumed and one that was not.
 
         Plain JSON: ``trials`` (by generation and index), ``validation``, ``test``. Without numbers, times,
         attempts and the wording of failures.

@@ -1,4 +1,4 @@
-"""Which candidates next: strategies that draw and are told. All that they know, a replay can rebuild."""
+"""Samplers propose candidates and are told their values. Their state can be rebuilt by replay."""
 
 from evomerge.search.samplers.cma_es import CmaEs, CmaEsSettings
 from evomerge.search.samplers.interface import (

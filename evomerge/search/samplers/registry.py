@@ -1,4 +1,4 @@
-"""Samplers by name: how a class becomes one, and how one is made from a plan."""
+"""The registry of samplers: how a class is registered, and how a sampler is made from a plan."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ LOCK_SECONDS = 20
 times."""
 CONNECT_SECONDS = 10
 SILENCE_SECONDS = 30
-"""How long a database server may say nothing before its connection counts as lost."""
+"""How long a database server may stay silent before its connection counts as lost."""
 
 _CREATION_PAUSES_S = (0.1, 0.2, 0.4, 0.8)
 
@@ -42,7 +42,7 @@ def open_database(url: URL) -> OptunaLog:
 def _make_storage(url: URL, options: Mapping[str, Any]) -> RDBStorage:
     """Optuna's storage, whose tables are made if they are missing."""
     text = url.render_as_string(hide_password=False)
-    # It looks first and makes then: of drivers that start at once, one may find that another was faster.
+    # It looks before it creates them: of drivers that start at once, another one may have been faster.
     for pause in _CREATION_PAUSES_S:
         try:
             return RDBStorage(text, engine_kwargs=dict(options))

@@ -27,7 +27,7 @@ EXAMPLES = "Expected sqlite:///study.db, postgresql+psycopg://user@host/database
 
 
 def open_storage(url: str, *, create: bool) -> Storage:
-    """The storage at ``url``. With ``create``, what is missing is made, and a database that is away awaited.
+    """The storage at ``url``. With ``create``, missing files are created and servers waited for.
 
     Raises:
         StudyError: ``url`` is malformed, or what it names cannot be reached or read.
@@ -67,7 +67,7 @@ def refuse_foreign(url: str) -> None:
 def redact(url: str) -> str:
     """``url`` without a password, fit for messages."""
     hidden = re.sub(r"(?i)([?&][^=&]*password[^=&]*=)[^&]*", r"\1***", url)
-    # Greedy up to the last @: an unescaped @ or / may be part of the password.
+    # Up to the last @: an unescaped @ or / may be part of the password.
     return re.sub(r"(?s)(://[^:]*):.*@", r"\1:***@", hidden)
 
 
@@ -103,7 +103,7 @@ def _open_database(url: str, *, create: bool) -> Storage:
         def attempt(_: bool) -> OptunaLog:
             return open_database(parsed)
 
-        # Who only reads need not wait for a server; a search may be started while it restarts.
+        # A reader need not wait for a server; a search may be started while it restarts.
         log = retry(attempt, lambda e: clean(str(root(e)), secrets)) if create else open_database(parsed)
         return Storage(log, redact(url), secrets)
 

@@ -24,10 +24,10 @@ __all__ = ["OptunaLog"]
 
 
 class OptunaLog:
-    """The few operations that a study needs; nothing is retried here, and nothing fenced.
+    """The few operations that a study needs, without retries and without checks of the lease.
 
-    ``exclusive`` gives a lock by name that all processes with this storage share. ``damage`` is what to raise
-    where Optuna stumbles over a damaged file.
+    ``exclusive`` gives a lock by name that all processes with this storage share. ``damage`` returns what to
+    raise where Optuna fails because a file is damaged.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class OptunaLog:
         return tuple(sorted(str(s.study_name) for s in self.optuna_storage.get_all_studies()))
 
     def create_study(self, name: str, metrics: Sequence[str]) -> None:
-        """A study whose values are ``metrics``, higher is better; if it is there, only named."""
+        """Creates a study with values ``metrics``, higher is better; an existing one gets just the names."""
         with suppress(DuplicatedStudyError):  # by another driver, or by an attempt that seemed to have failed
             self.optuna_storage.create_new_study([StudyDirection.MAXIMIZE] * len(metrics), study_name=name)
         study = optuna.load_study(study_name=name, storage=self.optuna_storage)
