@@ -1,4 +1,4 @@
-"""A LoRA adapter over a model, shown as a checkpoint of its own.
+"""A LoRA adapter over a model, as a checkpoint of its own.
 
 The adapted weight is W + scale * B A, computed in float32 when it is read and never written to disk (Hu et
 al. 2021, arXiv:2106.09685; scale = alpha / r, or alpha / sqrt(r) if rank-stabilised, arXiv:2312.03732).
@@ -39,7 +39,7 @@ _COMPLETE = [*_FACTORS, *(factors | {"magnitude"} for factors in _FACTORS), {"ro
 
 
 def adapt(base: Checkpoint, folder: Path, architecture: Architecture = UNKNOWN) -> Checkpoint:
-    """The model that ``base`` and the PEFT adapter in ``folder`` make.
+    """The model ``base`` with the PEFT adapter in ``folder``.
 
     Adapters name modules, which the base's files may call otherwise: ``architecture`` is asked for their
     names there if any is unknown, and for the vocabulary if the adapter changes something outside the layers.
@@ -96,7 +96,7 @@ def _changes(
     base: Checkpoint,
     vocabulary: Vocabulary,
 ) -> dict[str, Change]:
-    """What the entries of the adapter say of each tensor of the base.
+    """The changes of the adapter by tensor of the base.
 
     Raises:
         CheckpointError: The base has no such tensor.

@@ -46,7 +46,7 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Architecture:
-    """What only the base's architecture tells; asked where the names alone do not.
+    """What only the base's architecture knows; asked where names alone do not suffice.
 
     ``in_files`` finds, for names of modules' weights, those in the base's files. ``configure`` is the
     configuration for another number of rows, or of a model whose head is not tied.
@@ -58,14 +58,14 @@ class Architecture:
 
 
 UNKNOWN = Architecture()
-"""Of which nothing is known but the names in its files."""
+"""An architecture of which only the names in its files are known."""
 
 
 @dataclass
 class ResolvedChanges:
-    """The changes of a base, and what became of its vocabulary.
+    """The changes of a base, and its vocabulary after them.
 
-    ``source`` is the tensor of the base that a change is of, where it is not the one of its name.
+    ``source`` is the tensor of the base that a change applies to, where it is not the one of the same name.
     """
 
     changes: dict[str, Change]
@@ -145,7 +145,7 @@ def _is_copy(copy: Tensor, weight: Tensor) -> bool:
 def _tie(
     config: Mapping[str, Any], resolved: ResolvedChanges, base: Checkpoint, vocabulary: Vocabulary
 ) -> None:
-    """Has the head follow the embedding, or gives it a tensor of its own."""
+    """Makes the head follow the embedding, or gives it a tensor of its own."""
     head, embedding = vocabulary.tied or ("", "")
     changes = resolved.changes
     of_head, of_embedding = changes.pop(head, Change()), changes.pop(embedding, Change())
@@ -180,7 +180,7 @@ def _is_followed(config: Mapping[str, Any], of_head: Change, of_embedding: Chang
 
 
 def _is_same(of_head: Change, of_embedding: Change) -> bool:
-    """Whether both changes make the same of one weight."""
+    """Whether both changes have the same result on one weight."""
     pairs = [(of_head.whole, of_embedding.whole)]
     head, embedding = of_head.parts, of_embedding.parts
     if "embedding_A" in embedding and "A" in head:  # an embedding's adapter is that of its transpose

@@ -1,4 +1,4 @@
-"""LoRA adapters over models and stages: names, vocabulary and tokenizer of what the two make."""
+"""LoRA adapters over models and stages: names, vocabulary and tokenizer of the adapted model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
 
 
 def with_adapter(base: Checkpoint, folder: Path) -> Checkpoint:
-    """The model that ``base`` and the adapter in ``folder`` make.
+    """The model ``base`` with the adapter in ``folder``.
 
     The tokenizer is the adapter's, if its folder holds one: it knows the tokens that were added.
 
@@ -48,7 +48,7 @@ def with_adapter(base: Checkpoint, folder: Path) -> Checkpoint:
 
 
 def adapter_alone(folder: Path) -> Checkpoint:
-    """The adapter in ``folder``, for a model that a recipe makes; it has a ``path`` and no tensors.
+    """The adapter in ``folder``, for a model that is a stage of a recipe; it has a ``path`` and no tensors.
 
     Raises:
         CheckpointError: There is no adapter.
@@ -94,7 +94,7 @@ def _is_one(base: Checkpoint, head: str, embedding: str) -> bool:
 
 
 def _configure(config: Mapping[str, Any], rows: int | None, is_untied: bool) -> dict[str, Any]:
-    """``config`` for ``rows`` tokens, and with a head of its own."""
+    """``config`` for ``rows`` tokens, untied where ``is_untied``."""
     changed: dict[str, Any] = copy.deepcopy(dict(config))
     parts: Sequence[Any] = text_parts(changed)
     for part in parts:
