@@ -39,7 +39,7 @@ def command(
 
     to_stdout = output == Path("-")
     if to_stdout and json_:
-        raise OutputError("-o", "standard output takes either the recipe or --json", "Name a file.")
+        raise OutputError("-o", "the recipe and --json cannot both go to standard output", "Name a file.")
     with open_study(study, storage) as opened:
         verdict = opened.verdict()
         pass_gate(verdict, fail_unless_better)

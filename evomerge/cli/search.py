@@ -35,7 +35,10 @@ __all__ = ["command"]
 def command(
     experiment: Annotated[Path, typer.Argument(help="The experiment file (YAML).")],
     trials: Annotated[
-        int | None, typer.Option(min=1, help="Candidates of all runs together; more than before goes on.")
+        int | None,
+        typer.Option(
+            min=1, help="Candidates of all runs together; a larger number continues a finished study."
+        ),
     ] = None,
     study: Annotated[
         str | None, typer.Option(help="Name of the study; the experiment's if not given.")
@@ -56,7 +59,7 @@ def command(
     ] = False,
     fail_unless_better: FailUnlessBetter = None,
 ) -> None:
-    """Search for the best merge; goes on where an earlier run of the same study ended."""
+    """Search for the best merge; continues an earlier run of the same study."""
     from evomerge.runs.experiment import Experiment
     from evomerge.runs.run import Run
 
@@ -77,7 +80,7 @@ def command(
 
 
 class _Search:
-    """One call of the command: shows how the search goes, and ends it in order on Ctrl-C."""
+    """One call of the command: shows progress, and ends the search cleanly on Ctrl-C."""
 
     def __init__(self, run: Run, *, quiet: bool) -> None:
         self._run = run
@@ -106,7 +109,7 @@ class _Search:
             return found
 
     def _successor(self, hint: str) -> str:
-        """``hint`` with the command that starts a study in place of this one."""
+        """``hint`` with the command that starts a successor of this study."""
         from evomerge.study.storage import redact
 
         experiment = self._run.experiment
@@ -150,8 +153,8 @@ class _Search:
             self._stop_asked = True
             if not self._quiet:
                 say(
-                    f"\n{name_of(number)}: finishing the candidate that is running; "
-                    "once more leaves at once and loses only that."
+                    f"\n{name_of(number)}: finishing the running candidate; "
+                    "a second signal stops at once, and only that candidate is lost."
                 )
 
         with handling(ask):
@@ -162,8 +165,8 @@ class _Search:
                 raise typer.Exit(STOPPED) from None
 
     def _say_how_to_go_on(self, text: str) -> None:
-        """Also where standard output is a document."""
-        (tell if self._quiet else console.print)(f"\n{text} Go on with:\n  {command_line()}")
+        """Print ``text`` and the command line, on standard error where standard output is a document."""
+        (tell if self._quiet else console.print)(f"\n{text} Continue with:\n  {command_line()}")
 
 
 def _next_steps(experiment: Experiment) -> None:

@@ -60,8 +60,8 @@ def row_document(row: Row) -> dict[str, Any]:
 
 
 def search_text(search: SearchSpec, dimensions: Sequence[Dimension]) -> str:
-    """How a study is searched, on one line; the population is that of the first generation."""
-    fields = search.shown(dimensions)
+    """The settings of a search on one line; the population is that of the first generation."""
+    fields = search.with_defaults(dimensions)
     del fields["top_k"]  # of what comes after the search
     parts = [f"Search: {fields.pop('sampler')}", f"{fields.pop('trials')} candidates"]
     warm_start = fields.pop("warm_start", None)
@@ -72,7 +72,7 @@ def search_text(search: SearchSpec, dimensions: Sequence[Dimension]) -> str:
 
 
 def driver_text(driver: Driver) -> str:
-    """Who works on a study, on one line."""
+    """The driver of a study, on one line."""
     who = f"process {driver.pid} on {driver.host}, since {driver.since} UTC"
     if driver.alive:
         return f"Driver: {who}; alive, last sign of life {driver.silent_s:.0f} s ago"

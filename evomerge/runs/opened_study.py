@@ -1,4 +1,4 @@
-"""Finding the study that a person means, and reading what it was made from."""
+"""Finding a study by the name, folder or file that a person gives, and reading its experiment."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["OpenedStudy", "open_study"]
 
 @dataclass(frozen=True)
 class OpenedStudy:
-    """A study with what its experiment says: how to judge, and how to write a trial's recipe."""
+    """A study with its experiment: how its trials are scored, and how their recipes are written."""
 
     study: Study
     fitness: Fitness
@@ -37,7 +37,7 @@ class OpenedStudy:
 
     @classmethod
     def of(cls, study: Study) -> Self:
-        """``study`` with what its document says; closed with it."""
+        """``study`` with the experiment of its document; closing it closes the study."""
         fitness, search = read_settings(study.document)
         return cls(study, Fitness.of(fitness), search)
 

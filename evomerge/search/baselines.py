@@ -1,4 +1,4 @@
-"""What a searched merge has to beat, and the points where a search starts."""
+"""The baselines of a search, and the points where it starts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _VOCABULARY = ("tokenizer_source", "tokenizer", "chat_template")
 
 @dataclass(frozen=True)
 class Baseline:
-    """A model that nobody searched for. ``name`` is unique within an experiment.
+    """A model to compare with: a parent, or a merge without search. ``name`` is unique in an experiment.
 
     ``is_parent``: one of the models that are merged, as it is.
     """
@@ -86,7 +86,7 @@ def _base_of(space: SearchSpace) -> str | None:
 
 
 def _plain(space: SearchSpace, fields: Sequence[str]) -> dict[str, Any]:
-    """Those fields of the document that are set and hold no hole."""
+    """Those fields of the document that are set and contain no hole."""
     holes = {hole.path[0] for hole in space.holes}
     return {f: space.document[f] for f in fields if space.document.get(f) is not None and f not in holes}
 
