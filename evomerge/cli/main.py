@@ -54,8 +54,8 @@ def _options(
 def main() -> None:
     """Run the command line.
 
-    Exit codes: 0 done; 1 a bug, with its traceback; 2 a user error, with one message; 130 stopped by Ctrl-C
-    or SIGTERM, to be resumed.
+    Exit codes: 0 done; 1 a bug, with its traceback; 2 a user error, with one message; 3 the winner is
+    not shown to be better (``--fail-unless-better``); 130 stopped by Ctrl-C or SIGTERM, to be resumed.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forks after threads would warn at each task
     try:

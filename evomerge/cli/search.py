@@ -22,6 +22,7 @@ from evomerge.cli._console import (
     warn,
     warn_of_trust,
 )
+from evomerge.cli._gate import FailUnlessBetter, pass_gate
 from evomerge.cli._signals import STOPPED, handling, name_of
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def command(
     json_: Annotated[
         bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")
     ] = False,
+    fail_unless_better: FailUnlessBetter = None,
 ) -> None:
     """Search for the best merge; continues an earlier run of the same study."""
     from evomerge.runs.experiment import Experiment
@@ -73,7 +75,8 @@ def command(
     }
     loaded = Experiment.load(experiment, {k: v for k, v in overrides.items() if v is not None})
     warn_of_trust(loaded.fitness)
-    _Search(Run(loaded), quiet=json_).run()
+    found = _Search(Run(loaded), quiet=json_).run()
+    pass_gate(found.verdict, fail_unless_better)
 
 
 class _Search:
@@ -85,7 +88,7 @@ class _Search:
         self._stop_asked = False
         self._searching = False
 
-    def run(self) -> None:
+    def run(self) -> Found:
         from evomerge.cli._progress import LiveProgress
         from evomerge.search.controller import Ending
         from evomerge.search.stream import DriftError
@@ -103,6 +106,7 @@ class _Search:
                 self._say_how_to_go_on("Stopped; nothing is lost.")
                 raise typer.Exit(STOPPED)
             self._report(found)
+            return found
 
     def _successor(self, hint: str) -> str:
         """``hint`` with the command that starts a successor of this study."""
@@ -118,15 +122,20 @@ class _Search:
 
     def _report(self, found: Found) -> None:
         from evomerge.report.tables import study_document
+        from evomerge.report.verdict_text import verdict_text
         from evomerge.search.controller import Ending
 
         if self._quiet:
             with self._run.study() as opened:
-                print_json(study_document(opened.study, found.leaderboard))
+                print_json(study_document(opened.study, found.leaderboard, found.verdict))
             return
         console.print()
         title = f"{self._run.experiment.name}: {found.candidates} candidates"
         console.print(leaderboard_table(found.leaderboard, title))
+        if found.verdict is not None:
+            console.print()
+        for sentence in () if found.verdict is None else verdict_text(found.verdict):
+            say(sentence)
         if found.ending is Ending.CONVERGED:
             console.print("The search converged before its budget was spent.")
         _next_steps(self._run.experiment)

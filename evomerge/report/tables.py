@@ -7,8 +7,10 @@ from dataclasses import asdict
 from typing import Any
 
 from evomerge.recipe import Dimension
+from evomerge.report.verdict_text import verdict_document
 from evomerge.search.leaderboard import Row
 from evomerge.search.search_section import SearchSpec
+from evomerge.search.verdict import Verdict
 from evomerge.study.study import AcceptedDrift, Driver, Study, Trial, versions_text
 
 __all__ = [
@@ -117,7 +119,7 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def study_document(study: Study, rows: Sequence[Row]) -> dict[str, Any]:
+def study_document(study: Study, rows: Sequence[Row], verdict: Verdict | None = None) -> dict[str, Any]:
     """What ``search --json`` and ``status --json`` print."""
     trials, driver = study.trials(), study.driver()
     return {
@@ -131,5 +133,6 @@ def study_document(study: Study, rows: Sequence[Row]) -> dict[str, Any]:
         "versions": study.versions,
         "accepted_drifts": [drift_document(d) for d in study.accepted_drifts],
         "leaderboard": [row_document(row) for row in rows],
+        "verdict": verdict_document(verdict),
         "trials": [trial_document(t) for t in trials],
     }

@@ -18,6 +18,7 @@ from evomerge.runs.run_folder import RUN_FILE
 from evomerge.search.baselines import baselines
 from evomerge.search.leaderboard import Row, leaderboard
 from evomerge.search.ranking import finalists, fitness_of, winner
+from evomerge.search.verdict import Verdict, verdict
 from evomerge.study.study import Study, Trial
 
 if TYPE_CHECKING:
@@ -62,6 +63,10 @@ class OpenedStudy:
     def winner(self) -> Trial | None:
         """The finalist with the best validation score; ``None`` before one is validated."""
         return winner(self.study, self.fitness, self.top_k)
+
+    def verdict(self) -> Verdict | None:
+        """What the search has shown; ``None`` before its winner has been scored on test items."""
+        return verdict(self.study, self.fitness, baselines(self.space), self.top_k)
 
     def unvalidated(self) -> tuple[int, int]:
         """Finalists without a result on validation items, and finalists."""

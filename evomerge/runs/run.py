@@ -25,6 +25,7 @@ from evomerge.runs.warm_starting import find_warm_start
 from evomerge.search.controller import Ending, SearchPlan, search
 from evomerge.search.leaderboard import Row, leaderboard
 from evomerge.search.observers import Observer, make_observers
+from evomerge.search.verdict import Verdict, verdict
 from evomerge.study.study import Study, Trial
 from evomerge.study.warm_start import WarmStart
 
@@ -53,13 +54,15 @@ class Check:
 class Found:
     """The result of a search. ``winner`` is the best finalist on validation items, once there is one.
 
-    ``leaderboard`` holds baselines, then finalists, the winner first; ``candidates`` counts all runs of the
+    ``leaderboard`` holds baselines, then finalists, the winner first; ``verdict`` says what
+    the test items show, once the winner was scored on them; ``candidates`` counts all runs of the
     study, ``evaluated`` the jobs of this one (baselines, validation and test included).
     """
 
     ending: Ending
     winner: Trial | None
     leaderboard: tuple[Row, ...]
+    verdict: Verdict | None
     candidates: int
     evaluated: int
 
@@ -135,14 +138,15 @@ class Run:
                 top_k=experiment.spec.search.top_k,
                 lag=experiment.spec.search.lag,
             )
-            executor = make_executor(experiment, self._prepared.scored)
+            executor = make_executor(self._prepared.experiment, self._prepared.scored)
             try:
                 watching = (*observers, *make_observers(experiment.spec.observers, experiment.folder))
                 result = search(plan, study, executor, watching, should_stop)
             finally:
                 executor.close()
             rows = leaderboard(study, fitness, plan.top_k)
-        return Found(result.ending, result.winner, rows, result.candidates, result.evaluated)
+            shown = verdict(study, fitness, plan.baselines, plan.top_k)
+        return Found(result.ending, result.winner, rows, shown, result.candidates, result.evaluated)
 
     def study(self) -> OpenedStudy:
         """The study as it is now, to be read and closed (a context manager).
@@ -183,7 +187,7 @@ class Run:
         with Study.open(
             experiment.storage,
             experiment.name,
-            document=experiment.document(checked.sources),
+            document=checked.experiment.document(checked.sources),
             dimensions=experiment.space.dimensions,
             free=FREE_FIELDS,
             scored=checked.scored,

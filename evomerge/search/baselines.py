@@ -18,10 +18,14 @@ _VOCABULARY = ("tokenizer_source", "tokenizer", "chat_template")
 
 @dataclass(frozen=True)
 class Baseline:
-    """A model to compare with: a parent, or a merge without search. ``name`` is unique in an experiment."""
+    """A model to compare with: a parent, or a merge without search. ``name`` is unique in an experiment.
+
+    ``is_parent``: one of the models that are merged, as it is.
+    """
 
     name: str
     recipe: Recipe
+    is_parent: bool = False
 
 
 def baselines(
@@ -48,7 +52,10 @@ def baselines(
             ties = [{"model": e, "parameters": {"weight": 1.0, "density": 0.5}} for e in experts]
             found.append(("ties", {"merge_method": "ties", "base_model": base, "models": ties, **merged}))
     names = _unique([name for name, _ in found])
-    return tuple(Baseline(n, parse_recipe(d)) for n, (_, d) in zip(names, found, strict=True))
+    return tuple(
+        Baseline(name, parse_recipe(document), is_parent=position < len(singles))
+        for position, (name, (_, document)) in enumerate(zip(names, found, strict=True))
+    )
 
 
 def starts(space: SearchSpace) -> tuple[tuple[float, ...], ...]:
