@@ -21,7 +21,7 @@ from evomerge.checkpoints.lora_change import Change
 from evomerge.checkpoints.lora_settings import is_listed
 from evomerge.errors import CheckpointError
 
-__all__ = ["UNKNOWN", "Architecture", "ResolvedChanges", "Vocabulary", "resolve_changes"]
+__all__ = ["UNKNOWN", "Architecture", "ResolvedChanges", "VocabularyTensors", "resolve_changes"]
 
 _HINT = "Is it for another base?"
 
@@ -32,7 +32,7 @@ def _no_names(names: Iterable[str]) -> Mapping[str, str]:  # noqa: ARG001
 
 
 @dataclass(frozen=True)
-class Vocabulary:
+class VocabularyTensors:
     """Which tensors have a row for each token, and the head that is tied to the embedding, if one is.
 
     ``tied`` is the name of the head, which the files need not have, and that of the embedding. The embedding
@@ -53,7 +53,7 @@ class Architecture:
     """
 
     in_files: Callable[[Iterable[str]], Mapping[str, str]] = _no_names
-    vocabulary: Callable[[], Vocabulary] = Vocabulary
+    vocabulary: Callable[[], VocabularyTensors] = VocabularyTensors
     configure: Callable[[int | None, bool], dict[str, Any]] | None = None
 
 
@@ -81,7 +81,7 @@ def resolve_changes(
     config: Mapping[str, Any],
     changes: dict[str, Change],
     base: Checkpoint,
-    vocabulary: Vocabulary,
+    vocabulary: VocabularyTensors,
 ) -> ResolvedChanges:
     """``changes`` with the copies compared, embeddings resized, and the head tied or not.
 
@@ -109,7 +109,7 @@ def resolve_changes(
 
 
 def _compare_copies(
-    folder: Path, name: str, change: Change, base: Checkpoint, source: str, vocabulary: Vocabulary
+    folder: Path, name: str, change: Change, base: Checkpoint, source: str, vocabulary: VocabularyTensors
 ) -> Tensor | None:
     """Compares the copies of the base's weight with it; one of another number of rows is returned."""
     resized = None
@@ -143,7 +143,7 @@ def _is_copy(copy: Tensor, weight: Tensor) -> bool:
 
 
 def _tie(
-    config: Mapping[str, Any], resolved: ResolvedChanges, base: Checkpoint, vocabulary: Vocabulary
+    config: Mapping[str, Any], resolved: ResolvedChanges, base: Checkpoint, vocabulary: VocabularyTensors
 ) -> None:
     """Makes the head follow the embedding, or gives it a tensor of its own."""
     head, embedding = vocabulary.tied or ("", "")
@@ -194,7 +194,9 @@ def _is_same(of_head: Change, of_embedding: Change) -> bool:
     )
 
 
-def _count_rows(folder: Path, resolved: ResolvedChanges, base: Checkpoint, vocabulary: Vocabulary) -> None:
+def _count_rows(
+    folder: Path, resolved: ResolvedChanges, base: Checkpoint, vocabulary: VocabularyTensors
+) -> None:
     """Check that all tensors of the vocabulary have one number of rows."""
     rows: dict[str, int] = {}
     for name in dict.fromkeys((*vocabulary.tensors, *(n for n in (resolved.untied,) if n is not None))):

@@ -15,7 +15,7 @@ from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.checkpoints.derived import DerivedFiles
 from evomerge.checkpoints.files import read_json
 from evomerge.checkpoints.lora import adapt
-from evomerge.checkpoints.lora_embeddings import Architecture, Vocabulary
+from evomerge.checkpoints.lora_embeddings import Architecture, VocabularyTensors
 from evomerge.engine.configuration import is_tied, text_parts
 from evomerge.engine.model_names import names_in_files, tied_head
 from evomerge.engine.vocabulary import embedding_tensors
@@ -67,11 +67,11 @@ def _in_files(base: Checkpoint, names: Iterable[str]) -> dict[str, str]:
     return {name: place for name, place in placed.items() if place in base.tensors}
 
 
-def _vocabulary(base: Checkpoint) -> Vocabulary:
+def _vocabulary(base: Checkpoint) -> VocabularyTensors:
     """The tensors of the base's vocabulary, and its head if that is the embedding."""
     tensors = embedding_tensors(base)
     if is_tied(base.config) is False:
-        return Vocabulary(tensors)
+        return VocabularyTensors(tensors)
     pair, is_shared = None, False
     known = tied_head(base.config)
     if known is not None:
@@ -81,8 +81,8 @@ def _vocabulary(base: Checkpoint) -> Vocabulary:
     elif len(tensors) == 1 and not tensors[0].endswith(_HEADS):
         pair = _HEADS[0], tensors[0]
     if pair is None or pair[1] not in base.tensors or not _is_one(base, *pair):
-        return Vocabulary(tensors)
-    return Vocabulary(tensors, pair, is_shared)
+        return VocabularyTensors(tensors)
+    return VocabularyTensors(tensors, pair, is_shared)
 
 
 def _is_one(base: Checkpoint, head: str, embedding: str) -> bool:
