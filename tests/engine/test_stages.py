@@ -166,13 +166,13 @@ def test_a_stage_with_a_hole_is_made_again_when_its_value_changes(folder: Path) 
 
 def test_a_tensor_in_the_cache_is_not_merged_twice(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
-    original = stages._StageFiles._merged
+    original = stages._StageFiles._merge
 
     def counting(self: Any, tensor: Any) -> Any:
         made.append(tensor.name)
         return original(self, tensor)
 
-    monkeypatch.setattr(stages._StageFiles, "_merged", counting)
+    monkeypatch.setattr(stages._StageFiles, "_merge", counting)
     merge(folder / "all.yml", folder / "out")
     assert len(made) == 2 * len(dict.fromkeys(made))  # 'half' and 'sparse' once each; 'half' is read twice
 
