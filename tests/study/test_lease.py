@@ -241,9 +241,8 @@ def test_a_process_id_that_now_belongs_to_another_process_is_no_living_driver(jo
     opened(journal).close()
     storage = open_storage(journal, create=True)
     alive = os.getppid()
-    holder = Holder(
-        "t", lease_module._machine(), "host", alive, lease_module._start_time(alive), "2026-01-01 00:00:00.000"
-    )
+    started = lease_module._start_time(alive)
+    holder = Holder("t", lease_module._machine(), "host", alive, started, "2026-01-01 00:00:00.000")
     storage.set_system_attribute("held", LEASE, json.dumps(asdict(holder)))
     with pytest.raises(StudyError, match=f"process {alive} on host, since 2026-01-01"):
         opened(journal)
