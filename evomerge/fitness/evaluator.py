@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import FitnessError, did_you_mean
+from evomerge.fitness.chat import template_digest
 from evomerge.fitness.items import ItemSet, Measure
-from evomerge.fitness.scored import ScoredDigest
+from evomerge.fitness.scored import CHAT_TEMPLATE, ScoredDigest
 from evomerge.fitness.scores import Scores, Split
 from evomerge.fitness.spec import FitnessSpec
 from evomerge.fitness.task_info import TaskInfo
@@ -60,13 +61,21 @@ class Evaluator:
             if count
         )
 
-    def digest(self) -> ScoredDigest:
+    def digest(self, tokenizers: Sequence[Any] = ()) -> ScoredDigest:
         """What decides the scores: items, prompts, targets, metrics; needs no model.
+
+        ``tokenizers`` are those of the models to be scored as far as they are known: of tasks that are asked
+        with chat templates, it takes their templates up.
 
         Raises:
             FitnessError: as ``describe``; also an item of which no request can be made.
         """
-        return ScoredDigest({task.info.task: task.digest() for task in self._tasks}, self.as_drawn)
+        found = {task.info.task: task.digest() for task in self._tasks}
+        for info in self.describe():
+            if info.chat is not None and info.chat.applied and tokenizers:
+                templates = dict.fromkeys(template_digest(info.chat, t) for t in tokenizers)
+                found[info.task] = found[info.task].having(CHAT_TEMPLATE, ", ".join(templates))
+        return ScoredDigest(found, self.as_drawn)
 
     def score(
         self,
