@@ -14,9 +14,10 @@ from typing import Any
 from evomerge.errors import FitnessError, did_you_mean
 from evomerge.fitness.chat_spec import ChatSettings
 from evomerge.fitness.scored import short_digest
+from evomerge.fitness.task_info import TaskInfo
 from evomerge.tokenizers.chat_templates import CHAT_TEMPLATES, is_jinja
 
-__all__ = ["ChatError", "ChatFormat", "Render", "as_json", "own_template", "template_digest"]
+__all__ = ["ChatError", "ChatFormat", "Render", "as_json", "chat_warnings", "own_template", "template_digest"]
 
 Render = Callable[..., str]
 """``render(messages, add_generation_prompt=True)``: what lm-eval's tasks take as ``chat_template``."""
@@ -33,8 +34,8 @@ _FIXED_DATE = (
 )
 """Stands before templates that ask for today's date: a prompt may not change from one day to the next.
 
-It is the date that Llama 3.1's template takes where there is no clock. Prints nothing: the newline after a block
-is dropped.
+It is the date that Llama 3.1's template takes where there is no clock. Prints nothing: the newline after a
+block is dropped.
 """
 
 _PROBE = "Answer the question."
@@ -135,6 +136,27 @@ def template_digest(settings: ChatSettings, tokenizer: Any) -> str:
         return short_digest(list(ChatFormat.of(settings, tokenizer, "").key))
     except ChatError:
         return "none"
+
+
+def chat_warnings(info: TaskInfo, tokenizer: Any) -> list[str]:
+    """What is worth a warning about the conversations of a task.
+
+    Raises:
+        ChatError: see ``ChatFormat.of``.
+    """
+    settings = info.chat
+    if settings is None or not settings.applied:
+        return []
+    template, where = _template(settings.template, tokenizer, info.task), f"task {info.task!r}"
+    told = []
+    if template != own_template(tokenizer):
+        told.append(
+            f"{where} is asked with another chat template than the merged model's own, which is exported: "
+            "chat_template in the recipe sets that"
+        )
+    if info.has_description and not ChatFormat.of(settings, tokenizer, info.task).shows_system():
+        told.append(f"{where}: its description is left out, as the chat template has no system role")
+    return told
 
 
 def _template(wanted: bool | str, tokenizer: Any, where: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import FitnessError, did_you_mean
-from evomerge.fitness.chat import template_digest
+from evomerge.fitness.chat import chat_warnings, own_template, template_digest
 from evomerge.fitness.items import ItemSet, Measure
 from evomerge.fitness.scored import CHAT_TEMPLATE, ScoredDigest
 from evomerge.fitness.scores import Scores, Split
@@ -54,12 +54,24 @@ class Evaluator:
         """
         splits = tuple(splits)
         cut = {task.info.task: task.check_requests(tokenizer, context, splits) for task in self._tasks}
-        return tuple(
+        told = [
             f"task {task!r}: {count} prompts are longer than the model's context of {context} tokens, so "
             "their beginning is dropped"
             for task, count in cut.items()
             if count
-        )
+        ]
+        for task in self._tasks:
+            told += chat_warnings(task.info, tokenizer)
+        if (
+            self.spec.chat is None
+            and all(t.chat is None for t in self.spec.tasks)
+            and own_template(tokenizer)
+        ):
+            told.append(
+                "the merged model has a chat template, and tasks are asked without it: set fitness.chat: true to "
+                "ask as its users do, or false"
+            )
+        return tuple(told)
 
     def digest(self, tokenizers: Sequence[Any] = ()) -> ScoredDigest:
         """What decides the scores: items, prompts, targets, metrics; needs no model.

@@ -97,6 +97,7 @@ class EvalTask:
             num_fewshot=self._examples.shots,
             examples=self._examples.source,
             items={split: len(positions) for split, positions in self._splits.items()},
+            has_description=bool(task.config.description),
             chat=self._chat,
         )
 

@@ -31,5 +31,7 @@ class TaskInfo:
     """Where they come from: ``none``, ``the train split``, ``search items``, ..."""
     items: Mapping[Split, int]
     """Number of items in each split."""
+    has_description: bool = False
+    """Whether a text stands in front of its examples; with chat, in the system role."""
     chat: ChatSettings | None = None
     """How its prompts are made into conversations; ``None``: they are not."""
