@@ -81,7 +81,6 @@ class TransformersLM(HFLM):  # type: ignore[misc]
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """As ``EvalLM.generate_until``."""
-        run = super().generate_until
         ends = [request.args[1].get("think_end_token") for request in requests]
         answers = [""] * len(requests)
         for end in dict.fromkeys(ends):
@@ -89,11 +88,16 @@ class TransformersLM(HFLM):  # type: ignore[misc]
             asked = [_plain(requests[place]) for place in places]
             self.think_end_token = end
             try:
-                found = self._halving(asked, lambda asked=asked: run(asked, disable_tqdm))
+                found = self._generate(asked, disable_tqdm)
             except _BadPromptError as error:
                 raise NonFiniteLogitsError(places[self._position(asked, error.tokens)]) from None
             for place, answer in zip(places, found, strict=True):
                 answers[place] = answer
+        return answers
+
+    def _generate(self, requests: Sequence[Any], disable_tqdm: bool) -> list[str]:
+        run = super().generate_until
+        answers: list[str] = self._halving(requests, lambda: run(requests, disable_tqdm))
         return answers
 
     def _halving(self, requests: Sequence[Any], run: Callable[[], Any]) -> Any:

@@ -147,14 +147,14 @@ def chat_warnings(info: TaskInfo, tokenizer: Any) -> list[str]:
     settings = info.chat
     if settings is None or not settings.applied:
         return []
-    template, where = _template(settings.template, tokenizer, info.task), f"task {info.task!r}"
-    told = []
-    if template != own_template(tokenizer):
+    where, told = f"task {info.task!r}", []
+    chat = ChatFormat.of(settings, tokenizer, info.task)
+    if _template(settings.template, tokenizer, "") != own_template(tokenizer):
         told.append(
             f"{where} is asked with another chat template than the merged model's own, which is exported: "
             "chat_template in the recipe sets that"
         )
-    if info.has_description and not ChatFormat.of(settings, tokenizer, info.task).shows_system():
+    if info.has_description and not chat.shows_system():
         told.append(f"{where}: its description is left out, as the chat template has no system role")
     return told
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import FitnessError, did_you_mean
-from evomerge.fitness.chat import chat_warnings, own_template, template_digest
+from evomerge.fitness.chat import ChatError, chat_warnings, own_template, template_digest
 from evomerge.fitness.items import ItemSet, Measure
 from evomerge.fitness.scored import CHAT_TEMPLATE, ScoredDigest
 from evomerge.fitness.scores import Scores, Split
@@ -62,15 +62,25 @@ class Evaluator:
         ]
         for task in self._tasks:
             told += chat_warnings(task.info, tokenizer)
-        if (
-            self.spec.chat is None
-            and all(t.chat is None for t in self.spec.tasks)
-            and own_template(tokenizer)
-        ):
+        if self._says_nothing_of_chat and own_template(tokenizer):
             told.append(
-                "the merged model has a chat template, and tasks are asked without it: set fitness.chat: true to "
-                "ask as its users do, or false"
+                "the merged model has a chat template, and tasks are asked without it: set fitness.chat: "
+                "true to ask as its users do, or false"
             )
+        return tuple(told)
+
+    def check_chat(self, tokenizers: Mapping[str, Any]) -> tuple[str, ...]:
+        """A warning for each baseline, by name, whose tokenizer has no chat template that tasks can use."""
+        told = []
+        for name, tokenizer in tokenizers.items():
+            try:
+                for task in self._tasks:
+                    chat_warnings(task.info, tokenizer)
+            except ChatError as error:
+                told.append(
+                    f"baseline {name!r} will fail: {error.reason}. fitness.chat.template with the name of a "
+                    "format, or Jinja text, is one for all models"
+                )
         return tuple(told)
 
     def digest(self, tokenizers: Sequence[Any] = ()) -> ScoredDigest:
@@ -118,6 +128,10 @@ class Evaluator:
             answer(lm, [request for task in self._tasks for request in task.requests(items, measure, lm)])
             tasks = tuple(task.score(items, measure, lm) for task in self._tasks)
         return Scores(items.split, tasks)
+
+    @property
+    def _says_nothing_of_chat(self) -> bool:
+        return self.spec.chat is None and all(task.chat is None for task in self.spec.tasks)
 
     @cached_property
     def _tasks(self) -> tuple[Task, ...]:

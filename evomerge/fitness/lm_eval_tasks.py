@@ -285,8 +285,8 @@ class EvalTask:
             raise ChatError(
                 self._where,
                 f"the chat template fails on item {self._names[position]} ({error.reason})",
-                "Is it made for such conversations? fewshot_as_multiturn: false puts the examples into one "
-                "turn; chat.template can name another.",
+                "Is it made for such conversations? With chat.fewshot_as_multiturn: false the examples are "
+                "in one turn; chat.template can name another.",
             ) from None
         except Exception as error:  # templates and code of the task
             raise FitnessError(

@@ -266,11 +266,11 @@ BAD: list[tuple[Any, Any, str]] = [
     (None, True, r"t_generate: chat.template: the tokenizer has no chat template. Set chat_template in"),
     ({"a": TURNS, "b": TURNS}, True, r"several chat templates, .* default. Name one of them: a, b"),
     (TURNS, "chatmll", r"no chat template 'chatmll'. Did you mean 'chatml'\? Of the tokenizer: none; well-"),
-    ({"default": TURNS, "rag": TURNS}, "rga", r"no chat template 'rga'. Did you mean 'rag'\? .* default, rag;"),
+    ({"default": TURNS, "rag": TURNS}, "rga", r"no chat template 'rga'. Did you mean 'rag'\? .*: default"),
     (NO_SYSTEM, {"system": SYSTEM}, r"t_generate: chat.system: the chat template has no system role"),
     (SILENT, {"system": SYSTEM}, r"chat.system: the chat template has no system role"),
     (RAISING, True, r"the chat template fails on item [0-9a-f]{16} \(ZeroDivisionError: .*"),
-    (TURNS, {"template": "{{ messages[0].content.__class__.__mro__ }}{{ x.y }}"}, r"fails on item .*Undef"),
+    (TURNS, {"template": "{{ messages[0].content.__class__.__mro__ }}"}, r"fails on item .*Security"),
 ]  # fmt: skip
 
 
