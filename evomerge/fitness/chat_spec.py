@@ -51,8 +51,9 @@ class ChatSettings:
         """For digests: what ``str`` says, and the system text, cut where it is long."""
         if self.system is None:
             return str(self)
-        text = self.system if len(self.system) <= _SHOWN else f"{self.system[:_SHOWN]}..."
-        return f"{self}: {text!r} ({short_digest(self.system)})"
+        if len(self.system) <= _SHOWN:
+            return f"{self}: {self.system!r}"
+        return f"{self}: {self.system[:_SHOWN]!r}... ({short_digest(self.system)})"
 
 
 class ChatSpec(BaseModel):
