@@ -66,6 +66,9 @@ def _print(experiment: Experiment, checked: Check) -> None:
         if t.num_fewshot:
             some = f"{t.num_fewshot} example{'s' if t.num_fewshot > 1 else ''}"
             say(f"{t.task}: {some} in each prompt, from {t.examples}")
+    for spec in experiment.fitness.tasks:
+        if spec.python is not None:
+            say(f"{spec.task}: your Python code in {spec.python}, which runs with all that you may do here")
     workers, memory = experiment.spec.workers, checked.memory
     say(f"Baselines: {', '.join(checked.baselines)}")
     say(search_text(experiment.spec.search, space.dimensions))

@@ -24,7 +24,7 @@ from lm_eval.api.task import Task
 from evomerge.errors import CandidateError, FailureKind, FitnessError, did_you_mean
 from evomerge.fitness.answering import SEED, Request
 from evomerge.fitness.askable import EvalLM
-from evomerge.fitness.items import ItemSet, Measure
+from evomerge.fitness.items import ItemSet, Measure, positions_of
 from evomerge.fitness.lm_eval_digest import digest_of_task
 from evomerge.fitness.lm_eval_fewshot import Examples
 from evomerge.fitness.lm_eval_index import load_tasks, task_manager
@@ -206,21 +206,14 @@ class EvalTask:
             is_cut(item.instances, tokenizer, context) for split in splits for item in self._items(split)
         )
 
+    def close(self) -> None:
+        """Nothing: it holds no resources."""
+
     def _chosen(self, chosen: ItemSet) -> tuple[_Item, ...]:
         # Of the whole split's requests: few-shot examples are drawn one item after the other.
-        items, names = self._items(chosen.split), chosen.of_task(self.info.task)
-        if names is None:
-            return items
-        found = tuple(item for item in items if item.name in names)
-        if len(found) < len(names):
-            missing = sorted(names - {item.name for item in found})
-            raise FitnessError(
-                self._where,
-                f"the {chosen.split.value} split has no item {missing[0]!r} ({len(missing)} of "
-                f"{len(names)} are not there)",
-                "Have the data of the task, or fitness.splits, changed since the items were chosen?",
-            )
-        return found
+        items = self._items(chosen.split)
+        names = [item.name for item in items]
+        return tuple(items[p] for p in positions_of(chosen, self.info.task, names, self._where))
 
     def _items(self, split: Split) -> tuple[_Item, ...]:
         """The items of ``split``, in the order of the dataset, with their requests; built on first use."""
@@ -321,7 +314,7 @@ class EvalTask:
 
 
 def build_tasks(fitness: FitnessSpec, base_dir: Path, *, as_drawn: bool = False) -> tuple[EvalTask, ...]:
-    """The tasks of ``fitness``, groups and tags expanded, in the order of the experiment.
+    """The tasks of lm-eval in ``fitness``, groups and tags expanded, in the order of the experiment.
 
     ``as_drawn`` lets lm-eval draw few-shot examples from evaluated items too, as release 0.1.0 did.
 
@@ -330,12 +323,14 @@ def build_tasks(fitness: FitnessSpec, base_dir: Path, *, as_drawn: bool = False)
             definition that would run code which is not trusted.
     """
     sandbox_templates()
-    names = [spec.task for spec in fitness.tasks]
+    names = [spec.task for spec in fitness.tasks if spec.python is None]
     manager = task_manager(names, fitness.include_paths(base_dir))
     if not fitness.trust_remote_code:
         refuse_code(manager, names)
     built: list[EvalTask] = []
     for index, spec in enumerate(fitness.tasks):
+        if spec.python is not None:
+            continue
         members = load_tasks(manager, spec.task, f"fitness.tasks[{index}]: {spec.task}")
         each = spec.model_copy(update={"weight": spec.weight / len(members)})
         for name, task in members.items():
