@@ -88,7 +88,7 @@ class PythonTask:
         lm = TaskLM(model, self.info.task, self._where, self._fitness.max_gen_toks)
         with _same_random_numbers(model.device):
             self._set_up()
-            values = self._values(self._call(lambda: list(self._object.score(lm, documents))), found, names)
+            values = self._values(self._answers(lm, documents), found, names)
         items = tuple(ItemScore(names[p], value) for p, value in zip(found, values, strict=True))
         mean = math.fsum(values) / len(values)
         info = self.info
@@ -189,9 +189,12 @@ class PythonTask:
             self._built("set up", getattr(self._object, "setup", lambda: None))
             self._is_set_up = True
 
-    def _call(self, score: Callable[[], list[Any]]) -> list[Any]:
+    def _answers(self, lm: TaskLM, documents: list[dict[str, Any]]) -> list[Any]:
         try:
-            return score()
+            given = self._object.score(lm, documents)
+            if not isinstance(given, Iterable):
+                raise self._failed(f"returned {type(given).__name__} in place of one value for each item")
+            return list(given)
         except EvomergeError:  # of the model, or of lm
             raise
         except (Exception, SystemExit) as error:
