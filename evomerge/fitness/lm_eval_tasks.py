@@ -11,7 +11,7 @@ import copy
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from lm_eval.api.registry import AGGREGATION_REGISTRY
 from lm_eval.api.task import Task
 
 from evomerge.errors import CandidateError, FailureKind, FitnessError, did_you_mean
+from evomerge.fitness.answer_likelihood import AnswerLikelihood
 from evomerge.fitness.answering import SEED, Request
 from evomerge.fitness.askable import EvalLM
 from evomerge.fitness.items import ItemSet, Measure, positions_of
@@ -50,6 +51,11 @@ class _Item:
     name: str
     document: Mapping[str, Any]
     instances: tuple[Instance, ...]
+
+    @property
+    def answered(self) -> tuple[str, Mapping[str, Any], tuple[Instance, ...]]:
+        """All three."""
+        return self.name, self.document, self.instances
 
 
 class EvalTask:
@@ -83,6 +89,7 @@ class EvalTask:
                 "Remove 'transform: log'.",
             )
         self._items_of: dict[Split, tuple[_Item, ...]] = {}
+        self._likelihood = self._answer_likelihood() if spec.measure == "answer_likelihood" else None
         self.info = TaskInfo(
             task=name,
             metric=self._metric,
@@ -102,8 +109,7 @@ class EvalTask:
         Raises:
             FitnessError: the split has no such item, or no answer fits into the model's context.
         """
-        del measure  # there is only one
-        items = self._chosen(chosen)
+        items = self._asked(chosen, measure)
         requests = [Request(self.info.task, item.name, each) for item in items for each in item.instances]
         for request in requests:
             request.instance.resps, request.instance.filtered_resps = [], {}  # of the candidate before
@@ -112,9 +118,12 @@ class EvalTask:
 
     def score(self, chosen: ItemSet, measure: Measure, model: EvalLM) -> TaskScore:
         """As ``Task.score``: the metric over the items of ``chosen``, and each item's part in it."""
-        del measure, model
+        del model
+        items = self._asked(chosen, measure)
         try:
-            return self._evaluated(self._chosen(chosen))
+            if self._likelihood is not None and measure is Measure.ANSWER_LIKELIHOOD:
+                return self._likelihood.score(self.info.task, [item.answered for item in items])
+            return self._evaluated(items)
         except OverflowError:
             raise self._not_finite(f"{self._metric} is too large for a number") from None
         except (CandidateError, FitnessError):
@@ -128,6 +137,8 @@ class EvalTask:
     def digest(self) -> TaskDigest:
         """What decides the scores of this task, of all splits; makes the requests, needs no model."""
         items = {split.value: self._items(split) for split in Split}
+        asked = self._asked(ItemSet(Split.SEARCH), Measure.ANSWER_LIKELIHOOD)
+        likelihood = self._likelihood and self._likelihood.digest([item.answered for item in asked])
         return digest_of_task(
             self._task,
             {
@@ -136,8 +147,9 @@ class EvalTask:
                 "aggregation": self.info.aggregation,
                 "higher is better": self.info.higher_is_better,
                 "few-shot examples": f"{self.info.num_fewshot} from {self.info.examples}",
+                **({"requests for reference answers": likelihood} if likelihood else {}),
             },
-            {s: [(i.name, i.document, i.instances) for i in items[s]] for s in items},
+            {s: [i.answered for i in items[s]] for s in items},
         )
 
     def _evaluated(self, items: Sequence[_Item]) -> TaskScore:
@@ -208,6 +220,19 @@ class EvalTask:
 
     def close(self) -> None:
         """Nothing: it holds no resources."""
+
+    def _answer_likelihood(self) -> AnswerLikelihood:
+        likelihood = AnswerLikelihood(self._task, self._where)
+        likelihood.check((self._names[p], self._documents[p]) for p in self._splits[Split.SEARCH])
+        return likelihood
+
+    def _asked(self, chosen: ItemSet, measure: Measure) -> tuple[_Item, ...]:
+        """The items of ``chosen`` with the requests for ``measure``."""
+        items = self._chosen(chosen)
+        if self._likelihood is None or measure is Measure.METRIC:
+            return items
+        made = self._likelihood.instances
+        return tuple(replace(i, instances=made(i.name, i.document, i.instances)) for i in items)
 
     def _chosen(self, chosen: ItemSet) -> tuple[_Item, ...]:
         # Of the whole split's requests: few-shot examples are drawn one item after the other.
