@@ -137,6 +137,7 @@ class Run:
                 trials=experiment.spec.search.trials,
                 top_k=experiment.spec.search.top_k,
                 lag=experiment.spec.search.lag,
+                measure=experiment.fitness.search_measure,
             )
             executor = make_executor(self._prepared.experiment, self._prepared.scored)
             try:
