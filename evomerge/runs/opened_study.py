@@ -15,6 +15,7 @@ from evomerge.recipe import Recipe, SearchSpace
 from evomerge.runs.experiment import Experiment, SearchSpec, read_settings
 from evomerge.runs.frame import trials_frame
 from evomerge.runs.run_folder import RUN_FILE
+from evomerge.search.agreement import Agreement, agreement
 from evomerge.search.baselines import baselines
 from evomerge.search.leaderboard import Row, leaderboard
 from evomerge.search.ranking import finalists, fitness_of, winner
@@ -73,6 +74,10 @@ class OpenedStudy:
         best = finalists(self.study, self.top_k)
         done = self.study.split_results(Split.VALIDATION)
         return sum(1 for t in best if t.number not in done), len(best)
+
+    def agreement(self) -> Agreement | None:
+        """Whether the measure of the search ranks models as their metrics do; ``None`` where it is the metric."""
+        return agreement(self.study, self.fitness)
 
     def recipe(self, trial: Trial) -> Recipe:
         """The recipe of a trial, with folders and hub ids in place of short names."""
