@@ -67,6 +67,8 @@ def _print(experiment: Experiment, checked: Check) -> None:
             some = f"{t.num_fewshot} example{'s' if t.num_fewshot > 1 else ''}"
             say(f"{t.task}: {some} in each prompt, from {t.examples}")
     for spec in experiment.fitness.tasks:
+        if spec.measure != "metric":
+            say(f"{spec.task}: the search goes by its {spec.measure}, validation and test by its metric")
         if spec.python is not None:
             say(f"{spec.task}: your Python code in {spec.python}, which runs with all that you may do here")
     workers, memory = experiment.spec.workers, checked.memory

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from evomerge.cli._agreement import show_agreement
 from evomerge.cli._console import (
     command_line,
     console,
@@ -22,7 +23,6 @@ from evomerge.cli._console import (
     warn,
     warn_of_trust,
 )
-from evomerge.cli._agreement import show_agreement
 from evomerge.cli._gate import FailUnlessBetter, pass_gate
 from evomerge.cli._signals import STOPPED, handling, name_of
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from evomerge.cli._console import console, leaderboard_table, number, print_json, say
 from evomerge.cli._agreement import show_agreement
+from evomerge.cli._console import console, leaderboard_table, number, print_json, say
 from evomerge.cli._gate import FailUnlessBetter, pass_gate
 
 if TYPE_CHECKING:

@@ -25,7 +25,8 @@ def agreement_warning(found: Agreement) -> str | None:
     if not found.is_doubtful:
         return None
     return (
-        f"{found.measure} does not rank these models as their metrics do, so what it prefers may not be better. "
+        f"{found.measure} does not rank these models as their metrics do, so what it prefers may not "
+        "be better. "
         "Compare the test scores, score more items, or search with measure: metric."
     )
 

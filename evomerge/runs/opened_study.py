@@ -76,7 +76,7 @@ class OpenedStudy:
         return sum(1 for t in best if t.number not in done), len(best)
 
     def agreement(self) -> Agreement | None:
-        """Whether the measure of the search ranks models as their metrics do; ``None`` where it is the metric."""
+        """Whether the search's measure ranks models as their metrics do; ``None`` where it is the metric."""
         return agreement(self.study, self.fitness)
 
     def recipe(self, trial: Trial) -> Recipe:

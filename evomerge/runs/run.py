@@ -56,7 +56,7 @@ class Found:
     """The result of a search. ``winner`` is the best finalist on validation items, once there is one.
 
     ``leaderboard`` holds baselines, then finalists, the winner first; ``verdict`` says what
-    the test items show, once the winner was scored on them; ``agreement`` is that of the measure of the search
+    the test items show, once the winner was scored on them; ``agreement`` is that of the search's measure
     with the metrics, where it is another one; ``candidates`` counts all runs of the
     study, ``evaluated`` the jobs of this one (baselines, validation and test included).
     """

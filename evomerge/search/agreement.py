@@ -21,8 +21,8 @@ _DOUBTFUL = 0.3
 class Agreement:
     """Kendall's tau between scores by ``measure`` and by the metrics, both on search items.
 
-    ``low`` and ``high`` bound it with 95 % confidence. All three are ``None`` where fewer than two models have
-    both, or all are equal in one of the two.
+    ``low`` and ``high`` bound it with 95 % confidence. All three are ``None`` where fewer than two models
+    have both, or all are equal in one of the two.
     """
 
     measure: str
@@ -44,7 +44,7 @@ class Agreement:
 
 
 def agreement(study: Study, objective: Objective) -> Agreement | None:
-    """That of the models in ``study`` that have both scores; ``None`` where the metric is the only measure."""
+    """That of the models in ``study`` with both scores; ``None`` where the metric is the only measure."""
     trials = [t for t in study.trials() if t.score is not None and t.basis.measure != "metric"]
     by_metric = {n: fitness_of(r.scores, objective) for n, r in study.metric_results().items()}
     if not trials or not by_metric:
@@ -76,8 +76,8 @@ def tau_interval(tau: float, models: int) -> tuple[float, float]:
     """Where the tau of the population may be, with 95 % confidence, for ``tau`` of a sample of ``models``.
 
     All t with (tau - t)^2 <= z^2 v (1 - t^2), where v = 2 (2n + 5) / (9n (n - 1)) is the variance of a
-    sample's tau at a tau of 0 (Kendall, A new measure of rank correlation, Biometrika 30, 1938). It is defined
-    for few models and for a tau of 1, where a bootstrap has nothing to resample; on samples of normal
+    sample's tau at a tau of 0 (Kendall, A new measure of rank correlation, Biometrika 30, 1938). It is
+    defined for few models and for a tau of 1, where a bootstrap has nothing to resample; on samples of normal
     distributions it holds the true value in 93 to 99 % of cases for n from 3 to 20.
     """
     c = _Z_95**2 * 2.0 * (2.0 * models + 5.0) / (9.0 * models * (models - 1.0))
