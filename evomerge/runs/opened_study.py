@@ -98,7 +98,8 @@ class OpenedStudy:
         """One row per trial in the order of their numbers, a column per searched value and task.
 
         Columns ``param/NAME`` hold the filled values (empty for baselines), ``task/NAME`` the task's own
-        metric on search items; ``search``, ``validation`` and ``test`` the fitness, higher is better.
+        metric on search items; ``search``, ``validation`` and ``test`` the fitness, higher is better. Where ``search`` and the
+        tasks are by another measure, ``search_metric`` is by the metrics, of those that were scored by both.
         """
         return trials_frame(self.study, self.fitness)
 

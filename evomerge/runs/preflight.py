@@ -129,7 +129,7 @@ def _first_digest(study: Known) -> tuple[str, ...]:
 
 
 def mixed_measures(fitness: FitnessSpec, tasks: Sequence[TaskInfo]) -> tuple[str, ...]:
-    """A sentence where the search adds up numbers without a common scale, as a log-likelihood has no bound."""
+    """A sentence where the search adds up numbers without a common scale: log-likelihoods have no bound."""
     kinds: dict[str, list[str]] = {}
     for spec in fitness.tasks:
         found = [t for t in tasks if spec.covers(t.task, t.metric) and t.weight > 0.0]
@@ -141,8 +141,8 @@ def mixed_measures(fitness: FitnessSpec, tasks: Sequence[TaskInfo]) -> tuple[str
         return ()
     listed = ", ".join(f"{kind} ({', '.join(names)})" for kind, names in kinds.items())
     return (
-        f"fitness.tasks: the search adds up measures that have no common scale: {listed}; choose weights that "
-        "make up for that, or measure all tasks alike",
+        f"fitness.tasks: the search adds up measures that have no common scale: {listed}; choose weights "
+        "that make up for that, or measure all tasks alike",
     )
 
 

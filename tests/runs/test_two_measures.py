@@ -16,6 +16,9 @@ from evomerge.cli.main import app
 from evomerge.fitness.scores import Split
 from evomerge.runs.experiment import Experiment, read_document
 from evomerge.runs.run import Run
+from evomerge.search.observers import Observer
+from evomerge.search.progress import Phase, Progress
+from evomerge.study.study import SplitResult, Trial
 
 BOTH = [{"task": name, "measure": "answer_likelihood"} for name in ("zoo_add", "zoo_sort")]
 
@@ -24,6 +27,21 @@ BOTH = [{"task": name, "measure": "answer_likelihood"} for name in ("zoo_add", "
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+class Killed(BaseException):
+    """Stands in for SIGKILL."""
+
+
+class KillAtThirdMetric(Observer):
+    def __init__(self) -> None:
+        self.left = 3
+
+    def on_split(self, trial: Trial, split: Split, result: SplitResult, progress: Progress) -> None:
+        assert (progress.phase, split) == (Phase.METRICS, Split.SEARCH)
+        self.left -= 1
+        if not self.left:
+            raise Killed
 
 
 def experiment(folder: Path, tasks: list[Any]) -> Path:
@@ -96,9 +114,8 @@ def test_killed_and_resumed_it_is_the_same_study(here: Path) -> None:
     file = experiment(here / "b", BOTH)
     folder = file.parent / "runs" / "small"
     search_until_killed(file, folder / "study.db", trials=9)
-    stops = iter([False] * 7 + [True])
-    stopped = Run(Experiment.load(file, {"output.dir": str(folder)}))
-    stopped.search(should_stop=lambda: next(stops, True))  # between two results by the metrics, say
+    with pytest.raises(Killed):  # between two results by the metrics
+        Run(Experiment.load(file, {"output.dir": str(folder)})).search(observers=[KillAtThirdMetric()])
     assert digest_of(file, **{"output.dir": str(folder)}) == undisturbed
 
 
