@@ -17,7 +17,12 @@ def agreement_text(found: Agreement) -> str:
         text += "no rank correlation"
     else:
         text += f"Kendall's tau {found.tau:.2f} (95 % interval {found.low:.2f} to {found.high:.2f})"
-    return f"{text}, {found.models} models ({found.baselines} baselines, {found.candidates} finalists)."
+    kinds = f"{_count(found.baselines, 'baseline')}, {_count(found.candidates, 'finalist')}"
+    return f"{text}, {_count(found.models, 'model')} ({kinds})."
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def agreement_warning(found: Agreement) -> str | None:

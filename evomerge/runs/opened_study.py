@@ -98,8 +98,9 @@ class OpenedStudy:
         """One row per trial in the order of their numbers, a column per searched value and task.
 
         Columns ``param/NAME`` hold the filled values (empty for baselines), ``task/NAME`` the task's own
-        metric on search items; ``search``, ``validation`` and ``test`` the fitness, higher is better. Where ``search`` and the
-        tasks are by another measure, ``search_metric`` is by the metrics, of those that were scored by both.
+        metric on search items; ``search``, ``validation`` and ``test`` the fitness, higher is better.
+        Where the search is by another measure, ``search_metric`` is the fitness by the metrics on search
+        items, of the models that were scored by both.
         """
         return trials_frame(self.study, self.fitness)
 

@@ -154,6 +154,14 @@ def test_items_are_divided_by_content_and_limited_as_those_of_any_task(write: Wr
     assert list(info.items.values()) == [10, 10, 5]
 
 
+def test_tasks_of_both_kinds_come_in_the_order_of_the_experiment(write: Write, tasks_dir: Path) -> None:
+    file = write(GOOD)
+    tasks = [{"python": f"{file}:Letters"}, "t_tag", {"python": f"{file}:Letters", "name": "b"}, "t_rolling"]
+    document = {"tasks": tasks, "include_path": str(tasks_dir)}
+    names = [t.task for t in Evaluator(FitnessSpec.model_validate(document), tasks_dir).describe()]
+    assert names == ["Letters", "t_tag/t_choice", "t_tag/t_generate", "b", "t_rolling"]
+
+
 def test_name_weight_and_direction_are_those_of_the_experiment(
     write: Write, model: Any, tokenizer: Any
 ) -> None:
