@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evomerge.cli._agreement import show_agreement
 from evomerge.cli._console import console, leaderboard_table, number, print_json, say
 from evomerge.cli._gate import FailUnlessBetter, pass_gate
 
@@ -41,7 +42,7 @@ def command(
     opened = open_study(study, storage)
     rows, verdict = opened.leaderboard(), opened.verdict()
     if json_:
-        print_json(study_document(opened.study, rows, verdict))
+        print_json(study_document(opened.study, rows, verdict, opened.agreement()))
     elif markdown:
         console.print(leaderboard_markdown(rows), end="")
     else:
@@ -78,6 +79,7 @@ def _show(opened: OpenedStudy, rows: Sequence[Row], verdict: Verdict | None) -> 
         console.print()
     for sentence in () if verdict is None else verdict_text(verdict):
         say(sentence)
+    show_agreement(opened.agreement())
 
 
 def _show_work(trials: Sequence[Trial]) -> None:

@@ -1,4 +1,4 @@
-"""What a study scores: a digest by task that tells not only that something changed, but what."""
+"""What a study scores: a digest by task that shows not only that something changed, but what."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class TaskDigest:
         return replace(self, aspects={a: text for a, text in self.aspects.items() if a != aspect})
 
     def changes(self, now: TaskDigest) -> tuple[str, ...]:
-        """What ``now`` has that is other than here, one phrase each."""
+        """What differs in ``now``, one phrase each."""
         found = [*_changed_items(self, now)]
         for aspect in dict.fromkeys((*self.aspects, *now.aspects)):
             old, new = self.aspects.get(aspect, "none"), now.aspects.get(aspect, "none")

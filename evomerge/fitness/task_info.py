@@ -1,4 +1,4 @@
-"""What a task of an experiment turned out to be, without a model."""
+"""Describes a task of an experiment with every default filled in, without a model."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from evomerge.checkpoints.files import find_file, find_folder, local_path
 from evomerge.checkpoints.references import Reference, locate, parse_source
 from evomerge.errors import CheckpointError, ExperimentError, UserError, did_you_mean
 from evomerge.fitness.objectives import Fitness
-from evomerge.fitness.spec import FitnessSpec
+from evomerge.fitness.spec import FitnessSpec, TaskSpec
 from evomerge.recipe import (
     Document,
     SearchSpace,
@@ -69,6 +69,9 @@ AS_IT_WAS: Mapping[str, Any] = {
     "fitness.tasks[].repeats": None,
     "fitness.tasks[].generation": None,
     "fitness.tasks[].think_end_token": None,
+    "fitness.tasks[].python": None,
+    "fitness.tasks[].name": None,
+    "fitness.tasks[].measure": "metric",
     "workers.engine": "lm_eval",
 }
 """What a study did that was written before a field existed, by field; for lists, ``tasks[].field``."""
@@ -393,12 +396,27 @@ def _nodes_at(node: Any, parents: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def fitness_of_document(fitness: FitnessSpec, path: Path) -> FitnessSpec:
-    """The fitness section of the file ``path`` with absolute folders of task definitions.
+    """The fitness section of the file ``path`` with absolute folders of task definitions and Python files.
 
     Raises:
-        ExperimentError: A folder does not exist.
+        ExperimentError: A folder or a file does not exist.
     """
-    return fitness.model_copy(update={"include_path": _include_paths(fitness, path)})
+    tasks = tuple(_with_file(task, number, path) for number, task in enumerate(fitness.tasks))
+    return fitness.model_copy(update={"include_path": _include_paths(fitness, path), "tasks": tasks})
+
+
+def _with_file(task: TaskSpec, number: int, path: Path) -> TaskSpec:
+    """``task`` with the absolute file of its class: looked up like folders with task definitions."""
+    if task.python is None:
+        return task
+    text, _, name = task.python.rpartition(":")
+    files = [folder / local_path(text) for folder in (path.parent, Path(), data_folder("fitness"))]
+    file = next((f for f in files if find_file(f)), None)
+    if file is None:
+        raise ExperimentError(
+            f"fitness.tasks[{number}].python", f"there is no file {text!r}", f"Looked in {files[0].parent}."
+        )
+    return task.model_copy(update={"python": f"{file.resolve()}:{name}"})
 
 
 def _include_paths(fitness: FitnessSpec, path: Path) -> tuple[str, ...] | None:

@@ -20,10 +20,13 @@ def trials_frame(study: Study, fitness: Fitness) -> pd.DataFrame:
     import pandas as pd  # most of half a second
 
     later = {split: study.split_scores(split) for split in (Split.VALIDATION, Split.TEST)}
-    rows = [
-        _row(trial, {s.value: fitness_of(found.get(trial.number), fitness) for s, found in later.items()})
-        for trial in study.trials()
-    ]
+    by_metric = {n: fitness_of(r.scores, fitness) for n, r in study.metric_results().items()}
+    rows = []
+    for trial in study.trials():
+        row = _row(
+            trial, {s.value: fitness_of(found.get(trial.number), fitness) for s, found in later.items()}
+        )
+        rows.append({**row, **({"search_metric": by_metric.get(trial.number)} if by_metric else {})})
     return pd.DataFrame(rows)
 
 

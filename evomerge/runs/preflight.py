@@ -20,6 +20,7 @@ from evomerge.engine.recipe_faults import with_faults
 from evomerge.engine.sources import identities, open_sources
 from evomerge.errors import CheckpointError, ExperimentError, UserError
 from evomerge.fitness import Evaluator, Split, TaskInfo
+from evomerge.fitness.items import Measure
 from evomerge.fitness.scored import ScoredDigest
 from evomerge.fitness.spec import FitnessSpec
 from evomerge.recipe import Recipe
@@ -31,7 +32,7 @@ from evomerge.study.storage import refuse_foreign, storage_file
 from evomerge.study.study import Study
 from evomerge.tokenizers.vocabulary import has_tokenizer, load_tokenizer
 
-__all__ = ["Preflight", "preflight", "trust_warning", "without_effect"]
+__all__ = ["Preflight", "mixed_measures", "preflight", "trust_warning", "without_effect"]
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,7 @@ def preflight(experiment: Experiment, *, dry: bool = False) -> Preflight:
         *_first_digest(study),
         *prompts,
         *unused,
+        *mixed_measures(experiment.fitness, tasks),
         *without_effect(experiment),
     )
     return Preflight(
@@ -127,6 +129,24 @@ def _first_digest(study: Known) -> tuple[str, ...]:
     return (
         "this study is of release 0.1.0, which did not record what its tasks were: whether they have changed "
         "since cannot be told; from now on it is compared",
+    )
+
+
+def mixed_measures(fitness: FitnessSpec, tasks: Sequence[TaskInfo]) -> tuple[str, ...]:
+    """A sentence where the search adds up numbers without a common scale: log-likelihoods have no bound."""
+    kinds: dict[str, list[str]] = {}
+    for spec in fitness.tasks:
+        found = [t for t in tasks if spec.covers(t.task, t.metric) and t.weight > 0.0]
+        for task in found:
+            kind = "choices" if task.output_type == "multiple_choice" else "texts"
+            named = "metrics" if spec.measure == "metric" else f"{spec.measure} of {kind}"
+            kinds.setdefault(named, []).append(task.task)
+    if len(kinds) < 2 or fitness.search_measure is Measure.METRIC:
+        return ()
+    listed = ", ".join(f"{kind} ({', '.join(names)})" for kind, names in kinds.items())
+    return (
+        f"fitness.tasks: the search adds up measures that have no common scale: {listed}; choose weights "
+        "that make up for that, or measure all tasks alike",
     )
 
 

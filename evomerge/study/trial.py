@@ -19,9 +19,9 @@ class Basis:
 
     ``items`` counts the answers that were scored, of all tasks together (``None``: the trial is from a
     release that did not note it; its scores name them). ``measure`` is what was measured of an item
-    (``metric``: the task's own), ``estimator`` how a value was made of that (``mean``: the objective of the
-    tasks' values). ``standard_error`` has one entry for each value, or is ``None`` where it was not
-    estimated.
+    (``metric``: the task's own; ``answer_likelihood``), ``estimator`` how a value was made of that (``mean``:
+    the objective of the tasks' values). ``standard_error`` has one entry for each value, or is ``None`` where
+    it was not estimated.
     """
 
     items: int | None = None
@@ -30,9 +30,9 @@ class Basis:
     standard_error: tuple[float, ...] | None = None
 
     @classmethod
-    def of(cls, scores: Scores | None) -> Basis:
-        """All items of ``scores``, by their own metrics."""
-        return cls(None if scores is None else sum(len(task.items) for task in scores.tasks))
+    def of(cls, scores: Scores | None, measure: str = "metric") -> Basis:
+        """All items of ``scores``, by ``measure``."""
+        return cls(None if scores is None else sum(len(task.items) for task in scores.tasks), measure)
 
 
 @dataclass(frozen=True)

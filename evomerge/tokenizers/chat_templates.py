@@ -82,7 +82,7 @@ ChatML. The token that begins a text is the tokenizer's, once, where the family 
 """
 
 _WORD = 40
-"""A template is longer than this, or has a brace: anything else is a name, rightly spelled or not."""
+"""A template is longer than this, or has a brace; anything else is taken for a name."""
 
 
 def chat_template(setting: str) -> str:

@@ -95,8 +95,10 @@ class Worker:
     def close(self) -> None:
         """Frees the models."""
         if self._parts is not None:
-            self._parts[0].close()
+            model, evaluator = self._parts
             self._parts = None
+            evaluator.close()
+            model.close()
 
     def load(self) -> tuple[ResidentModel, Evaluator]:
         """Opens the models and builds the tasks, once; ``run`` does it where it has not been done."""
