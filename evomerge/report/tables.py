@@ -30,6 +30,7 @@ __all__ = [
 
 def trial_document(trial: Trial) -> dict[str, Any]:
     """A trial without its items."""
+    same = {} if trial.same_weights_as is None else {"same_weights_as": trial.same_weights_as}
     return {
         "number": trial.number,
         "name": trial.name,
@@ -42,8 +43,8 @@ def trial_document(trial: Trial) -> dict[str, Any]:
         "failure": None if trial.failure is None else asdict(trial.failure),
         "fingerprint": trial.fingerprint,
         "cached_from": trial.cached_from,
-        "same_weights_as": trial.same_weights_as,
         "seconds": asdict(trial.seconds),
+        **same,
     }
 
 
