@@ -192,8 +192,9 @@ def test_random_numbers_are_the_same_for_each_candidate_and_leave_the_callers_al
     body = "import random, numpy, torch\n"
     body += "return [random.random() + numpy.random.rand() + torch.rand(()) for _ in items]"
     ours = evaluator(write(score_body(body)))
-    before = random.getstate(), numpy_state(), torch.get_rng_state().tolist()
     first = ours.score(LoadedModel(model, tokenizer), ItemSet(Split.SEARCH))
+    random.random(), np.random.rand(), torch.rand(())  # noqa: NPY002 (others draw in between)
+    before = random.getstate(), numpy_state(), torch.get_rng_state().tolist()
     assert ours.score(LoadedModel(make_model(1), tokenizer), ItemSet(Split.SEARCH)) == first
     assert len({i.value for i in first.tasks[0].items}) == 10
     assert before == (random.getstate(), numpy_state(), torch.get_rng_state().tolist())

@@ -26,7 +26,7 @@ from evomerge.workers.jobs import Failure, Job, Outcome
 
 
 class TwoMeasures(FakeExecutor):
-    """By the answer likelihood values are ``factor`` times those by the metrics; ``broken`` has none of those."""
+    """By the answer likelihood values are ``factor`` times those by the metrics, which ``broken`` lacks."""
 
     def __init__(self, factor: float = 0.5, broken: str = "", lives: int | None = None) -> None:
         super().__init__(fails=lambda _: False, lives=lives)
