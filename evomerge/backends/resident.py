@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
+from evomerge.engine.plan import MergePlan
+from evomerge.engine.tokenizer_folders import TokenizerFolder
 from evomerge.fitness.askable import Askable
 from evomerge.recipe import Recipe
+from evomerge.tokenizers.vocabulary import tokenizer_files
 
-__all__ = ["ModelSettings", "ResidentModel"]
+__all__ = ["ModelSettings", "ResidentModel", "config_digest"]
+
+_WITHOUT_EFFECT = ("_name_or_path", "transformers_version")
+_tokenizers: WeakKeyDictionary[TokenizerFolder, str] = WeakKeyDictionary()
+"""Digests of tokenizers that are in use."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,30 @@ class ResidentModel(Askable, Protocol):
         """
         ...
 
+    @property
+    def config_digest(self) -> str | None:
+        """Digest of what decides answers besides the weights last loaded: ``config_digest`` of their plan.
+
+        ``None``: not known, so that models with equal weights are not taken for equal.
+        """
+        ...
+
     def close(self) -> None:
         """Frees the model and the sources; may be called twice."""
         ...
+
+
+def config_digest(plan: MergePlan) -> str:
+    """A digest of the configuration and the tokenizer (chat template included) of ``plan``.
+
+    Models with the same weights and the same digest give the same answers.
+    """
+    if plan.tokenizer not in _tokenizers:
+        state = hashlib.sha256()
+        for file in tokenizer_files(plan.tokenizer.path):
+            content = file.read_bytes()
+            state.update(f"{file.name} {len(content)}\n".encode() + content)
+        _tokenizers[plan.tokenizer] = state.hexdigest()
+    config = {key: value for key, value in plan.config.items() if key not in _WITHOUT_EFFECT}
+    text = json.dumps([config, _tokenizers[plan.tokenizer]], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

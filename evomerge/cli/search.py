@@ -146,7 +146,8 @@ class _Search:
     def _interruptible(self) -> Iterator[None]:
         """The first Ctrl-C (or SIGTERM) ends the search after the running candidate, the second at once.
 
-        Where no candidate is running (models are being opened, say), the first ends it at once as well.
+        Where no candidate is running (while models are opened, for example), the first ends it at once as
+        well.
         """
 
         def ask(number: int, _: object) -> None:

@@ -39,7 +39,7 @@ class AnswerLikelihood:
         self._task = task
         self._where = f"{where}: measure"
         self._kind = str(task.OUTPUT_TYPE)
-        self._made: dict[str, tuple[Instance, ...]] = {}
+        self._made: dict[tuple[str, str], tuple[Instance, ...]] = {}
         if self._kind == "loglikelihood_rolling":
             raise FitnessError(
                 self._where,
@@ -69,17 +69,20 @@ class AnswerLikelihood:
                 raise FitnessError(self._where, f"item {name} has no reference answer ({told})", _HINT)
 
     def instances(
-        self, name: str, document: Mapping[str, Any], metric: Sequence[Instance]
+        self, name: str, document: Mapping[str, Any], metric: Sequence[Instance], *, in_chat: bool
     ) -> tuple[Instance, ...]:
         """The requests of an item, made once from those for the task's ``metric``.
+
+        ``in_chat``: the prompt ends where an answer of the chat template begins.
 
         Raises:
             FitnessError: The item is not asked as others of its kind are.
         """
-        if name not in self._made:
+        place = name, str(metric[0].args[0]) if metric else ""  # another chat template, other prompts
+        if place not in self._made:
             ordered = sorted(metric, key=lambda instance: int(instance.idx))
-            self._made[name] = self._requests(name, document, ordered)
-        return self._made[name]
+            self._made[place] = self._requests(name, document, ordered, in_chat=in_chat)
+        return self._made[place]
 
     def score(self, task: str, items: Sequence[Answered]) -> TaskScore:
         """The mean over ``items``, whose requests (of ``instances``) are answered."""
@@ -93,7 +96,7 @@ class AnswerLikelihood:
         return short_digest([[list(map(str, i.args)) for i in made] for _, _, made in items])
 
     def _requests(
-        self, name: str, document: Mapping[str, Any], metric: Sequence[Instance]
+        self, name: str, document: Mapping[str, Any], metric: Sequence[Instance], *, in_chat: bool
     ) -> tuple[Instance, ...]:
         if self._kind == "multiple_choice":
             choices = self._task.doc_to_choice(dict(document))
@@ -110,7 +113,7 @@ class AnswerLikelihood:
             Instance(
                 request_type="loglikelihood",
                 doc=asked.doc,
-                arguments=(prompt, self._delimiter(document, text) + text),
+                arguments=(prompt, self._delimiter(document, text, in_chat=in_chat) + text),
                 idx=number,
                 metadata=(asked.task_name, asked.doc_id, 1),
             )
@@ -146,14 +149,14 @@ class AnswerLikelihood:
         texts = gold if isinstance(gold, list | tuple) else [gold]
         return list(dict.fromkeys(str(text) for text in texts if text is not None and str(text).strip()))
 
-    def _delimiter(self, document: Mapping[str, Any], text: str) -> str:
+    def _delimiter(self, document: Mapping[str, Any], text: str, *, in_chat: bool) -> str:
         """What stands between the prompt and an answer in few-shot examples of the task."""
         if not isinstance(self._task, ConfigurableTask):
             return ""  # classes of the old kind have it in their targets
         prefix = self._task.doc_to_prefix(dict(document))
         if prefix:
             return " " if requires_delimiter(prefix, text) else ""
-        return str(self._task.config.target_delimiter)
+        return "" if in_chat else str(self._task.config.target_delimiter)
 
 
 def _log_of_sum(logarithms: Sequence[float]) -> float:

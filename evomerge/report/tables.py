@@ -42,6 +42,7 @@ def trial_document(trial: Trial) -> dict[str, Any]:
         "failure": None if trial.failure is None else asdict(trial.failure),
         "fingerprint": trial.fingerprint,
         "cached_from": trial.cached_from,
+        "same_weights_as": trial.same_weights_as,
         "seconds": asdict(trial.seconds),
     }
 

@@ -43,6 +43,7 @@ def _row(trial: Trial, later: dict[str, float | None]) -> dict[str, Any]:
         **{f"param/{name}": value for name, value in trial.parameters.items()},
         "failure": None if trial.failure is None else trial.failure.kind.value,
         "cached_from": trial.cached_from,
+        "same_weights_as": trial.same_weights_as,
         "materialize_s": trial.seconds.materialize,
         "evaluate_s": trial.seconds.evaluate,
         "fingerprint": trial.fingerprint,

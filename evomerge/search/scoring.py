@@ -17,7 +17,7 @@ from evomerge.search.ranking import Objective, fitness_of
 from evomerge.search.stream import Proposal
 from evomerge.study.study import Basis, Study, Trial
 from evomerge.workers.executor import Executor
-from evomerge.workers.jobs import Failure, Job, Outcome, Seconds
+from evomerge.workers.jobs import Failure, Job, ModelDigest, Outcome, Seconds
 
 __all__ = ["Candidate", "Scoring"]
 
@@ -88,9 +88,9 @@ class Scoring:
         else:
             self._waiting[recipe] = []
             self._running[candidate.trial.name] = candidate.trial
-            self._queue.append(
-                Job(candidate.trial.name, candidate.recipe, ItemSet(Split.SEARCH), self._measure)
-            )
+            known = tuple(self._baselines()) if candidate.trial.kind == "candidate" else ()
+            items = ItemSet(Split.SEARCH)
+            self._queue.append(Job(candidate.trial.name, candidate.recipe, items, self._measure, known))
 
     def run(self) -> Iterator[Trial]:
         """Each trial as soon as it is recorded, until none is left; more may be added between two."""
@@ -114,19 +114,39 @@ class Scoring:
         self._known.setdefault(recorded.recipe, recorded)
         return recorded
 
+    def _baselines(self) -> dict[ModelDigest, Trial]:
+        """The baselines that have scores, by their models; of equal ones the first.
+
+        All of them are recorded before a candidate is added, so it depends on the study alone.
+        """
+        return {
+            ModelDigest(trial.fingerprint, trial.config): trial
+            for trial in reversed(self._study.baselines())
+            if trial.scores is not None and trial.fingerprint is not None and trial.config is not None
+        }
+
     def _judge(self, trial: Trial, outcome: Outcome) -> Trial:
         """``trial`` with the outcome; a score that is not finite is a failure."""
+        made = replace(
+            trial,
+            fingerprint=outcome.fingerprint,
+            config=outcome.config,
+            seconds=outcome.seconds,
+            attempts=outcome.attempts,
+        )
+        if outcome.is_known and outcome.model is not None:
+            same = self._baselines()[outcome.model]
+            return replace(
+                made, values=same.values, basis=same.basis, scores=same.scores, same_weights_as=same.name
+            )
         score = fitness_of(outcome.scores, self._objective)
         failed = score is None
         return replace(
-            trial,
+            made,
             values=() if score is None else (score,),
             scores=None if failed else outcome.scores,
             basis=Basis() if failed else Basis.of(outcome.scores, self._measure.value),
             failure=_failure(outcome) if failed else None,
-            fingerprint=outcome.fingerprint,
-            seconds=outcome.seconds,
-            attempts=outcome.attempts,
         )
 
 
@@ -169,6 +189,7 @@ def _answer_from(trial: Trial, known: Trial) -> Trial:
         scores=known.scores,
         failure=known.failure,
         fingerprint=known.fingerprint,
+        config=known.config,
         seconds=Seconds(),
         cached_from=known.name,
         attempts=0,

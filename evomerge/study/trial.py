@@ -55,8 +55,10 @@ class Trial:
     Baselines have ``generation`` -1 and no vector. ``values`` are the objectives on search items, higher is
     better, empty for a failed trial; ``basis`` says what they rest on. ``parameters`` are the values of the
     recipe's holes. ``recipe`` is a digest: equal digests are equal recipes. ``cached_from`` names the trial
-    whose result answered this one. ``number`` is the study's own count, in the order of finishing (-1 until
-    recorded).
+    whose result answered this one (one of the same recipe). ``config`` is a digest of configuration and
+    tokenizer (``None`` where it is not known), ``same_weights_as`` the baseline that is the same model to the
+    bit, so that its scores are those of this one. ``number`` is the study's own count, in the order of
+    finishing (-1 until recorded).
     """
 
     kind: Literal["baseline", "candidate"]
@@ -73,6 +75,8 @@ class Trial:
     seconds: Seconds = field(default_factory=Seconds)
     cached_from: str | None = None
     attempts: int = 1
+    config: str | None = None
+    same_weights_as: str | None = None
     number: int = -1
     basis: Basis = field(default_factory=Basis)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from evomerge.errors import CandidateError, FailureKind, FitnessError, RecipeError
 from evomerge.fitness.deadline import Deadline
 from evomerge.fitness.spec import FitnessSpec
-from evomerge.workers.jobs import Failure, Job, Outcome, Seconds
+from evomerge.workers.jobs import Failure, Job, ModelDigest, Outcome, Seconds
 
 if TYPE_CHECKING:
     from evomerge.backends.resident import ResidentModel
@@ -73,21 +73,24 @@ class Worker:
         model, evaluator = self.load()
         deadline = None if self.spec.timeout_s is None else Deadline.after(self.spec.timeout_s)
         start = time.perf_counter()
-        made = None
-        fingerprint = None
+        made = fingerprint = config = None
         try:
             fingerprint = model.load(job.recipe)
+            config = model.config_digest
             made = time.perf_counter()
+            if config is not None and ModelDigest(fingerprint, config) in job.known:
+                seconds = _seconds(start, made)
+                return Outcome(job.key, None, None, fingerprint, seconds, config=config, is_known=True)
             torch.set_num_threads(
                 self.spec.threads
             )  # here: the threads that merge set their own, for MKL too
             scores = evaluator.score(model, job.items, job.measure, deadline)
-            return Outcome(job.key, scores, None, fingerprint, _seconds(start, made))
+            return Outcome(job.key, scores, None, fingerprint, _seconds(start, made), config=config)
         except RecipeError as exception:  # the values of this candidate do not go together
             failure = Failure(FailureKind.INVALID_RECIPE, str(exception))
         except CandidateError as exception:
             failure = Failure(exception.kind, exception.reason)
-        return Outcome(job.key, None, failure, fingerprint, _seconds(start, made))
+        return Outcome(job.key, None, failure, fingerprint, _seconds(start, made), config=config)
 
     def close(self) -> None:
         """Frees the models."""

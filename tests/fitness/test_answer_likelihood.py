@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from chat_support import make_chat_tokenizer, write_chat_tasks
 from fitness_support import definition, documents, generation, make_model, write_jsonl
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
@@ -272,3 +273,41 @@ def test_it_does_not_go_with_a_logarithm_or_twice_with_one_task() -> None:
     ):
         with pytest.raises(UserError, match=message):
             parse(FitnessSpec, {"tasks": tasks}, FitnessError)
+
+
+class Asked(LoadedModel):
+    """Keeps the log-likelihood requests that it is asked."""
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        super().__init__(model, tokenizer)
+        self.requests: list[tuple[str, str]] = []
+
+    def lm(self, *arguments: Any) -> Any:
+        lm = super().lm(*arguments)
+        answer = lm.loglikelihood
+
+        def kept(requests: Any, **more: Any) -> Any:
+            self.requests += [request.args for request in requests]
+            return answer(requests, **more)
+
+        lm.loglikelihood = kept
+        return lm
+
+
+def test_in_a_chat_the_answer_stands_where_the_templates_answer_begins(tmp_path: Path) -> None:
+    tasks, tokenizer = write_chat_tasks(tmp_path), make_chat_tokenizer()
+    spec = {
+        "tasks": [{"task": "t_generate", "measure": "answer_likelihood"}],
+        "include_path": str(tasks),
+        "chat": {"template": True},
+    }
+    evaluator = Evaluator(FitnessSpec.model_validate(spec), tmp_path)
+    evaluator.digest()  # makes the prompts of every conversation, without a template
+    asked = Asked(make_model(0), tokenizer)
+    evaluator.score(asked, ItemSet(Split.SEARCH), Measure.ANSWER_LIKELIHOOD)
+    targets = {document["target"] for document in documents("text")}
+    assert asked.requests
+    for prompt, answer in asked.requests:
+        assert prompt.startswith("<u>")
+        assert prompt.endswith("</s><a>")
+        assert answer in targets
