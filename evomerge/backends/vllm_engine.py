@@ -8,7 +8,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,15 @@ from evomerge.errors import CandidateError, FailureKind, UserError
 from evomerge.fitness.deadline import Deadline
 from evomerge.recipe import Recipe
 
-__all__ = ["Answer", "EngineFailedError", "Request", "VllmEngine", "vllm_environment"]
+__all__ = [
+    "Answer",
+    "EngineFailedError",
+    "Request",
+    "VllmEngine",
+    "argument_names",
+    "set_environment",
+    "vllm_device",
+]
 
 _ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # one process schedules: batches do not depend on when requests come
@@ -26,7 +34,6 @@ _ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
 }
-_CPU_CACHE_BYTES = 2**30
 
 
 class EngineFailedError(Exception):
@@ -47,7 +54,8 @@ class Request:
 @dataclass(frozen=True)
 class Answer:
     """``logprobs`` of the prompt's tokens but the first (or of the answer's, where one was asked for), and
-    whether each is the most likely one (of several, the one with the lowest number); the answer's tokens."""
+    whether each is the most likely one (of several, the one with the lowest number); the answer's tokens.
+    """
 
     tokens: list[int]
     logprobs: list[float]
@@ -62,6 +70,7 @@ class VllmEngine:
     """
 
     def __init__(self, folder: Path, arguments: Mapping[str, Any], sources: Mapping[str, Any]) -> None:
+        set_environment()
         with _quiet():
             from vllm import LLM
             from vllm.config import WeightTransferConfig
@@ -153,17 +162,26 @@ class VllmEngine:
         gc.collect()
 
 
-@contextlib.contextmanager
-def vllm_environment(device: str) -> Iterator[None]:
-    """vLLM's settings for the time of a start, where the user has not set them."""
-    given = {**_ENVIRONMENT, **({"CUDA_VISIBLE_DEVICES": device[5:]} if device.startswith("cuda:") else {})}
-    added = {name: value for name, value in given.items() if name not in os.environ}
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for name in added:
-            os.environ.pop(name, None)
+def set_environment() -> None:
+    """Sets what vLLM reads from the environment, where the user has not; before its first import."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+def vllm_device() -> str:
+    """Where the installed vLLM runs models: ``cuda``, ``cpu``."""
+    with _quiet():
+        from vllm.platforms import current_platform
+
+        return str(current_platform.device_type)
+
+
+def argument_names() -> tuple[str, ...]:
+    """What the installed vLLM calls the arguments of an engine."""
+    with _quiet():
+        from vllm.engine.arg_utils import EngineArgs
+
+        return tuple(f.name for f in fields(EngineArgs))
 
 
 def _answer(output: Any) -> Answer:

@@ -1,7 +1,7 @@
 """What runs inside vLLM's own worker processes: the sources, and the merge into vLLM's weights.
 
-vLLM imports this module in each of its workers, as it is told the name of ``MergeCalls``. So the weight-transfer
-engine is known there without a plugin of vLLM's.
+vLLM imports this module in each of its workers, as it is told the name of ``MergeCalls``. So the
+weight-transfer engine is known there without a plugin of vLLM's.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class MergeEngine(WeightTransferEngine[Sources, Candidate]):  # type: ignore[mis
 
     def init_transfer_engine(self, init_info: Sources) -> None:
         """Opens the sources."""
-        references = {name: reference for name, reference in init_info.models}
+        references = dict(init_info.models)
         self._merge = InPlaceMerge(
             open_sources(references, (Path(), Path(init_info.folder))),
             device=self.device,
