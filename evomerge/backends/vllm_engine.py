@@ -6,6 +6,7 @@ import contextlib
 import gc
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -34,6 +35,7 @@ _ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
 }
+_STUMBLED_OVER = ("llvmlite.binding.ffi",)
 
 
 class EngineFailedError(Exception):
@@ -77,8 +79,7 @@ class VllmEngine:
 
             from evomerge.backends.vllm_worker import ENGINE, EXTENSION
 
-            set_num_threads = torch.set_num_threads
-            try:
+            with _unharmed():
                 self._llm = LLM(
                     model=str(folder),
                     load_format="dummy",
@@ -88,8 +89,6 @@ class VllmEngine:
                     **arguments,
                 )
                 self._llm.init_weight_transfer_engine({"init_info": dict(sources)})
-            finally:
-                torch.set_num_threads = set_num_threads  # on a CPU vLLM replaces it, for the whole process
         self._asked = 0
 
     def load(self, recipe: Recipe) -> str:
@@ -227,6 +226,22 @@ def _failing_as(when: str) -> Iterator[None]:
         raise CandidateError(FailureKind.OUT_OF_MEMORY, f"{when}: {exception}") from None
     except Exception as exception:
         raise EngineFailedError(f"{when}: {type(exception).__name__}: {exception}") from exception
+
+
+@contextlib.contextmanager
+def _unharmed() -> Iterator[None]:
+    """What a start of vLLM 0.32 on a CPU does to its whole process, undone.
+
+    It replaces a function of torch by one that does nothing, and stumbles over an object of llvmlite's when it
+    looks through all modules for kernels of its own.
+    """
+    set_num_threads = torch.set_num_threads
+    hidden = {name: sys.modules.pop(name) for name in _STUMBLED_OVER if name in sys.modules}
+    try:
+        yield
+    finally:
+        torch.set_num_threads = set_num_threads
+        sys.modules.update(hidden)
 
 
 @contextlib.contextmanager

@@ -90,7 +90,8 @@ class VllmLM(HFLM):  # type: ignore[misc]
         eos = self.tok_decode([self.eot_token_id], skip_special_tokens=False)
         until = handle_stop_sequences(kwargs.pop("until"), eos=eos)
         length, is_sampled = kwargs.pop("max_gen_toks"), kwargs.pop("do_sample", False)
-        temperature = kwargs.pop("temperature", 0.0) if is_sampled else 0.0
+        given = kwargs.pop("temperature", 0.0)
+        temperature = given if is_sampled else 0.0
         other = [key for key in kwargs if key not in _SETTINGS]
         if other:
             raise FitnessError(

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -197,7 +198,8 @@ _RATED = {"temperature": 0.0, "max_tokens": 1, "prompt_logprobs": 1, "detokenize
 def _key(plan: MergePlan) -> str:
     shapes = sorted((t.name, list(t.shape)) for t in plan.tensors)
     dtype = main_dtype(t.info for t in plan.tensors)
-    return json.dumps([plan.config, shapes, str(dtype), str(plan.tokenizer.path)], sort_keys=True)
+    tokenizer = {f.name: sha256(f.read_bytes()).hexdigest() for f in tokenizer_files(plan.tokenizer.path)}
+    return json.dumps([plan.config, shapes, str(dtype), tokenizer], sort_keys=True)
 
 
 def _reason(exception: BaseException) -> str:

@@ -1,7 +1,8 @@
 """What runs inside vLLM's own worker processes: the sources, and the merge into vLLM's weights.
 
 vLLM imports this module in each of its workers, as it is told the name of ``MergeCalls``. So the
-weight-transfer engine is known there without a plugin of vLLM's.
+weight-transfer engine is known there without a plugin of vLLM's. The merge engine is imported when a model is
+there already: see ``vllm_engine`` for what vLLM does to modules that it finds.
 """
 
 from __future__ import annotations
@@ -20,8 +21,6 @@ from vllm.distributed.weight_transfer.base import (
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
-from evomerge.engine.in_place import InPlaceMerge
-from evomerge.engine.sources import open_sources
 from evomerge.errors import CandidateError, UserError
 from evomerge.recipe import parse_recipe
 
@@ -61,6 +60,9 @@ class MergeEngine(WeightTransferEngine[Sources, Candidate]):  # type: ignore[mis
 
     def init_transfer_engine(self, init_info: Sources) -> None:
         """Opens the sources."""
+        from evomerge.engine.in_place import InPlaceMerge
+        from evomerge.engine.sources import open_sources
+
         references = dict(init_info.models)
         self._merge = InPlaceMerge(
             open_sources(references, (Path(), Path(init_info.folder))),
