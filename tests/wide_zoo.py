@@ -1,4 +1,4 @@
-"""The models of ``experiments/zoo`` with heads of 64 dimensions, which vLLM runs on a CPU; the same functions."""
+"""The models of ``experiments/zoo`` with heads of 64 dimensions, as vLLM needs; the same functions."""
 
 from __future__ import annotations
 

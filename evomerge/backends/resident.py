@@ -20,7 +20,7 @@ class ModelSettings:
     ``models`` are the models of every recipe to come: the names that recipes use, and the references they
     stand for. ``folder`` is where relative paths start. ``dtype`` is what the model calculates in (``None`` =
     the dtype of the merge). ``threads`` is how many threads merge. ``engine_args`` are arguments of the
-    library that runs the model, ``quantization`` how it stores weights; a backend refuses what it has not.
+    library that runs the model, ``quantization`` how it stores weights, where a backend has these.
     """
 
     models: tuple[tuple[str, str], ...]

@@ -16,7 +16,7 @@ from evomerge.recipe import Recipe
 
 __all__ = ["Canary"]
 
-_TEXT = "A bird that sings in a mine says that the air is good: 1 + 2 = 3, and 12 + 34 = 46. When it is silent, leave."
+_TEXT = "A bird that sings in a mine says that the air is good: 1 + 2 = 3, and 12 + 34 = 46. Listen to it."
 _FEWEST, _MOST = 8, 48
 _TOLERANCE = {torch.float32: 0.01, torch.bfloat16: 0.1, torch.float16: 0.1}
 """Mean absolute difference of the log-probabilities; docs/vllm.md has what was measured."""
@@ -79,7 +79,8 @@ class Canary:
         if fingerprint != self.fingerprint:
             raise UserError(
                 "workers.engine",
-                f"vLLM's workers merge to other weights than this process ({fingerprint}, not {self.fingerprint})",
+                "vLLM's workers merge to other weights than this process "
+                f"({fingerprint}, not {self.fingerprint})",
                 "Are the models the same files on all machines?",
             )
         mean = sum(self.logprobs) / len(self.logprobs)
@@ -89,8 +90,9 @@ class Canary:
         if not apart <= self.tolerance:  # NaN as well
             raise UserError(
                 "workers.engine",
-                f"vLLM and transformers disagree about this model: on a test prompt of {len(self.tokens)} tokens "
-                f"their log-probabilities differ by {apart:.3g} on average, and {self.tolerance:g} is allowed",
+                "vLLM and transformers disagree about this model: on a test prompt of "
+                f"{len(self.tokens)} tokens their log-probabilities differ by {apart:.3g} on average, and "
+                f"{self.tolerance:g} is allowed",
                 "Its scores would not be those of the exported model. Use engine: transformers, or other "
                 "workers.engine_args.",
             )

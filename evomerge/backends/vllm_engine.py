@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import torch
 
@@ -30,7 +31,7 @@ __all__ = [
 ]
 
 _ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # one process schedules: batches do not depend on when requests come
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # batches do not depend on when requests arrive
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # several workers share a machine
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
@@ -64,6 +65,9 @@ class Answer:
     greedy: list[bool]
 
 
+_LIVE: WeakSet[VllmEngine] = WeakSet()
+
+
 class VllmEngine:
     """One engine. After an ``EngineFailedError`` it can only be closed.
 
@@ -90,6 +94,7 @@ class VllmEngine:
                 )
                 self._llm.init_weight_transfer_engine({"init_info": dict(sources)})
         self._asked = 0
+        _LIVE.add(self)
 
     def load(self, recipe: Recipe) -> str:
         """Makes its weights the merge of ``recipe``; the fingerprint.
@@ -153,12 +158,13 @@ class VllmEngine:
         llm = self.__dict__.pop("_llm", None)
         if llm is None:
             return
+        _LIVE.discard(self)
         with _quiet(), contextlib.suppress(Exception):  # it may be dead
             llm.llm_engine.engine_core.shutdown()
         del llm
-        with _quiet(), contextlib.suppress(Exception):
-            cleanup_dist_env_and_memory()
-        gc.collect()
+        if not _LIVE:  # what it cleans up is the whole process's
+            with _quiet(), contextlib.suppress(Exception):
+                cleanup_dist_env_and_memory()
 
 
 def set_environment() -> None:
@@ -232,11 +238,12 @@ def _failing_as(when: str) -> Iterator[None]:
 def _unharmed() -> Iterator[None]:
     """What a start of vLLM 0.32 on a CPU does to its whole process, undone.
 
-    It replaces a function of torch by one that does nothing, and stumbles over an object of llvmlite's when it
-    looks through all modules for kernels of its own.
+    It replaces a function of torch by one that does nothing, and stumbles over an object of llvmlite's when
+    it looks through all modules for kernels of its own.
     """
     set_num_threads = torch.set_num_threads
     hidden = {name: sys.modules.pop(name) for name in _STUMBLED_OVER if name in sys.modules}
+    gc.freeze()  # vLLM collects garbage some five times, and undoes this when it ends
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""lm-eval's view of a model that vLLM runs: requests as lm-eval makes them of a transformers model, answers of vLLM."""
+"""lm-eval's view of a model that vLLM runs: the requests of lm-eval's ``HFLM``, the answers of vLLM."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _TOP_K = 50
 class VllmLM(HFLM):  # type: ignore[misc]
     """An ``HFLM`` whose forward passes are vLLM's: tokens, windows and limits are those of lm-eval.
 
-    ``shell`` is the transformers model without weights, for its configuration. All requests of a call go to vLLM
-    at once, which makes batches of them.
+    ``shell`` is the transformers model without weights, for its configuration. All requests of a call go to
+    vLLM at once, which makes batches of them.
     """
 
     def __init__(self, shell: torch.nn.Module, tokenizer: Any, ask: Ask, max_length: int) -> None:

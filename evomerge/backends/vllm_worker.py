@@ -32,7 +32,7 @@ EXTENSION = "evomerge.backends.vllm_worker.MergeCalls"
 
 
 @dataclass
-class Sources(WeightTransferInitInfo):
+class Sources(WeightTransferInitInfo):  # type: ignore[misc]
     """The models of all recipes: names and references; where relative paths start; threads that merge."""
 
     models: list[list[str]]
@@ -41,7 +41,7 @@ class Sources(WeightTransferInitInfo):
 
 
 @dataclass
-class Candidate(WeightTransferUpdateInfo):
+class Candidate(WeightTransferUpdateInfo):  # type: ignore[misc]
     """One merge: the document of its recipe."""
 
     recipe: dict[str, Any]

@@ -92,8 +92,8 @@ class InPlaceMerge:
     def hand_over(self, recipe: Recipe, take: TakeTensors) -> str:
         """Makes the tensors of the merge of ``recipe`` for ``take``, in the output dtype; its fingerprint.
 
-        A tensor is made when ``take`` is about to ask for it, and is its own from then on: of the merged model
-        no more than a few tensors are held here.
+        A tensor is made when ``take`` is about to ask for it, and is its own from then on: of the merged
+        model no more than a few tensors are held here.
 
         Raises:
             CandidateError: The weights hold NaN or infinity, or memory ran out.

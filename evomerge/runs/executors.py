@@ -28,6 +28,9 @@ def make_executor(experiment: Experiment, scored: ScoredDigest | None = None) ->
         threads=workers.threads,
         as_drawn=scored is not None and scored.as_drawn,
         scored=None if scored is None else scored.by_task(),
+        model_backend=workers.engine,
+        engine_args=workers.engine_args or {},
+        quantization=workers.quantization,
     )
     if workers.backend == "inline":
         return InlineExecutor(replace(spec, timeout_s=workers.timeout))

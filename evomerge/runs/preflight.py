@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
+from evomerge.backends.resident import ModelSettings
 from evomerge.backends.transformers_lm import context_length, with_padding
+from evomerge.backends.trial import try_out
+from evomerge.backends.vllm_settings import check_settings, room
 from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.engine.compute import check_tables
 from evomerge.engine.device import resolve_device
@@ -66,7 +69,8 @@ def preflight(experiment: Experiment, *, dry: bool = False) -> Preflight:
 
     Opens the models, plans the first candidate and every baseline, has transformers build the model without
     its weights, makes the sampler, builds the tasks and one request of each with the real tokenizer, and
-    looks at the storage and the run's folder. Of the weights only integer and boolean tensors are read, and
+    looks at the storage and the run's folder. An engine other than transformers makes the first candidate,
+    once, in a process of its own. Otherwise, of the weights only integer and boolean tensors are read, and
     nothing is written: a study keeps the experiment that it was created with, so all this comes before there
     is a study. ``dry``: no search follows, so the study is looked at (a search opens it itself, and waits for
     a server that is away), and each prompt is compared with the model's context.
@@ -92,9 +96,10 @@ def preflight(experiment: Experiment, *, dry: bool = False) -> Preflight:
         evaluator = Evaluator(experiment.fitness, experiment.path.parent, as_drawn=study.as_drawn)
         tasks = evaluator.describe()
         warnings |= dict.fromkeys(_model_warnings(first, recipe))
-        prompts = _check_requests(evaluator, first, tuple(Split) if dry else ())
+        prompts = _check_requests(evaluator, first, experiment.spec.workers, tuple(Split) if dry else ())
         sources, scored = identities(inputs.checkpoints), evaluator.digest()
-        check_tables(plans)  # last, as it needs the weights of models of the hub, which are here now
+        check_tables(plans)  # as late, as it needs the weights of models of the hub, which are here now
+        _try_engine(experiment, recipe)
     except UserError as exception:
         raise exception.within(str(experiment.path)) from None
     if file is not None and is_new:
@@ -164,6 +169,8 @@ def _open_models(experiment: Experiment) -> dict[str, Checkpoint]:
 
 
 def _check_workers(workers: WorkersSpec) -> None:
+    if workers.engine == "vllm":
+        check_settings(workers.quantization)
     try:
         resolve_device(workers.device)
     except ExperimentError as exception:
@@ -177,12 +184,31 @@ def _check_workers(workers: WorkersSpec) -> None:
         )
 
 
+def _try_engine(experiment: Experiment, recipe: Recipe) -> None:
+    """Has another engine than transformers make the first candidate, where workers run on this machine."""
+    workers = experiment.spec.workers
+    if workers.engine == "transformers" or workers.address is not None:
+        return
+    settings = ModelSettings(
+        models=tuple(experiment.references.items()),
+        folder=experiment.path.parent.absolute(),
+        device=workers.device,
+        dtype=workers.dtype,
+        threads=workers.threads,
+        engine_args=workers.engine_args or {},
+        quantization=workers.quantization,
+    )
+    try_out(workers.engine, settings, recipe)
+
+
 def _model_warnings(plan: MergePlan, recipe: Recipe) -> list[str]:
     warning = check_header(plan, is_stack=recipe.models is None)
     return [] if warning is None else [warning]
 
 
-def _check_requests(evaluator: Evaluator, plan: MergePlan, splits: Sequence[Split]) -> tuple[str, ...]:
+def _check_requests(
+    evaluator: Evaluator, plan: MergePlan, workers: WorkersSpec, splits: Sequence[Split]
+) -> tuple[str, ...]:
     if not has_tokenizer(plan.tokenizer.path):
         raise CheckpointError(
             "models",
@@ -190,9 +216,10 @@ def _check_requests(evaluator: Evaluator, plan: MergePlan, splits: Sequence[Spli
             "Put the tokenizer's files (tokenizer.json, tokenizer_config.json) into the base model's folder.",
         )
     tokenizer = with_padding(load_tokenizer(plan.tokenizer.path))
-    return evaluator.check_requests(
-        tokenizer, context_length(parse_config(plan.config)[0], tokenizer), splits
-    )
+    context = context_length(parse_config(plan.config)[0], tokenizer)
+    if workers.engine == "vllm":
+        context = room(plan.config, context, (workers.engine_args or {}).get("max_model_len")).scored
+    return evaluator.check_requests(tokenizer, context, splits)
 
 
 def _check_study(experiment: Experiment, sources: dict[str, str], scored: ScoredDigest) -> None:

@@ -126,8 +126,10 @@ def _other_results(experiment: Experiment, checked: Preflight, other: OpenedStud
     # A recipe that only one of the two can have answers nothing, so models that only one has do not matter.
     if any(ours["sources"].get(name, digest) != digest for name, digest in theirs["sources"].items()):
         return "its models are others, or hold other weights"
-    if theirs["workers"] != ours["workers"]:
+    if theirs["workers"]["dtype"] != ours["workers"]["dtype"]:
         return "it calculated in another dtype (workers.dtype)"
+    if theirs["workers"] != ours["workers"]:
+        return "its models were run by another engine, or otherwise (workers.engine)"
     scored: ScoredDigest | None = other.study.scored
     if scored is None:
         return "it did not record what its tasks were (release 0.1.0)"

@@ -93,22 +93,35 @@ def models(zoo: Path) -> dict[str, str]:
     return {name: str(zoo / name) for name in NAMES}
 
 
+@pytest.fixture(scope="module")
+def spare() -> Iterator[dict[Any, ResidentModel]]:
+    """Engines of vLLM's, which take seconds to start: a test must not tell a used one from a new one."""
+    kept: dict[Any, ResidentModel] = {}
+    yield kept
+    for model in kept.values():
+        model.close()
+
+
 @pytest.fixture
-def make(backend: str, models: dict[str, str]) -> Iterator[Make]:
+def make(backend: str, models: dict[str, str], spare: dict[Any, ResidentModel]) -> Iterator[Make]:
     """Makes a resident model over the zoo, or over other models by name."""
-    made: list[ResidentModel] = []
+    made: list[tuple[Any, ResidentModel]] = []
 
     def make(dtype: str | None = "float32", threads: int = 1, **more: Path) -> ResidentModel:
         references = {**models, **{name: str(path) for name, path in more.items()}}
-        settings = ModelSettings(
-            tuple(references.items()), Path(), "cpu", dtype, threads, ENGINE_ARGS.get(backend, {})
-        )
-        made.append(resident_model(backend, settings))
-        return made[-1]
+        key = (backend, dtype, threads, tuple(references.items()))
+        arguments = ENGINE_ARGS.get(backend, {})
+        settings = ModelSettings(tuple(references.items()), Path(), "cpu", dtype, threads, arguments)
+        model = spare.pop(key) if key in spare else resident_model(backend, settings)
+        made.append((key, model))
+        return model
 
     yield make
-    for model in made:
-        model.close()
+    for key, model in made:
+        if backend == "vllm" and len(key[-1]) == len(NAMES) and key not in spare:
+            spare[key] = model
+        else:
+            model.close()
 
 
 @pytest.fixture(scope="module")
