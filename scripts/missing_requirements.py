@@ -2,8 +2,8 @@
 
     missing_requirements.py CONSTRAINTS NEEDED PINS
 
-Writes to NEEDED the requirements that are not installed, and to PINS the versions of all that is installed with
-those of CONSTRAINTS for all that is not.
+Writes to NEEDED the requirements that are not installed, and to PINS the versions of all that is installed,
+with those of CONSTRAINTS for all that is not.
 """
 
 from __future__ import annotations

@@ -12,11 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
-from weakref import WeakSet
 
 import torch
 
-from evomerge.errors import CandidateError, FailureKind, UserError
+from evomerge.errors import CandidateError, FailureKind, FitnessError, UserError
 from evomerge.fitness.deadline import Deadline
 from evomerge.recipe import Recipe
 
@@ -65,11 +64,10 @@ class Answer:
     greedy: list[bool]
 
 
-_LIVE: WeakSet[VllmEngine] = WeakSet()
-
-
 class VllmEngine:
     """One engine. After an ``EngineFailedError`` it can only be closed.
+
+    A process has one at a time: what vLLM cleans up at the end of one, it takes from all.
 
     ``folder`` holds ``config.json`` and the tokenizer; ``arguments`` are those of vLLM's ``EngineArgs``,
     ``sources`` those of ``vllm_worker.Sources``.
@@ -77,7 +75,8 @@ class VllmEngine:
 
     def __init__(self, folder: Path, arguments: Mapping[str, Any], sources: Mapping[str, Any]) -> None:
         set_environment()
-        with _quiet():
+        # A search asks in inference mode, whose tensors could not be written to outside of it.
+        with _quiet(), torch.inference_mode(mode=False):
             from vllm import LLM
             from vllm.config import WeightTransferConfig
 
@@ -94,7 +93,6 @@ class VllmEngine:
                 )
                 self._llm.init_weight_transfer_engine({"init_info": dict(sources)})
         self._asked = 0
-        _LIVE.add(self)
 
     def load(self, recipe: Recipe) -> str:
         """Makes its weights the merge of ``recipe``; the fingerprint.
@@ -104,8 +102,8 @@ class VllmEngine:
             UserError: The models are wrong.
             EngineFailedError: The engine died, or could not take the weights.
         """
-        with _failing_as("while merging"), _quiet():
-            self._llm.start_weight_update()
+        with _failing_as("while merging"), _quiet(), torch.inference_mode(mode=False):
+            self.start_update()
             self._llm.update_weights({"update_info": {"recipe": recipe.document()}})
             merged = self._llm.collective_rpc("evomerge_merged")
             fingerprint = _common_fingerprint(merged)
@@ -113,23 +111,28 @@ class VllmEngine:
             self._llm.reset_prefix_cache()
         return fingerprint
 
+    def start_update(self) -> None:
+        """Tells vLLM that its weights are about to change."""
+        self._llm.start_weight_update()
+
     def ask(self, requests: Sequence[Request], deadline: Deadline | None = None) -> list[Answer]:
         """The answers, in the order of the requests. ``deadline`` is looked at before each forward pass.
 
         Raises:
             CandidateError: The time is over, or memory ran out.
+            FitnessError: vLLM refuses a setting for generation.
             EngineFailedError: The engine died.
         """
-        from vllm import SamplingParams, TokensPrompt
+        from vllm import TokensPrompt
 
+        wanted = [_parameters(request) for request in requests]
         with _failing_as("while scoring"):
             engine = self._llm.llm_engine
             engine.reset_prefix_cache()  # answers must not depend on what was asked before
             names = [f"{self._asked + i}" for i in range(len(requests))]
             self._asked += len(requests)
-            for name, request in zip(names, requests, strict=True):
-                prompt = TokensPrompt(prompt_token_ids=request.tokens)
-                engine.add_request(name, prompt, SamplingParams(**request.sampling))
+            for name, request, parameters in zip(names, requests, wanted, strict=True):
+                engine.add_request(name, TokensPrompt(prompt_token_ids=request.tokens), parameters)
             done: dict[str, Any] = {}
             try:
                 while engine.has_unfinished_requests():
@@ -153,18 +156,11 @@ class VllmEngine:
 
     def close(self) -> None:
         """Ends the engine and its processes, and frees their memory."""
-        from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
-
         llm = self.__dict__.pop("_llm", None)
         if llm is None:
             return
-        _LIVE.discard(self)
         with _quiet(), contextlib.suppress(Exception):  # it may be dead
             llm.llm_engine.engine_core.shutdown()
-        del llm
-        if not _LIVE:  # what it cleans up is the whole process's
-            with _quiet(), contextlib.suppress(Exception):
-                cleanup_dist_env_and_memory()
 
 
 def set_environment() -> None:
@@ -187,6 +183,15 @@ def argument_names() -> tuple[str, ...]:
         from vllm.engine.arg_utils import EngineArgs
 
         return tuple(f.name for f in fields(EngineArgs))
+
+
+def _parameters(request: Request) -> Any:
+    from vllm import SamplingParams
+
+    try:
+        return SamplingParams(**request.sampling)
+    except (ValueError, TypeError) as exception:
+        raise FitnessError("generation_kwargs", f"vLLM refuses it: {exception}") from None
 
 
 def _answer(output: Any) -> Answer:

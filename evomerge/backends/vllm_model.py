@@ -88,6 +88,13 @@ class VllmModel:
         running = self._running
         return VllmLM(running.shell, running.tokenizer, partial(self._ask, deadline), running.max_length)
 
+    @property
+    def version(self) -> str:
+        """What vLLM says which weights it has: the fingerprint of the last recipe loaded."""
+        if self._running is None:
+            raise RuntimeError("nothing has been loaded yet")
+        return self._running.engine.version
+
     def close(self) -> None:
         """Ends the engine; the next ``load`` starts another."""
         if self._running is not None:

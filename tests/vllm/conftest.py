@@ -23,7 +23,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if here in item.path.parents:
             item.add_marker(pytest.mark.vllm)
             if find_spec("vllm") is None:
-                item.add_marker(pytest.mark.skip(reason="vLLM is not installed; scripts/test-vllm installs it"))
+                item.add_marker(
+                    pytest.mark.skip(reason="vLLM is not installed; scripts/test-vllm installs it")
+                )
 
 
 @pytest.fixture(scope="session")
