@@ -87,8 +87,7 @@ def checked_arguments(settings: ModelSettings) -> dict[str, Any]:
         if device_for(settings.device) == "cpu":
             raise ExperimentError(
                 "workers.quantization",
-                f"{settings.quantization!r} needs a GPU: on a CPU vLLM cannot quantize weights again that it has "
-                "packed once",
+                f"{settings.quantization!r} needs a GPU: vLLM has no such kernels for a CPU",
                 "Leave it out, or search on a machine with a GPU.",
             )
         arguments["quantization"] = settings.quantization

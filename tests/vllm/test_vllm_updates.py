@@ -1,4 +1,4 @@
-"""Merges inside vLLM: weights of every method, of adapters and of tied models are those of the merge on disk."""
+"""Merges inside vLLM: every method, adapters and tied models have the weights of the merge on disk."""
 
 from __future__ import annotations
 
