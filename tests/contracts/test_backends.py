@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 import shutil
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from wide_zoo import wide_zoo
 from evomerge.backends.registry import BACKENDS, resident_model
 from evomerge.backends.resident import ModelSettings, ResidentModel
 from evomerge.backends.transformers_lm import LoadedModel
+from evomerge.backends.vllm_settings import vllm_is_installed
 from evomerge.engine.export import merge_to_disk
 from evomerge.engine.sources import open_sources
 from evomerge.errors import CandidateError, CheckpointError, FailureKind, RecipeError, UserError
@@ -69,7 +69,7 @@ VLLM = pytest.param(
     "vllm",
     marks=[
         pytest.mark.vllm,
-        pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed; see scripts/test-vllm"),
+        pytest.mark.skipif(not vllm_is_installed(), reason="vLLM is not installed; see scripts/test-vllm"),
     ],
 )
 ENGINE_ARGS: dict[str, dict[str, Any]] = {

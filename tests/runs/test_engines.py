@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import yaml
 from cli_support import EXPERIMENT, changed
 from support import ROOT
 
+from evomerge.backends.vllm_settings import vllm_is_installed
 from evomerge.errors import ExperimentError
 from evomerge.runs.executors import make_executor
 from evomerge.runs.experiment import FREE_FIELDS, Experiment, read_document
@@ -47,7 +47,7 @@ def test_what_does_not_go_together_is_found_when_the_file_is_read(name: str, tmp
         load(tmp_path, **workers)
 
 
-@pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed")
+@pytest.mark.skipif(vllm_is_installed(), reason="vLLM is installed")
 def test_without_vllm_the_line_that_installs_it_is_said_before_a_search(tmp_path: Path) -> None:
     with pytest.raises(
         ExperimentError, match=r"workers.engine: vLLM is not installed\. Install it: pip install"
@@ -76,7 +76,7 @@ def test_engine_its_arguments_and_quantization_belong_to_the_study(tmp_path: Pat
 def test_a_study_from_before_engines_were_chosen_used_transformers(tmp_path: Path) -> None:
     now = load(tmp_path).document({})
     before = {**now, "workers": {"dtype": "float32"}}
-    assert Manifest.of(before).differences(now, FREE_FIELDS, read_document) == []
+    assert Manifest.of(before).differences(now, FREE_FIELDS, read_document) == ()
     vllm = load(tmp_path, engine="vllm").document({})
     assert [d.field for d in Manifest.of(before).differences(vllm, FREE_FIELDS, read_document)] == [
         "workers.engine"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from wide_zoo import wide_zoo
 
 from evomerge.backends.registry import resident_model
 from evomerge.backends.resident import ModelSettings, ResidentModel
+from evomerge.backends.vllm_settings import vllm_is_installed
 
 Engine = Callable[..., ResidentModel]
 
@@ -22,7 +22,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.vllm)
-            if find_spec("vllm") is None:
+            if not vllm_is_installed():
                 item.add_marker(
                     pytest.mark.skip(reason="vLLM is not installed; scripts/test-vllm installs it")
                 )
