@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from vllm.distributed.weight_transfer.base import (
     WeightTransferEngine,
     WeightTransferInitInfo,
@@ -69,6 +69,7 @@ class MergeEngine(WeightTransferEngine[Sources, Candidate]):  # type: ignore[mis
             device=self.device,
             threads=init_info.threads,
         )
+        self._tied = _tied(self.model)
         self.merged: dict[str, str] = {}
         """Of the last merge ``fingerprint``, or ``failure`` (its kind) and ``reason``, or ``error``."""
 
@@ -88,8 +89,13 @@ class MergeEngine(WeightTransferEngine[Sources, Candidate]):  # type: ignore[mis
             self.merged = {"error": exception.reason, "where": exception.where, "hint": exception.hint}
 
     def finish_weight_update(self) -> None:
-        """Brings up to date what vLLM derives from the weights."""
+        """Brings up to date what vLLM derives from the weights.
+
+        It does that for layers that were loaded. Of tied ones only one is, and on a CPU the others have copies.
+        """
         finalize_layerwise_reload(self.model, self.model_config)
+        for layer in self._tied.values():
+            layer.quant_method.process_weights_after_loading(layer)
 
     def shutdown(self) -> None:
         """Frees the sources."""
@@ -102,9 +108,22 @@ class MergeEngine(WeightTransferEngine[Sources, Candidate]):  # type: ignore[mis
         loaded = self.model.load_weights(tensors)
         for _ in tensors:  # what vLLM has no use for counts in the fingerprint
             pass
-        lacking = sorted(wanted - loaded) if loaded is not None else []
+        lacking = sorted(wanted - loaded - set(self._tied)) if loaded is not None else []
         if lacking:
             raise ValueError(f"the merge has no weights for {', '.join(lacking[:8])}")
+
+
+def _tied(model: nn.Module) -> dict[str, Any]:
+    """The layers whose weight is that of a layer before, by the name of that weight."""
+    first: set[int] = set()
+    found: dict[str, Any] = {}
+    for name, layer in model.named_modules():
+        for parameter, weight in layer.named_parameters(recurse=False):
+            if weight.data_ptr() in first and hasattr(layer, "quant_method"):
+                found[f"{name}.{parameter}"] = layer
+            if weight.numel():
+                first.add(weight.data_ptr())
+    return found
 
 
 class MergeCalls:
