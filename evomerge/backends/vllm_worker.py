@@ -91,7 +91,7 @@ class MergeEngine(WeightTransferEngine[Sources, Candidate]):  # type: ignore[mis
     def finish_weight_update(self) -> None:
         """Brings up to date what vLLM derives from the weights.
 
-        It does that for layers that were loaded. Of tied ones only one is, and on a CPU the others have copies.
+        It does so for layers that were loaded. Of tied ones only one is; on a CPU the others have copies.
         """
         finalize_layerwise_reload(self.model, self.model_config)
         for layer in self._tied.values():
