@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 from evomerge.engine.plan import MergePlan
@@ -28,7 +29,8 @@ class ModelSettings:
 
     ``models`` are the models of every recipe to come: the names that recipes use, and the references they
     stand for. ``folder`` is where relative paths start. ``dtype`` is what the model calculates in (``None`` =
-    the dtype of the merge). ``threads`` is how many threads merge.
+    the dtype of the merge). ``threads`` is how many threads merge. ``engine_args`` are arguments of the
+    library that runs the model, ``quantization`` how it stores weights, where a backend has these.
     """
 
     models: tuple[tuple[str, str], ...]
@@ -36,6 +38,8 @@ class ModelSettings:
     device: str = "auto"
     dtype: str | None = None
     threads: int = 1
+    engine_args: Mapping[str, Any] = field(default_factory=dict)
+    quantization: str | None = None
 
 
 class ResidentModel(Askable, Protocol):
