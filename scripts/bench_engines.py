@@ -3,11 +3,11 @@
     .venv-vllm/bin/python scripts/bench_engines.py [--model DIR] [--dtype bfloat16] [--items 64] [--tokens 64]
 
 Needs vLLM (scripts/test-vllm makes .venv-vllm). Without --model on a small Llama with random weights. The
-two sources are the model and a copy with noise; a candidate is their mean, merged, then asked. A row: seconds
-of the update, of the answers (prompts of some 40 tokens, each answered with --tokens tokens), of
-log-likelihoods (the same prompts, a continuation of a few tokens), of all together; tokens generated a second.
-The best of --repeats candidates, as other work shares the machine; the first one, which compiles, does not
-count.
+two sources are the model and a copy with noise; a candidate is a mean of them, merged, then asked. A row:
+seconds of the update, of the answers (prompts of some 40 tokens, each answered with --tokens tokens), of
+log-likelihoods (the same prompts, a continuation of a few tokens), of all together; tokens generated a
+second. The best of --repeats candidates, as other work shares the machine; the first one, which compiles,
+does not count.
 """
 
 from __future__ import annotations

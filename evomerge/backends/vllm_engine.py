@@ -8,10 +8,13 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import Any, TypeVar
 
 import torch
 
@@ -31,10 +34,13 @@ __all__ = [
 
 _ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # batches do not depend on when requests arrive
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a fork of a process whose threads compute may wait for ever
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # several workers share a machine
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
 }
+_WATCH_S = 0.5
+_Result = TypeVar("_Result")
 _STUMBLED_OVER = ("llvmlite.binding.ffi",)
 
 
@@ -102,14 +108,8 @@ class VllmEngine:
             UserError: The models are wrong.
             EngineFailedError: The engine died, or could not take the weights.
         """
-        with _failing_as("while merging"), _quiet(), torch.inference_mode(mode=False):
-            self.start_update()
-            self._llm.update_weights({"update_info": {"recipe": recipe.document()}})
-            merged = self._llm.collective_rpc("evomerge_merged")
-            fingerprint = _common_fingerprint(merged)
-            self._llm.finish_weight_update(weight_version=fingerprint)
-            self._llm.reset_prefix_cache()
-        return fingerprint
+        with _failing_as("while merging"):
+            return self._watched(partial(self._load, recipe))
 
     def start_update(self) -> None:
         """Tells vLLM that its weights are about to change."""
@@ -123,26 +123,67 @@ class VllmEngine:
             FitnessError: vLLM refuses a setting for generation.
             EngineFailedError: The engine died.
         """
-        from vllm import TokensPrompt
-
         wanted = [_parameters(request) for request in requests]
         with _failing_as("while scoring"):
-            engine = self._llm.llm_engine
-            engine.reset_prefix_cache()  # answers must not depend on what was asked before
-            names = [f"{self._asked + i}" for i in range(len(requests))]
-            self._asked += len(requests)
-            for name, request, parameters in zip(names, requests, wanted, strict=True):
-                engine.add_request(name, TokensPrompt(prompt_token_ids=request.tokens), parameters)
-            done: dict[str, Any] = {}
-            try:
-                while engine.has_unfinished_requests():
-                    if deadline is not None:
-                        deadline.check()
-                    done |= {o.request_id: o for o in engine.step() if o.finished}
-            except CandidateError:
-                engine.abort_request([name for name in names if name not in done])
-                raise
+            return self._watched(partial(self._ask, requests, wanted, deadline))
+
+    @torch.inference_mode(mode=False)
+    def _load(self, recipe: Recipe) -> str:
+        with _quiet():
+            self.start_update()
+            self._llm.update_weights({"update_info": {"recipe": recipe.document()}})
+            fingerprint = _common_fingerprint(self._llm.collective_rpc("evomerge_merged"))
+            self._llm.finish_weight_update(weight_version=fingerprint)
+            self._llm.reset_prefix_cache()
+        return fingerprint
+
+    def _ask(
+        self, requests: Sequence[Request], wanted: Sequence[Any], deadline: Deadline | None
+    ) -> list[Answer]:
+        from vllm import TokensPrompt
+
+        engine = self._llm.llm_engine
+        engine.reset_prefix_cache()  # answers must not depend on what was asked before
+        names = [f"{self._asked + i}" for i in range(len(requests))]
+        self._asked += len(requests)
+        for name, request, parameters in zip(names, requests, wanted, strict=True):
+            engine.add_request(name, TokensPrompt(prompt_token_ids=request.tokens), parameters)
+        done: dict[str, Any] = {}
+        try:
+            while engine.has_unfinished_requests():
+                if deadline is not None:
+                    deadline.check()
+                done |= {o.request_id: o for o in engine.step() if o.finished}
+        except CandidateError:
+            engine.abort_request([name for name in names if name not in done])
+            raise
         return [_answer(done[name]) for name in names]
+
+    def _watched(self, do: Callable[[], _Result]) -> _Result:
+        """``do``, unless the engine's process ends meanwhile: vLLM waits for its answer for ever.
+
+        Raises:
+            EngineFailedError: It ended.
+        """
+        resources = getattr(self._llm.llm_engine.engine_core, "resources", None)
+        if resources is None:  # the engine is in this process
+            return do()
+        result: Future[_Result] = Future()
+
+        def run() -> None:
+            try:
+                result.set_result(do())
+            except BaseException as exception:  # noqa: BLE001 (raised where it is waited for)
+                result.set_exception(exception)
+
+        Thread(target=run, name="evomerge-vllm", daemon=True).start()
+        while True:
+            is_dead = bool(resources.engine_dead)
+            done, _ = wait([result], timeout=_WATCH_S)
+            if done:
+                return result.result()
+            if is_dead:
+                raise EngineFailedError("the process of vLLM's engine ended")
 
     @property
     def context(self) -> int:

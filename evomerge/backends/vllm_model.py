@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from evomerge.backends.resident import ModelSettings, config_digest
+from evomerge.backends.config_digest import config_digest
+from evomerge.backends.resident import ModelSettings
 from evomerge.backends.transformers_lm import context_length, with_padding
 from evomerge.backends.vllm_canary import Canary
 from evomerge.backends.vllm_engine import Answer, EngineFailedError, Request, VllmEngine
