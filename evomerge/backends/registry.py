@@ -22,11 +22,18 @@ def _transformers(settings: ModelSettings) -> ResidentModel:
     return TransformersModel.of(settings)
 
 
+def _vllm(settings: ModelSettings) -> ResidentModel:
+    from evomerge.backends.vllm_model import VllmModel
+
+    return VllmModel.of(settings)
+
+
 BACKENDS: Registry[MakeModel] = Registry("backend", "evomerge.backends")
 """Every registered backend by name."""
 
 BACKENDS.add("transformers", _transformers)
 BACKENDS.add("lm_eval", _transformers)
+BACKENDS.add("vllm", _vllm)
 
 
 def resident_model(backend: str, settings: ModelSettings) -> ResidentModel:

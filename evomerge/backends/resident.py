@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
-from weakref import WeakKeyDictionary
+from typing import Any, Protocol
 
-from evomerge.engine.plan import MergePlan
-from evomerge.engine.tokenizer_folders import TokenizerFolder
 from evomerge.fitness.askable import Askable
 from evomerge.recipe import Recipe
-from evomerge.tokenizers.vocabulary import tokenizer_files
 
-__all__ = ["ModelSettings", "ResidentModel", "config_digest"]
-
-_WITHOUT_EFFECT = ("_name_or_path", "transformers_version")
-_tokenizers: WeakKeyDictionary[TokenizerFolder, str] = WeakKeyDictionary()
-"""Digests of tokenizers that are in use."""
+__all__ = ["ModelSettings", "ResidentModel"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +19,8 @@ class ModelSettings:
 
     ``models`` are the models of every recipe to come: the names that recipes use, and the references they
     stand for. ``folder`` is where relative paths start. ``dtype`` is what the model calculates in (``None`` =
-    the dtype of the merge). ``threads`` is how many threads merge.
+    the dtype of the merge). ``threads`` is how many threads merge. ``engine_args`` are arguments of the
+    library that runs the model, ``quantization`` how it stores weights, where a backend has these.
     """
 
     models: tuple[tuple[str, str], ...]
@@ -36,6 +28,8 @@ class ModelSettings:
     device: str = "auto"
     dtype: str | None = None
     threads: int = 1
+    engine_args: Mapping[str, Any] = field(default_factory=dict)
+    quantization: str | None = None
 
 
 class ResidentModel(Askable, Protocol):
@@ -69,19 +63,3 @@ class ResidentModel(Askable, Protocol):
     def close(self) -> None:
         """Frees the model and the sources; may be called twice."""
         ...
-
-
-def config_digest(plan: MergePlan) -> str:
-    """A digest of the configuration and the tokenizer (chat template included) of ``plan``.
-
-    Models with the same weights and the same digest give the same answers.
-    """
-    if plan.tokenizer not in _tokenizers:
-        state = hashlib.sha256()
-        for file in tokenizer_files(plan.tokenizer.path):
-            content = file.read_bytes()
-            state.update(f"{file.name} {len(content)}\n".encode() + content)
-        _tokenizers[plan.tokenizer] = state.hexdigest()
-    config = {key: value for key, value in plan.config.items() if key not in _WITHOUT_EFFECT}
-    text = json.dumps([config, _tokenizers[plan.tokenizer]], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from evomerge.backends.resident import ModelSettings, config_digest
+from evomerge.backends.config_digest import config_digest
+from evomerge.backends.resident import ModelSettings
 from evomerge.backends.transformers_lm import LoadedModel, TransformersLM
 from evomerge.backends.transformers_weights import TransformersWeights
 from evomerge.checkpoints.checkpoint import Checkpoint, dtype_name, main_dtype

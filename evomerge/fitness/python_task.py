@@ -19,6 +19,7 @@ import torch
 from evomerge.errors import CandidateError, EvomergeError, FailureKind, FitnessError
 from evomerge.fitness.answering import SEED, Request
 from evomerge.fitness.askable import EvalLM
+from evomerge.fitness.chat_spec import chat_settings
 from evomerge.fitness.items import ItemSet, Measure, positions_of
 from evomerge.fitness.python_file import PythonClass, load_class, place_in
 from evomerge.fitness.scored import ItemDigest, TaskDigest, short_digest
@@ -65,6 +66,7 @@ class PythonTask:
             num_fewshot=0,
             examples="none",
             items={split: len(positions) for split, positions in self._splits.items()},
+            chat=chat_settings(fitness.chat, None),
         )
 
     def requests(self, chosen: ItemSet, measure: Measure, model: EvalLM) -> list[Request]:
@@ -85,7 +87,7 @@ class PythonTask:
         names = [self._names[position] for position in split]
         found = positions_of(chosen, self.info.task, names, self._where)
         documents = [copy.deepcopy(self._documents[split[p]]) for p in found]  # its code may change them
-        lm = TaskLM(model, self.info.task, self._where, self._fitness.max_gen_toks)
+        lm = TaskLM(model, self.info.task, self._where, self._fitness)
         with _same_random_numbers(model.device):
             self._set_up()
             values = self._values(self._answers(lm, documents), found, names)
@@ -102,6 +104,7 @@ class PythonTask:
             "output type": info.output_type,
             "aggregation": info.aggregation,
             "higher is better": str(info.higher_is_better),
+            **({} if info.chat is None else {"chat": info.chat.details}),
             "the class": self._class.value.__name__,
             "the task's code": self._class.code,
         }

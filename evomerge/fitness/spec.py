@@ -51,6 +51,13 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+_OF_LM_EVAL = (
+    *("metric", "filter", "num_fewshot", "chat", "description", "gen_prefix", "repeats", "generation"),
+    "think_end_token",
+)
+"""Fields that only tasks of lm-eval have."""
+
+
 class TaskSpec(_Frozen):
     """One lm-eval task (or group, or tag), or a Python task, and what it counts for.
 
@@ -139,7 +146,7 @@ class TaskSpec(_Frozen):
         if self.python is None:
             _refuse(self, "name", "python", "it names a Python task, and there is no 'python'")
         else:
-            for field in ("metric", "filter", "num_fewshot"):
+            for field in _OF_LM_EVAL:
                 _refuse(self, field, "python", "it belongs to tasks of lm-eval; a Python task has none")
             _refuse(self, "measure", "python", "a Python task measures what its score() says")
             _refuse(self, "transform", "python", "let score() return the logarithm itself")

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from lm_eval.api.instance import Instance
 
-from evomerge.errors import FitnessError
+from evomerge.errors import CandidateError, FailureKind, FitnessError
 from evomerge.fitness.answering import Request, answer
 from evomerge.fitness.askable import EvalLM
+from evomerge.fitness.chat import ChatError, ChatFormat
+from evomerge.fitness.chat_spec import ChatSettings, chat_settings
+from evomerge.fitness.spec import FitnessSpec
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["TaskLM"]
+__all__ = ["Conversation", "TaskLM"]
+
+Conversation = str | Sequence[Mapping[str, str]]
+
+_MODELS_OWN = ChatSettings(template=True, system=None, fewshot_as_multiturn=True)
 
 
 class TaskLM:
@@ -25,11 +33,13 @@ class TaskLM:
     let it pass.
     """
 
-    def __init__(self, lm: EvalLM, task: str, where: str, most_tokens: int | None = None) -> None:
+    def __init__(self, lm: EvalLM, task: str, where: str, fitness: FitnessSpec) -> None:
         self._lm = lm
         self._task = task
         self._where = where
-        self._most_tokens = most_tokens
+        self._fitness = fitness
+        given = chat_settings(fitness.chat, None)
+        self._chat = given if given is not None and given.applied else _MODELS_OWN
 
     def loglikelihood(self, pairs: Iterable[tuple[str, str]]) -> list[tuple[float, bool]]:
         """For each (context, continuation) log p(continuation | context), and whether it is greedy."""
@@ -52,12 +62,13 @@ class TaskLM:
         """The answer to each prompt, up to one of the texts ``stop`` (left out) or the end-of-text token.
 
         ``temperature`` 0 is greedy; above, answers are drawn, the same ones for the same call.
-        ``fitness.max_gen_toks`` caps ``max_tokens``.
+        ``fitness.max_gen_toks`` caps ``max_tokens``, and ``fitness.think_end_token`` cuts answers.
 
         Raises:
             FitnessError: So many tokens do not fit into the model's context.
         """
-        length = max_tokens if self._most_tokens is None else min(max_tokens, self._most_tokens)
+        cap, think_end = self._fitness.max_gen_toks, self._fitness.think_end_token
+        length = max_tokens if cap is None else min(max_tokens, cap)
         if length >= self.max_length:
             raise FitnessError(
                 self._where,
@@ -69,7 +80,40 @@ class TaskLM:
         options: dict[str, Any] = {"until": until, "max_gen_toks": length, "do_sample": temperature > 0}
         if temperature > 0:
             options["temperature"] = float(temperature)
+        if think_end is not None:
+            options["think_end_token"] = think_end
         return [str(text) for text in self._answers("generate_until", [(_text(p), options) for p in prompts])]
+
+    def chat(
+        self,
+        conversations: Iterable[Conversation],
+        max_tokens: int = 256,
+        stop: str | Sequence[str] = (),
+        temperature: float = 0.0,
+    ) -> list[str]:
+        """The answer to each conversation: ``generate`` on its ``prompt``."""
+        prompts = [self.prompt(conversation) for conversation in conversations]
+        return self.generate(prompts, max_tokens, stop, temperature)
+
+    def prompt(self, conversation: Conversation) -> str:
+        """The text of a conversation up to the answer: messages with role and content, or one question.
+
+        Its template is that of ``fitness.chat``, else the model's own; the system text of ``fitness.chat``
+        comes first where no message is of the system. A last message of the assistant is to be continued.
+
+        Raises:
+            CandidateError: The model has no chat template, or it fails.
+        """
+        messages: list[Mapping[str, str]] = (
+            [{"role": "user", "content": conversation}] if isinstance(conversation, str) else [*conversation]
+        )
+        system = self._chat.system
+        if system and all(message["role"] != "system" for message in messages):
+            messages.insert(0, {"role": "system", "content": system})
+        try:
+            return self._format(messages, add_generation_prompt=messages[-1]["role"] != "assistant")
+        except ChatError as error:
+            raise CandidateError(FailureKind.EVALUATION, str(error)) from None
 
     def count_tokens(self, text: str) -> int:
         """How many tokens the model makes of ``text``."""
@@ -90,6 +134,10 @@ class TaskLM:
 
         found = getattr(self._lm, "model", None)
         return found if isinstance(found, torch.nn.Module) else None
+
+    @cached_property
+    def _format(self) -> ChatFormat:
+        return ChatFormat.of(self._chat, self._lm.tokenizer, self._where)
 
     def _answers(self, kind: str, asked: Sequence[tuple[Any, ...]]) -> list[Any]:
         requests = [

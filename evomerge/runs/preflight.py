@@ -8,7 +8,10 @@ from typing import Any
 
 import torch
 
+from evomerge.backends.resident import ModelSettings
 from evomerge.backends.transformers_lm import context_length, with_padding
+from evomerge.backends.trial import try_out
+from evomerge.backends.vllm_settings import check_settings, room
 from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.engine.compute import check_tables
 from evomerge.engine.device import resolve_device
@@ -24,7 +27,7 @@ from evomerge.fitness.items import Measure
 from evomerge.fitness.scored import ScoredDigest
 from evomerge.fitness.spec import FitnessSpec
 from evomerge.recipe import Recipe
-from evomerge.runs.experiment import FREE_FIELDS, Experiment, WorkersSpec, read_document
+from evomerge.runs.experiment import FREE_FIELDS, Experiment, read_document
 from evomerge.runs.run_folder import check_folder, check_run_folder
 from evomerge.search.samplers import first_population, make_sampler
 from evomerge.study.lookup import Known, known, study_names
@@ -69,7 +72,8 @@ def preflight(experiment: Experiment, *, dry: bool = False) -> Preflight:
 
     Opens the models, plans the first candidate and every baseline, has transformers build the model without
     its weights, makes the sampler, builds the tasks and one request of each with the real tokenizer, and
-    looks at the storage and the run's folder. Of the weights only integer and boolean tensors are read, and
+    looks at the storage and the run's folder. An engine other than transformers makes the first candidate,
+    once, in a process of its own. Otherwise, of the weights only integer and boolean tensors are read, and
     nothing is written: a study keeps the experiment that it was created with, so all this comes before there
     is a study. ``dry``: no search follows, so the study is looked at (a search opens it itself, and waits for
     a server that is away), and each prompt is compared with the model's context.
@@ -86,7 +90,7 @@ def preflight(experiment: Experiment, *, dry: bool = False) -> Preflight:
     study = known(experiment.storage, experiment.name, wait=not dry)
     experiment = experiment.of_study(study.document)
     try:
-        _check_workers(experiment.spec.workers)
+        _check_workers(experiment)
         make_sampler(experiment.sampler(), experiment.space.dimensions)
         space = experiment.space
         recipe = space.fill(space.decode(space.start()))
@@ -96,12 +100,13 @@ def preflight(experiment: Experiment, *, dry: bool = False) -> Preflight:
         evaluator = Evaluator(experiment.fitness, experiment.path.parent, as_drawn=study.as_drawn)
         tasks = evaluator.describe()
         warnings |= dict.fromkeys(_model_warnings(first, recipe))
-        prompts = _check_requests(evaluator, first, tuple(Split) if dry else ())
+        prompts = _check_requests(evaluator, first, experiment, tuple(Split) if dry else ())
         names = [baseline.name for baseline in experiment.baselines()]
         tokenizers = _chat_tokenizers(evaluator, plans)
         prompts += evaluator.check_chat(dict(zip(names, tokenizers[1:], strict=False)))
         sources, scored = identities(inputs.checkpoints), evaluator.digest(tokenizers)
-        check_tables(plans)  # last, as it needs the weights of models of the hub, which are here now
+        check_tables(plans)  # late, as it needs the weights of models of the hub, which are here now
+        _try_engine(experiment, recipe)
     except UserError as exception:
         raise exception.within(str(experiment.path)) from None
     if file is not None and is_new:
@@ -191,7 +196,10 @@ def _open_models(experiment: Experiment) -> dict[str, Checkpoint]:
     return checkpoints
 
 
-def _check_workers(workers: WorkersSpec) -> None:
+def _check_workers(experiment: Experiment) -> None:
+    workers = experiment.spec.workers
+    if experiment.engine == "vllm":
+        check_settings(workers.quantization)
     try:
         resolve_device(workers.device)
     except ExperimentError as exception:
@@ -205,12 +213,31 @@ def _check_workers(workers: WorkersSpec) -> None:
         )
 
 
+def _try_engine(experiment: Experiment, recipe: Recipe) -> None:
+    """Has another engine than transformers make the first candidate, where workers run on this machine."""
+    workers = experiment.spec.workers
+    if experiment.engine in ("transformers", "lm_eval") or workers.address is not None:
+        return
+    settings = ModelSettings(
+        models=tuple(experiment.references.items()),
+        folder=experiment.path.parent.absolute(),
+        device=workers.device,
+        dtype=workers.dtype,
+        threads=workers.threads,
+        engine_args=workers.engine_args or {},
+        quantization=workers.quantization,
+    )
+    try_out(experiment.engine, settings, recipe)
+
+
 def _model_warnings(plan: MergePlan, recipe: Recipe) -> list[str]:
     warning = check_header(plan, is_stack=recipe.models is None)
     return [] if warning is None else [warning]
 
 
-def _check_requests(evaluator: Evaluator, plan: MergePlan, splits: Sequence[Split]) -> tuple[str, ...]:
+def _check_requests(
+    evaluator: Evaluator, plan: MergePlan, experiment: Experiment, splits: Sequence[Split]
+) -> tuple[str, ...]:
     if not has_tokenizer(plan.tokenizer.path):
         raise CheckpointError(
             "models",
@@ -218,9 +245,11 @@ def _check_requests(evaluator: Evaluator, plan: MergePlan, splits: Sequence[Spli
             "Put the tokenizer's files (tokenizer.json, tokenizer_config.json) into the base model's folder.",
         )
     tokenizer = with_padding(load_tokenizer(plan.tokenizer.path))
-    return evaluator.check_requests(
-        tokenizer, context_length(parse_config(plan.config)[0], tokenizer), splits
-    )
+    context = context_length(parse_config(plan.config)[0], tokenizer)
+    if experiment.engine == "vllm":
+        given = experiment.spec.workers.engine_args or {}
+        context = room(plan.config, context, given.get("max_model_len")).scored
+    return evaluator.check_requests(tokenizer, context, splits)
 
 
 def _chat_tokenizers(evaluator: Evaluator, plans: Sequence[MergePlan]) -> list[Any]:

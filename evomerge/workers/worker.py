@@ -5,9 +5,9 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import CandidateError, FailureKind, FitnessError, RecipeError
 from evomerge.fitness.deadline import Deadline
@@ -29,8 +29,8 @@ class WorkerSpec:
     for. ``folder`` is where relative paths start. ``dtype`` is what the live model calculates in (``None`` =
     the dtype of the merge). A job that is not done after ``timeout_s`` seconds ends at its next forward pass.
     ``as_drawn``: see ``Evaluator``. ``scored``: a digest of each task as the study knows it; a worker that
-    finds another one (the files of another node, say) refuses. ``engine`` names the
-    backend that runs the live model.
+    finds another one (the files of another node, say) refuses. ``engine`` names the backend that runs the
+    live model, with ``engine_args`` and ``quantization``: see ``ModelSettings``.
     """
 
     models: tuple[tuple[str, str], ...]
@@ -43,6 +43,8 @@ class WorkerSpec:
     as_drawn: bool = False
     scored: Mapping[str, str] | None = None
     engine: str = "transformers"
+    engine_args: Mapping[str, Any] = field(default_factory=dict)
+    quantization: str | None = None
 
     def __call__(self) -> Worker:
         """A worker with its models and tasks loaded: the spec is its own factory.
@@ -108,7 +110,15 @@ class Worker:
             from evomerge.fitness.evaluator import Evaluator
 
             spec = self.spec
-            settings = ModelSettings(spec.models, spec.folder, spec.device, spec.dtype, spec.threads)
+            settings = ModelSettings(
+                spec.models,
+                spec.folder,
+                spec.device,
+                spec.dtype,
+                spec.threads,
+                spec.engine_args,
+                spec.quantization,
+            )
             model = resident_model(spec.engine, settings)
             evaluator = Evaluator(spec.fitness, spec.folder, as_drawn=spec.as_drawn)
             evaluator.describe()  # builds the tasks, outside any time limit

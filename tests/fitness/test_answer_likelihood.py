@@ -158,6 +158,23 @@ def test_few_shot_examples_are_those_of_the_metric(shapes: Path, model: Any, tok
     assert all(prompt.count(">") == 3 for prompt in by_metric)
 
 
+def test_in_a_chat_the_answer_stands_where_the_models_template_lets_it_begin(
+    shapes: Path, model: Any, tokenizer: Any
+) -> None:
+    import copy
+
+    ours = evaluator(shapes, {"task": "t_generate", "measure": "answer_likelihood"}, chat=True)
+    (task,) = ours._tasks
+    for begin in ("Q:", "U:"):  # another candidate's template makes other prompts
+        chatting = copy.deepcopy(tokenizer)
+        chatting.chat_template = begin + "{{ messages[0]['content'] }} A:"
+        lm = LoadedModel(model, chatting).lm(8)
+        asked = task.requests(ItemSet(Split.SEARCH), Measure.ANSWER_LIKELIHOOD, lm)
+        prompts = [r.instance.args[0] for r in asked]
+        assert all(p.startswith(begin) and p.endswith("> A:") for p in prompts)
+        assert {r.instance.args[1] for r in asked} <= set("abcdefgh")
+
+
 def test_tasks_that_do_not_ask_for_it_and_other_jobs_are_scored_by_their_metric(
     shapes: Path, model: Any, tokenizer: Any
 ) -> None:

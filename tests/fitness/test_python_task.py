@@ -100,6 +100,56 @@ def test_what_lm_answers_is_what_lm_eval_answers(write: Write, model: Any, token
     assert (count, length, module, nothing) == (4, 128, model, [])
 
 
+CHAT = (
+    "{% for m in messages %}{{ '<' ~ m['role'] ~ '>' ~ m['content'] }}{% if not loop.last or "
+    "add_generation_prompt %}{{ ';' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+HEAR = """
+    turns = [{"role": "user", "content": "ab"}, {"role": "assistant", "content": "c"}]
+    type(self).heard = lm.prompt("ab"), lm.prompt(turns), lm.chat(["ab"], max_tokens=4), lm.generate(
+        [lm.prompt("ab")], max_tokens=4
+    )
+    return [0] * len(items)
+"""
+
+
+def test_conversations_are_asked_with_the_models_template_and_system_text(
+    write: Write, model: Any, tokenizer: Any
+) -> None:
+    import copy
+
+    chatting = copy.deepcopy(tokenizer)
+    chatting.chat_template = CHAT
+    file = write(score_body(HEAR))
+    plain, with_system = evaluator(file), evaluator(file, chat={"system": "be a"})
+    for ours in (plain, with_system):
+        ours.score(LoadedModel(model, chatting), ItemSet(Split.SEARCH))
+    question, turns, answer, same = plain._tasks[0]._object.heard
+    assert (question, turns) == ("<user>ab;<assistant>", "<user>ab;<assistant>c")
+    assert answer == same
+    assert with_system._tasks[0]._object.heard[:2] == (
+        "<system>be a;<user>ab;<assistant>",
+        "<system>be a;<user>ab;<assistant>c",
+    )
+    (told,) = plain.digest().changes(with_system.digest())["Letters"]
+    assert told.startswith("chat: none -> ")
+    with pytest.raises(CandidateError, match="the tokenizer has no chat template") as failed:
+        evaluator(file).score(LoadedModel(model, tokenizer), ItemSet(Split.SEARCH))
+    assert failed.value.kind == FailureKind.EVALUATION
+
+
+def test_thoughts_are_cut_from_answers(write: Write, model: Any, tokenizer: Any) -> None:
+    body = "type(self).heard = lm.generate(['ab', 'cd'], max_tokens=9)\nreturn [0] * len(items)"
+    file = write(score_body(body))
+    whole, cut = evaluator(file), evaluator(file, think_end_token="a")
+    for ours in (whole, cut):
+        ours.score(LoadedModel(model, tokenizer), ItemSet(Split.SEARCH))
+    heard = whole._tasks[0]._object.heard
+    assert any("a" in text for text in heard)
+    assert cut._tasks[0]._object.heard == [text.rpartition("a")[2].lstrip() for text in heard]
+
+
 def test_answers_at_a_temperature_are_drawn_and_are_the_same_each_time(
     write: Write, model: Any, tokenizer: Any
 ) -> None:
@@ -192,8 +242,10 @@ def test_random_numbers_are_the_same_for_each_candidate_and_leave_the_callers_al
     body = "import random, numpy, torch\n"
     body += "return [random.random() + numpy.random.rand() + torch.rand(()) for _ in items]"
     ours = evaluator(write(score_body(body)))
-    before = random.getstate(), numpy_state(), torch.get_rng_state().tolist()
     first = ours.score(LoadedModel(model, tokenizer), ItemSet(Split.SEARCH))
+    random.random(), np.random.rand(), torch.rand(())  # noqa: NPY002 (others draw in between)
+    np.random.seed(7)  # noqa: NPY002
+    before = random.getstate(), numpy_state(), torch.get_rng_state().tolist()
     assert ours.score(LoadedModel(make_model(1), tokenizer), ItemSet(Split.SEARCH)) == first
     assert len({i.value for i in first.tasks[0].items}) == 10
     assert before == (random.getstate(), numpy_state(), torch.get_rng_state().tolist())
@@ -347,6 +399,8 @@ def test_logits_that_are_not_finite_fail_the_candidate_and_too_long_answers_end_
         ({"python": "mine.py:A", "name": "a/b"}, "name"),
         ({"python": "mine.py:A", "metric": "acc"}, "metric and python: it belongs to tasks of lm-eval"),
         ({"python": "mine.py:A", "num_fewshot": 2}, "num_fewshot and python"),
+        ({"python": "mine.py:A", "chat": True}, "chat and python"),
+        ({"python": "mine.py:A", "repeats": 2}, "repeats and python"),
         ({"python": "mine.py:A", "transform": "log"}, "return the logarithm itself"),
         ({"python": "mine.py:A", "measure": "answer_likelihood"}, "measures what its score"),
         ({"task": "b", "name": "c"}, "there is no 'python'"),
