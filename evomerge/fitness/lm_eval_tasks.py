@@ -241,7 +241,7 @@ class EvalTask:
             for i in items
         )
 
-    def _chosen(self, chosen: ItemSet, chat: Render | None) -> tuple[_Item, ...]:
+    def _chosen(self, chosen: ItemSet, chat: Render | None = None) -> tuple[_Item, ...]:
         # Of the whole split's requests: few-shot examples are drawn one item after the other.
         items = self._items(chosen.split, chat)
         names = [item.name for item in items]
