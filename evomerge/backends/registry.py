@@ -26,6 +26,7 @@ BACKENDS: Registry[MakeModel] = Registry("backend", "evomerge.backends")
 """Every registered backend by name."""
 
 BACKENDS.add("transformers", _transformers)
+BACKENDS.add("lm_eval", _transformers)
 
 
 def resident_model(backend: str, settings: ModelSettings) -> ResidentModel:

@@ -18,8 +18,18 @@ class EvalLM(Protocol):
 
     Beyond what lm-eval says, answers are a function of the weights and the requests alone (nothing is cached
     from one candidate to the next), and where logits are not finite no answer is made of them:
-    log-likelihoods are then not finite either, and generation raises ``NonFiniteLogitsError``.
+    log-likelihoods are then not finite either, and generation raises ``NonFiniteLogitsError``. Where memory
+    runs out it tries again with fewer sequences at a time; what does not fit one by one is a
+    ``CandidateError``.
     """
+
+    @property
+    def pools(self) -> bool:
+        """Whether requests of several tasks are asked together; else those of one task at a time.
+
+        One that pools answers each sampled request from the ``seed`` in its generation options.
+        """
+        ...
 
     @property
     def max_length(self) -> int:
@@ -36,7 +46,11 @@ class EvalLM(Protocol):
         ...
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """For each request log p(continuation | context), and whether that is the greedy answer."""
+        """For each request log p(continuation | context), and whether that is the greedy answer.
+
+        Raises:
+            CandidateError: Memory or time do not suffice; so do the other kinds of requests.
+        """
         ...
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
@@ -64,8 +78,8 @@ class Askable(Protocol):
 
 
 class NonFiniteLogitsError(Exception):
-    """While generating, the logits of a prompt were not finite; holds the prompt's tokens, padded left."""
+    """While generating, the logits after a prompt were not finite; holds the position of its request."""
 
-    def __init__(self, tokens: list[int]) -> None:
-        super().__init__(tokens)
-        self.tokens = tokens
+    def __init__(self, request: int) -> None:
+        super().__init__(request)
+        self.request = request

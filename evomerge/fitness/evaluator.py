@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from functools import cached_property, partial
+from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evomerge.errors import CandidateError, FailureKind, FitnessError, did_you_mean
+from evomerge.errors import FitnessError, did_you_mean
 from evomerge.fitness.items import ItemSet, Measure
 from evomerge.fitness.scored import ScoredDigest
-from evomerge.fitness.scores import Scores, Split, TaskScore
+from evomerge.fitness.scores import Scores, Split
 from evomerge.fitness.spec import FitnessSpec
 from evomerge.fitness.task_info import TaskInfo
 
 if TYPE_CHECKING:
     from evomerge.fitness.askable import Askable
     from evomerge.fitness.deadline import Deadline
-    from evomerge.fitness.lm_eval_tasks import EvalTask
+    from evomerge.fitness.tasks import Task
 
 __all__ = ["Evaluator"]
 
@@ -80,8 +80,7 @@ class Evaluator:
         An item has the same prompt and examples in every set. Its score may differ in the last bits of a
         log-likelihood where other items are in its batch, and at random where a task samples its answers.
 
-        Out of memory, a task is tried again with half the batch, and so on down to single sequences. A
-        ``deadline`` is looked at between two forward passes: one that hangs is not ended.
+        A ``deadline`` is looked at between two forward passes: one that hangs is not ended.
 
         Raises:
             FitnessError: as ``describe``; also a task that does not fit the model or tokenizer, and items
@@ -90,13 +89,17 @@ class Evaluator:
         """
         import torch
 
+        from evomerge.fitness.answering import answer
+
         self._refuse_other_tasks(items)
+        lm = model.lm(self.spec.batch_size, deadline)
         with torch.inference_mode():
-            tasks = tuple(self._score(task, model, items, measure, deadline) for task in self._tasks)
+            answer(lm, [request for task in self._tasks for request in task.requests(items, measure, lm)])
+            tasks = tuple(task.score(items, measure, lm) for task in self._tasks)
         return Scores(items.split, tasks)
 
     @cached_property
-    def _tasks(self) -> tuple[EvalTask, ...]:
+    def _tasks(self) -> tuple[Task, ...]:
         from evomerge.fitness.lm_eval_tasks import build_tasks
 
         return build_tasks(self.spec, self.base_dir, as_drawn=self.as_drawn)
@@ -108,44 +111,3 @@ class Evaluator:
             raise FitnessError(
                 "fitness.tasks", f"there is no task {other[0]!r}", did_you_mean(other[0], known)
             )
-
-    def _score(
-        self, task: EvalTask, model: Askable, items: ItemSet, measure: Measure, deadline: Deadline | None
-    ) -> TaskScore:
-        score = {Measure.METRIC: task.score}[measure]
-        batch_size, tried = self.spec.batch_size, list[str]()
-        while batch_size:
-            scored = _unless_out_of_memory(partial(score, model.lm(batch_size, deadline), items))
-            if scored is not None:
-                return scored
-            tried.append(str(batch_size))
-            batch_size //= 2
-        raise CandidateError(
-            FailureKind.OUT_OF_MEMORY,
-            f"task {task.info.task!r} does not fit into memory, even with a batch of {tried[-1]} "
-            f"(tried: {', '.join(tried)})",
-        )
-
-
-def _unless_out_of_memory(score: Callable[[], TaskScore]) -> TaskScore | None:
-    """What ``score`` returns, or ``None`` (and memory as free as it gets) where memory ran out."""
-    import torch
-
-    try:
-        return score()
-    except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
-            raise
-    # Out of the handler: the exception held the tensors of the failed pass.
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return None
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    import torch
-
-    # Seen with torch 2.13: the allocator for CPUs, cuBLAS and cuDNN raise a plain RuntimeError.
-    told = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
-    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return known or any(text in str(error) for text in told)

@@ -22,19 +22,13 @@ from lm_eval.api.registry import AGGREGATION_REGISTRY
 from lm_eval.api.task import Task
 
 from evomerge.errors import CandidateError, FailureKind, FitnessError, did_you_mean
-from evomerge.fitness.askable import EvalLM, NonFiniteLogitsError
-from evomerge.fitness.items import ItemSet
+from evomerge.fitness.answering import SEED, Request
+from evomerge.fitness.askable import EvalLM
+from evomerge.fitness.items import ItemSet, Measure
 from evomerge.fitness.lm_eval_digest import digest_of_task
 from evomerge.fitness.lm_eval_fewshot import Examples
 from evomerge.fitness.lm_eval_index import load_tasks, task_manager
-from evomerge.fitness.lm_eval_requests import (
-    asks,
-    check_room,
-    is_cut,
-    random_stream,
-    token_count,
-    with_answer_cap,
-)
+from evomerge.fitness.lm_eval_requests import check_room, is_cut, token_count, with_answer_cap
 from evomerge.fitness.lm_eval_trust import refuse_code, sandbox_templates
 from evomerge.fitness.objectives import POSITIVE_AGGREGATIONS
 from evomerge.fitness.scored import TaskDigest
@@ -47,9 +41,6 @@ __all__ = ["EvalTask", "build_tasks"]
 
 # lm-eval warns about every task without an explicit aggregation, every truncated prompt, every model object.
 logging.getLogger("lm_eval").setLevel(logging.ERROR)
-
-_SEED = 1234
-"""lm-eval's default for few-shot examples and for sampling."""
 
 
 @dataclass(frozen=True)
@@ -105,23 +96,25 @@ class EvalTask:
             items={split: len(positions) for split, positions in self._splits.items()},
         )
 
-    def score(self, model: EvalLM, chosen: ItemSet) -> TaskScore:
-        """The task's metric over the items of ``chosen``, and each item's part in it.
+    def requests(self, chosen: ItemSet, measure: Measure, model: EvalLM) -> list[Request]:
+        """As ``Task.requests``: those that ``Task.build_all_requests`` of lm-eval makes, without answers.
 
         Raises:
-            FitnessError: the split has no such item.
-            CandidateError: the model's logits or the metric are not finite, or the task's own code
-                cannot handle the answers.
+            FitnessError: the split has no such item, or no answer fits into the model's context.
         """
+        del measure  # there is only one
         items = self._chosen(chosen)
-        instances = [instance for item in items for instance in item.instances]
-        for instance in instances:
-            instance.resps, instance.filtered_resps = [], {}  # of the candidate before
-        check_room(self._where, model.max_length, instances)
-        self._answer(model, items, instances)
-        self._check_finite(items)
+        requests = [Request(self.info.task, item.name, each) for item in items for each in item.instances]
+        for request in requests:
+            request.instance.resps, request.instance.filtered_resps = [], {}  # of the candidate before
+        check_room(self._where, model.max_length, [request.instance for request in requests])
+        return requests
+
+    def score(self, chosen: ItemSet, measure: Measure, model: EvalLM) -> TaskScore:
+        """As ``Task.score``: the metric over the items of ``chosen``, and each item's part in it."""
+        del measure, model
         try:
-            return self._evaluated(items, instances)
+            return self._evaluated(self._chosen(chosen))
         except OverflowError:
             raise self._not_finite(f"{self._metric} is too large for a number") from None
         except (CandidateError, FitnessError):
@@ -147,8 +140,8 @@ class EvalTask:
             {s: [(i.name, i.document, i.instances) for i in items[s]] for s in items},
         )
 
-    def _evaluated(self, items: Sequence[_Item], instances: list[Instance]) -> TaskScore:
-        self._filter.apply(instances)
+    def _evaluated(self, items: Sequence[_Item]) -> TaskScore:
+        self._filter.apply([instance for item in items for instance in item.instances])
         raw = [(item.name, self._raw(item)) for item in items]
         found = [(name, results[self._metric]) for name, results in raw if self._metric in results]
         if not found:
@@ -190,30 +183,6 @@ class EvalTask:
             except (ArithmeticError, TypeError, ValueError, IndexError):
                 return 0.0, 0.0
         return (value, 1.0) if math.isfinite(value) else (0.0, 0.0)
-
-    def _answer(self, model: EvalLM, items: Sequence[_Item], instances: Sequence[Instance]) -> None:
-        """Runs the model on all requests as ``lm_eval.evaluate`` does: by kind, repeats side by side."""
-        kinds = dict.fromkeys(instance.request_type for instance in instances)
-        for kind in kinds:
-            calls = [i for i in instances if i.request_type == kind for _ in range(i.repeats or 1)]
-            try:
-                with random_stream(calls, model.device, _SEED):
-                    responses = getattr(model, kind)(calls, disable_tqdm=True)
-            except NonFiniteLogitsError as error:
-                asked = (item.name for item in items if asks(item.instances, error.tokens, model.tok_encode))
-                place = next((f"item {name}" for name in asked), "an item")
-                raise self._not_finite(f"the logits after the prompt of {place} are not finite") from None
-            for instance, response in zip(calls, responses, strict=True):
-                instance.resps.append(response)
-
-    def _check_finite(self, items: Sequence[_Item]) -> None:
-        # argmax over NaN picks the first choice, so a broken model would score like a guess (0.4.13).
-        for item in items:
-            for instance in item.instances:
-                for response in instance.resps:
-                    value = response[0] if isinstance(response, tuple) else response
-                    if isinstance(value, float) and not math.isfinite(value):
-                        raise self._not_finite(f"the log-likelihood of item {item.name} is {value}")
 
     def check_requests(self, tokenizer: Any, context: int, splits: Iterable[Split]) -> int:
         """Makes the first request of the task, and counts the items of ``splits`` that a model cuts off.
@@ -257,7 +226,7 @@ class EvalTask:
         """The items of ``split``, in the order of the dataset, with their requests; built on first use."""
         if split not in self._items_of:
             # Few-shot examples are drawn one item after the other: start every split from the same state.
-            self._task.set_fewshot_seed(seed=_SEED)
+            self._task.set_fewshot_seed(seed=SEED)
             self._items_of[split] = tuple(
                 _Item(self._names[position], self._documents[position], self._requests(position))
                 for position in self._splits[split]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -60,8 +60,12 @@ AS_IT_WAS: Mapping[str, Any] = {
     "search.lag": 0,
     "search.warm_start": None,
     "fitness.objective": "weighted_mean",
+    "workers.engine": "lm_eval",
 }
 """What a study did that was written before a field existed, by field; for lists, ``tasks[].field``."""
+
+_ENGINE = "transformers"
+"""What runs the models of a new study."""
 
 _CMA_ES_SETTINGS = frozenset({"sigma", "restarts"})
 
@@ -80,6 +84,12 @@ class WorkersSpec(_Frozen):
         default="inline", description="inline: in this process, one at a time; ray: several, or a cluster."
     )
     count: _Positive = Field(default=1, description="Workers. More than one needs the backend ray.")
+    engine: Literal["transformers", "lm_eval"] | None = Field(
+        default=None,
+        description="What runs the models. transformers: requests of all tasks together; lm_eval: as lm-eval "
+        "itself runs transformers, one task after the other. As the study was begun if not given, and a new "
+        "one with transformers.",
+    )
     device: str = Field(default="auto", description="auto (a GPU if there is one), cpu, cuda, cuda:1 ...")
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         default=None,
@@ -264,8 +274,21 @@ class Experiment:
             "recipe": self.space.document,
             "fitness": self.spec.fitness.model_dump(mode="json"),
             "search": self.spec.search.model_dump(mode="json"),
-            "workers": {"dtype": self.spec.workers.dtype},
+            "workers": {"dtype": self.spec.workers.dtype, "engine": self.engine},
         }
+
+    @property
+    def engine(self) -> str:
+        """What runs the models."""
+        return self.spec.workers.engine or _ENGINE
+
+    def of_study(self, document: Mapping[str, Any] | None) -> Experiment:
+        """The experiment with settings that are not given as in the stored ``document`` of its study."""
+        if document is None or self.spec.workers.engine is not None:
+            return self
+        engine = read_document(document)["workers"]["engine"]
+        workers = self.spec.workers.model_copy(update={"engine": engine})
+        return replace(self, spec=self.spec.model_copy(update={"workers": workers}))
 
 
 _HOLE_HINT = "Replace a value by a hole, for instance weight: {float: [0, 1]}."

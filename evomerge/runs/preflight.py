@@ -37,10 +37,11 @@ __all__ = ["Preflight", "preflight", "trust_warning", "without_effect"]
 class Preflight:
     """The models of an experiment, opened; the plan of the recipe that its search starts from; its tasks.
 
-    ``sources`` are digests of what the models hold, ``scored`` of the tasks, ``warnings`` what the user
-    should know.
+    ``experiment`` has the settings that its study decides. ``sources`` are digests of what the models hold,
+    ``scored`` of the tasks, ``warnings`` what the user should know.
     """
 
+    experiment: Experiment
     checkpoints: dict[str, Checkpoint]
     plan: MergePlan
     tasks: tuple[TaskInfo, ...]
@@ -81,6 +82,7 @@ def preflight(experiment: Experiment, *, dry: bool = False) -> Preflight:
     check_folder(experiment.folder)
     check_run_folder(experiment.folder, experiment.path, file)
     study = known(experiment.storage, experiment.name, wait=not dry)
+    experiment = experiment.of_study(study.document)
     try:
         _check_workers(experiment.spec.workers)
         make_sampler(experiment.sampler(), experiment.space.dimensions)
@@ -110,7 +112,9 @@ def preflight(experiment: Experiment, *, dry: bool = False) -> Preflight:
         *unused,
         *without_effect(experiment),
     )
-    return Preflight(inputs.checkpoints, first, tasks, sources, scored, study, tuple(dict.fromkeys(told)))
+    return Preflight(
+        experiment, inputs.checkpoints, first, tasks, sources, scored, study, tuple(dict.fromkeys(told))
+    )
 
 
 def _first_digest(study: Known) -> tuple[str, ...]:

@@ -135,7 +135,7 @@ class Run:
                 top_k=experiment.spec.search.top_k,
                 lag=experiment.spec.search.lag,
             )
-            executor = make_executor(experiment, self._checked.scored)
+            executor = make_executor(self._checked.experiment, self._checked.scored)
             try:
                 watching = (*observers, *make_observers(experiment.spec.observers, experiment.folder))
                 result = search(plan, study, executor, watching, should_stop)
@@ -183,7 +183,7 @@ class Run:
         with Study.open(
             experiment.storage,
             experiment.name,
-            document=experiment.document(checked.sources),
+            document=checked.experiment.document(checked.sources),
             dimensions=experiment.space.dimensions,
             free=FREE_FIELDS,
             scored=checked.scored,

@@ -38,7 +38,7 @@ def find_warm_start(experiment: Experiment, checked: Preflight) -> WarmStart | N
         ExperimentError: There is no such study or recipe, or nothing of it can be expressed.
     """
     given, study = experiment.spec.search.warm_start, checked.study
-    digest = _digest(experiment, checked)
+    digest = _digest(checked)
     if study.has_trials or study.warm_started == digest:
         return None
     if given is None:  # the experiment was mended before the first trial
@@ -57,9 +57,9 @@ def find_warm_start(experiment: Experiment, checked: Preflight) -> WarmStart | N
     return replace(found, experiment=digest)
 
 
-def _digest(experiment: Experiment, checked: Preflight) -> str:
+def _digest(checked: Preflight) -> str:
     """Of all that decides what can be taken over."""
-    document = experiment.document(checked.sources)
+    document = checked.experiment.document(checked.sources)
     decides = {name: document[name] for name in ("sources", "recipe", "fitness", "workers")}
     decides |= {"from": document["search"]["warm_start"], "scored": checked.scored.document()}
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:32]
@@ -75,7 +75,7 @@ def _from_study(experiment: Experiment, checked: Preflight, other: OpenedStudy) 
     points = {t.name: _vector_of(experiment.space, t) for t in trials}
     vectors = [v for v in points.values() if v is not None]
     notes = _left_out(points, f"points of study {other.name!r}")
-    why = _other_results(experiment, checked, other)
+    why = _other_results(checked, other)
     results = {} if why else dict(_results(other))
     if why:
         notes += (f"results of study {other.name!r} are not taken over: {why}",)
@@ -120,14 +120,17 @@ def _encode(space: SearchSpace, values: Mapping[str, object]) -> Vector | None:
     return tuple(vector)
 
 
-def _other_results(experiment: Experiment, checked: Preflight, other: OpenedStudy) -> str:
+def _other_results(checked: Preflight, other: OpenedStudy) -> str:
     """Why results of the other study are not results of this experiment; empty where they are."""
-    theirs, ours = read_document(other.study.document), read_document(experiment.document(checked.sources))
+    theirs, ours = (
+        read_document(other.study.document),
+        read_document(checked.experiment.document(checked.sources)),
+    )
     # A recipe that only one of the two can have answers nothing, so models that only one has do not matter.
     if any(ours["sources"].get(name, digest) != digest for name, digest in theirs["sources"].items()):
         return "its models are others, or hold other weights"
     if theirs["workers"] != ours["workers"]:
-        return "it calculated in another dtype (workers.dtype)"
+        return "it calculated in another dtype or engine (workers.dtype, workers.engine)"
     scored: ScoredDigest | None = other.study.scored
     if scored is None:
         return "it did not record what its tasks were (release 0.1.0)"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from evomerge.errors import StudyError
 from evomerge.fitness.scored import ScoredDigest
+from evomerge.study.manifest import Manifest
 from evomerge.study.scored_tasks import SCORED, scored_of
 from evomerge.study.serialization import is_trial
 from evomerge.study.storage import open_storage, storage_file
@@ -21,6 +24,8 @@ class Known:
 
     has_trials: bool = False
     scored: ScoredDigest | None = None
+    document: Mapping[str, Any] | None = None
+    """The stored document of its experiment, once it has trials."""
     warm_started: str | None = None
     """Digest of the experiment for which it took something over from another study."""
 
@@ -53,7 +58,8 @@ def known(storage: str, name: str, *, wait: bool = False) -> Known:
             warm_started = warm_started_experiment(attributes)
         except SENSELESS:
             raise StudyError(where, "the study is damaged: what it took over cannot be read") from None
-        return Known(has_trials, scored, warm_started)
+        document = Manifest.read(attributes, where).experiment if has_trials else None
+        return Known(has_trials, scored, document, warm_started)
     finally:
         opened.close()
 

@@ -29,7 +29,8 @@ class WorkerSpec:
     for. ``folder`` is where relative paths start. ``dtype`` is what the live model calculates in (``None`` =
     the dtype of the merge). A job that is not done after ``timeout_s`` seconds ends at its next forward pass.
     ``as_drawn``: see ``Evaluator``. ``scored``: a digest of each task as the study knows it; a worker that
-    finds another one (the files of another node, say) refuses. ``model_backend`` runs the live model.
+    finds another one (the files of another node, say) refuses. ``engine`` names the
+    backend that runs the live model.
     """
 
     models: tuple[tuple[str, str], ...]
@@ -41,7 +42,7 @@ class WorkerSpec:
     timeout_s: float | None = None
     as_drawn: bool = False
     scored: Mapping[str, str] | None = None
-    model_backend: str = "transformers"
+    engine: str = "transformers"
 
     def __call__(self) -> Worker:
         """A worker with its models and tasks loaded: the spec is its own factory.
@@ -103,7 +104,7 @@ class Worker:
 
             spec = self.spec
             settings = ModelSettings(spec.models, spec.folder, spec.device, spec.dtype, spec.threads)
-            model = resident_model(spec.model_backend, settings)
+            model = resident_model(spec.engine, settings)
             evaluator = Evaluator(spec.fitness, spec.folder, as_drawn=spec.as_drawn)
             evaluator.describe()  # builds the tasks, outside any time limit
             self._refuse_other_tasks(evaluator)

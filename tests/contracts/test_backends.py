@@ -198,7 +198,7 @@ def test_its_lm_knows_context_and_tokens(make: Make) -> None:
 def test_a_worker_with_it_gives_what_it_gives_itself(backend: str, make: Make, evaluator: Evaluator) -> None:
     model = make()
     fingerprint = model.load(RECIPES["dare_ties"])
-    spec = WorkerSpec(tuple(MODELS.items()), SPEC, ROOT, "cpu", "float32", model_backend=backend)
+    spec = WorkerSpec(tuple(MODELS.items()), SPEC, ROOT, "cpu", "float32", engine=backend)
     worker: Worker = pickle.loads(pickle.dumps(spec))()
     outcome = worker.run(Job("one", RECIPES["dare_ties"], ALL))
     worker.close()
