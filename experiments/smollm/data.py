@@ -246,9 +246,8 @@ def language_line(s: Situation, rng: random.Random) -> Item:
         question, answer = reading(s, rng, language)
         return {"prompt": asked(question), "answer": f" {answer}"}
     italian, english = problem(s, "it"), problem(s, "en")
-    part = rng.randrange(3)
-    pair = (" ".join(italian), " ".join(english)) if part == 2 else (italian[part], english[part])
-    return {"prompt": translation(pair[0]), "answer": f" {pair[1]}"}
+    part = rng.randrange(2)
+    return {"prompt": translation(italian[part]), "answer": f" {english[part]}"}
 
 
 def situations(rng: random.Random, without: frozenset[Situation]) -> Iterator[Situation]:
