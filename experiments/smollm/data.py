@@ -159,33 +159,21 @@ def _italian(s: Situation, first: str, second: str) -> tuple[str, str]:
     }[s.operation]
 
 
-def reading(s: Situation, rng: random.Random, language: str) -> tuple[str, str]:
+def reading(s: Situation, rng: random.Random) -> tuple[str, str]:
     """Question and answer about what two people have: who has more, or how many; nothing to calculate."""
     first, second = rng.sample(range(2, 10), 2)
     other = s.other or rng.choice([name for name in NAMES if name != s.person])
-    thing = THINGS[s.thing]
-    another = rng.choice([t for t in THINGS if t is not thing])
+    thing = THINGS[s.thing][0]
+    another = rng.choice([t[0] for t in THINGS if t[0] != thing])
     side, compare = rng.randrange(2), rng.random() < 0.5
-    words = WORDS[language]
-    a, b = words[first - 1], words[second - 1]
-    english = language == "en"
-    things = (thing, thing) if compare else (thing, another)
-    one, two = (t[0 if english else 1] for t in things)
-    if english:
-        text = f"{s.person} has {a} {one} and {other} has {b} {two}."
-        much = "more" if side else "fewer"
-        question = f"Who has {much} {one}?"
-    else:
-        text = f"{s.person} ha {a} {one} e {other} ha {b} {two}."
-        much = "più" if side else "meno"
-        question = f"Chi ha {much} {one}?"
+    a, b = WORDS["en"][first - 1], WORDS["en"][second - 1]
     if compare:
-        return f"{text} {question}", s.person if (first > second) == bool(side) else other
-    who, what, number = ((s.person, 0, first), (other, 1, second))[side]
-    if english:
-        return f"{text} How many {things[what][0]} does {who} have?", str(number)
-    many = "Quante" if things[what][2] else "Quanti"
-    return f"{text} {many} {things[what][1]} ha {who}?", str(number)
+        much = "more" if side else "fewer"
+        question = f"{s.person} has {a} {thing} and {other} has {b} {thing}. Who has {much} {thing}?"
+        return question, s.person if (first > second) == bool(side) else other
+    text = f"{s.person} has {a} {thing} and {other} has {b} {another}."
+    who, what, number = ((s.person, thing, first), (other, another, second))[side]
+    return f"{text} How many {what} does {who} have?", str(number)
 
 
 def asked(question: str) -> str:
@@ -233,21 +221,15 @@ def choices(prompt: str, candidates: list[str], rng: random.Random) -> Item:
 def arithmetic_line(s: Situation, rng: random.Random) -> Item:
     """For the expert in arithmetic: word problems and some reading, in English."""
     if rng.random() < 0.25:
-        question, answer = reading(s, rng, "en")
+        question, answer = reading(s, rng)
         return {"prompt": asked(question), "answer": f" {answer}"}
     return {"prompt": asked(" ".join(problem(s, "en"))), "answer": f" {s.answer}"}
 
 
 def language_line(s: Situation, rng: random.Random) -> Item:
-    """For the expert in Italian: translations, reading in both languages; nothing to calculate."""
-    kind = rng.random()
-    if kind < 0.45:
-        language = "it" if kind < 0.3 else "en"
-        question, answer = reading(s, rng, language)
-        return {"prompt": asked(question), "answer": f" {answer}"}
-    italian, english = problem(s, "it"), problem(s, "en")
-    part = rng.randrange(2)
-    return {"prompt": translation(italian[part]), "answer": f" {english[part]}"}
+    """For the expert in Italian: translations of statements (three quarters) and questions into English."""
+    part = 1 if rng.random() < 0.25 else 0
+    return {"prompt": translation(problem(s, "it")[part]), "answer": f" {problem(s, 'en')[part]}"}
 
 
 def situations(rng: random.Random, without: frozenset[Situation]) -> Iterator[Situation]:

@@ -40,7 +40,7 @@ class Plan:
 
 PLANS = {
     "arithmetic": Plan(layers=range(10, 30), steps=300, rate=3e-4),
-    "language": Plan(layers=range(20), steps=150, rate=5e-4),
+    "language": Plan(layers=range(20), steps=70, rate=5e-4),
 }
 
 Line = tuple[list[int], list[int]]
