@@ -1,4 +1,4 @@
-"""What a place holds that is not a model folder: what to say of it, and what to do."""
+"""What a folder or file that is not a model folder holds, for messages: its kind, and what to do."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from lm_eval.api.task import Task
 from evomerge.errors import CandidateError, FailureKind, FitnessError, did_you_mean
 from evomerge.fitness.answering import SEED, Request
 from evomerge.fitness.askable import EvalLM
+from evomerge.fitness.chat import ChatError, ChatFormat, Render, as_json
+from evomerge.fitness.chat_spec import chat_settings
 from evomerge.fitness.items import ItemSet, Measure
 from evomerge.fitness.lm_eval_digest import digest_of_task
 from evomerge.fitness.lm_eval_fewshot import Examples
@@ -36,6 +38,7 @@ from evomerge.fitness.scores import ItemScore, Split, TaskScore
 from evomerge.fitness.spec import FitnessSpec, TaskSpec
 from evomerge.fitness.splits import digest, item_names, split_items
 from evomerge.fitness.task_info import TaskInfo
+from evomerge.fitness.task_settings import change_settings
 
 __all__ = ["EvalTask", "build_tasks"]
 
@@ -66,8 +69,8 @@ class EvalTask:
         self._task = task
         self._fitness = fitness
         self._refuse_unsupported()
-        if spec.num_fewshot is not None:
-            task.set_config(key="num_fewshot", value=spec.num_fewshot)
+        change_settings(task, spec, fitness, self._where)
+        self._chat = chat_settings(fitness.chat, spec.chat)
         self._documents = [dict(document) for document in task.eval_docs]
         digests = [digest(document) for document in self._documents]
         self._names = item_names(digests)
@@ -82,7 +85,7 @@ class EvalTask:
                 f"{self._metric} is not a perplexity, so it may not have a logarithm",
                 "Remove 'transform: log'.",
             )
-        self._items_of: dict[Split, tuple[_Item, ...]] = {}
+        self._items_of: dict[tuple[Split, Hashable], tuple[_Item, ...]] = {}
         self.info = TaskInfo(
             task=name,
             metric=self._metric,
@@ -94,16 +97,22 @@ class EvalTask:
             num_fewshot=self._examples.shots,
             examples=self._examples.source,
             items={split: len(positions) for split, positions in self._splits.items()},
+            has_description=bool(task.config.description),
+            chat=self._chat,
         )
 
     def requests(self, chosen: ItemSet, measure: Measure, model: EvalLM) -> list[Request]:
         """As ``Task.requests``: those that ``Task.build_all_requests`` of lm-eval makes, without answers.
 
         Raises:
+            CandidateError: the model's chat template is missing, or fails on an item.
             FitnessError: the split has no such item, or no answer fits into the model's context.
         """
         del measure  # there is only one
-        items = self._chosen(chosen)
+        try:
+            items = self._chosen(chosen, self._format(model.tokenizer))
+        except ChatError as error:  # of this model; that of the first candidate was seen before the search
+            raise CandidateError(FailureKind.EVALUATION, str(error)) from None
         requests = [Request(self.info.task, item.name, each) for item in items for each in item.instances]
         for request in requests:
             request.instance.resps, request.instance.filtered_resps = [], {}  # of the candidate before
@@ -112,9 +121,9 @@ class EvalTask:
 
     def score(self, chosen: ItemSet, measure: Measure, model: EvalLM) -> TaskScore:
         """As ``Task.score``: the metric over the items of ``chosen``, and each item's part in it."""
-        del measure, model
+        del measure
         try:
-            return self._evaluated(self._chosen(chosen))
+            return self._evaluated(self._chosen(chosen, self._format(model.tokenizer)))
         except OverflowError:
             raise self._not_finite(f"{self._metric} is too large for a number") from None
         except (CandidateError, FitnessError):
@@ -126,8 +135,12 @@ class EvalTask:
             ) from error
 
     def digest(self) -> TaskDigest:
-        """What decides the scores of this task, of all splits; makes the requests, needs no model."""
-        items = {split.value: self._items(split) for split in Split}
+        """What decides the scores of this task, of all splits; makes the requests, needs no model.
+
+        Of a conversation it is the messages, not the template.
+        """
+        chat = as_json if self._chat is not None and self._chat.applied else None
+        items = {split.value: self._items(split, chat) for split in Split}
         return digest_of_task(
             self._task,
             {
@@ -136,6 +149,7 @@ class EvalTask:
                 "aggregation": self.info.aggregation,
                 "higher is better": self.info.higher_is_better,
                 "few-shot examples": f"{self.info.num_fewshot} from {self.info.examples}",
+                **({} if self._chat is None else {"chat": self._chat.details}),
             },
             {s: [(i.name, i.document, i.instances) for i in items[s]] for s in items},
         )
@@ -188,12 +202,16 @@ class EvalTask:
         """Makes the first request of the task, and counts the items of ``splits`` that a model cuts off.
 
         ``context`` is the length of the model's context in tokens: of a longer prompt lm-eval drops the
-        beginning.
+        beginning. With a chat template all requests are made: it may fail on any.
 
         Raises:
             FitnessError: no request can be made, or no answer fits into the context.
         """
-        first = self._requests(self._splits[Split.SEARCH][0])
+        chat = self._format(tokenizer)
+        if chat is not None:
+            for split in Split:
+                self._items(split, chat)
+        first = self._requests(self._splits[Split.SEARCH][0], chat)
         check_room(self._where, context, first)
         for instance in first:
             if not token_count(tokenizer, instance) and instance.request_type != "loglikelihood_rolling":
@@ -203,12 +221,20 @@ class EvalTask:
                     "Does it belong to the model? The recipe's tokenizer section can name another.",
                 )
         return sum(
-            is_cut(item.instances, tokenizer, context) for split in splits for item in self._items(split)
+            is_cut(item.instances, tokenizer, context)
+            for split in splits
+            for item in self._items(split, chat)
         )
 
-    def _chosen(self, chosen: ItemSet) -> tuple[_Item, ...]:
+    def _format(self, tokenizer: Any) -> ChatFormat | None:
+        """How conversations look with ``tokenizer``; ``None`` where there are none."""
+        if self._chat is None or not self._chat.applied:
+            return None
+        return ChatFormat.of(self._chat, tokenizer, self._where)
+
+    def _chosen(self, chosen: ItemSet, chat: Render | None = None) -> tuple[_Item, ...]:
         # Of the whole split's requests: few-shot examples are drawn one item after the other.
-        items, names = self._items(chosen.split), chosen.of_task(self.info.task)
+        items, names = self._items(chosen.split, chat), chosen.of_task(self.info.task)
         if names is None:
             return items
         found = tuple(item for item in items if item.name in names)
@@ -222,38 +248,46 @@ class EvalTask:
             )
         return found
 
-    def _items(self, split: Split) -> tuple[_Item, ...]:
+    def _items(self, split: Split, chat: Render | None = None) -> tuple[_Item, ...]:
         """The items of ``split``, in the order of the dataset, with their requests; built on first use."""
-        if split not in self._items_of:
+        place = split, getattr(chat, "key", chat)
+        if place not in self._items_of:
             # Few-shot examples are drawn one item after the other: start every split from the same state.
             self._task.set_fewshot_seed(seed=SEED)
-            self._items_of[split] = tuple(
-                _Item(self._names[position], self._documents[position], self._requests(position))
+            self._items_of[place] = tuple(
+                _Item(self._names[position], self._documents[position], self._requests(position, chat))
                 for position in self._splits[split]
             )
-        return self._items_of[split]
+        return self._items_of[place]
 
-    def _requests(self, position: int) -> tuple[Instance, ...]:
+    def _requests(self, position: int, chat: Render | None = None) -> tuple[Instance, ...]:
         """One document's requests, as ``Task.build_all_requests`` makes them, without its progress bar."""
-        task, document = self._task, self._documents[position]
+        task, document, settings = self._task, self._documents[position], self._chat
         self._examples.before(position)
         try:
             context = task.fewshot_context(
                 document,
                 num_fewshot=self._examples.shots,
-                system_instruction=None,
-                apply_chat_template=False,
-                fewshot_as_multiturn=False,
-                chat_template=None,
+                system_instruction=None if settings is None else settings.system,
+                apply_chat_template=chat is not None,
+                fewshot_as_multiturn=settings is not None and settings.fewshot_as_multiturn,
+                chat_template=chat,
                 gen_prefix=task.doc_to_prefix(document),
             )
             made = task.construct_requests(
                 doc=document,
                 ctx=context,
                 metadata=(task.config.task, position, task.config.repeats),
-                apply_chat_template=False,
-                chat_template=None,
+                apply_chat_template=chat is not None,
+                chat_template=chat,
             )
+        except ChatError as error:
+            raise ChatError(
+                self._where,
+                f"the chat template fails on item {self._names[position]} ({error.reason})",
+                "Is it made for such conversations? With chat.fewshot_as_multiturn: false the examples are "
+                "in one turn; chat.template can name another.",
+            ) from None
         except Exception as error:  # templates and code of the task
             raise FitnessError(
                 self._where,

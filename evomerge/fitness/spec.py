@@ -15,10 +15,13 @@ from pydantic import (
     StrictBool,
     StrictFloat,
     StrictInt,
+    StrictStr,
     field_validator,
     model_validator,
 )
 
+from evomerge.fitness.chat_spec import ChatSpec
+from evomerge.fitness.generation_spec import GenerationSpec
 from evomerge.recipe import as_number, whole
 
 __all__ = ["FitnessSpec", "SplitSpec", "TaskSpec"]
@@ -38,6 +41,7 @@ def _share(share: int | float) -> int | float:
 _Share = Annotated[StrictInt | StrictFloat, BeforeValidator(as_number), AfterValidator(_share)]
 _Whole = Annotated[StrictInt, BeforeValidator(whole)]
 _Count = Annotated[_Whole, Field(ge=1)]
+_ThinkEnd = Annotated[StrictStr, Field(min_length=1)] | Annotated[StrictInt, Field(ge=0)]
 
 
 class _Frozen(BaseModel):
@@ -72,6 +76,26 @@ class TaskSpec(_Frozen):
     transform: Literal["none", "log"] = Field(
         default="none",
         description="Applied to the task's value before it is weighed: log suits perplexities.",
+    )
+    chat: ChatSpec | None = Field(
+        default=None, description="What differs from fitness.chat; false: this task is asked without chat."
+    )
+    description: str | None = Field(
+        default=None,
+        description="Text in front of the examples (with chat, in the system role); the task's own if not "
+        "given. May be a template over the item.",
+    )
+    gen_prefix: str | None = Field(
+        default=None, description="How each answer begins; the task's own if not given. May be a template."
+    )
+    repeats: _Count | None = Field(
+        default=None, description="Answers to each request; the task's own number if not given."
+    )
+    generation: GenerationSpec | None = Field(
+        default=None, description="What differs from the task's and from fitness.generation."
+    )
+    think_end_token: _ThinkEnd | None = Field(
+        default=None, description="As fitness.think_end_token, for this task."
     )
 
     @model_validator(mode="before")
@@ -122,6 +146,17 @@ class FitnessSpec(_Frozen):
     batch_size: _Count = Field(default=16, description="Sequences in one forward pass.")
     max_gen_toks: _Count | None = Field(
         default=None, description="Generated answers are cut at this many tokens, if the task allows more."
+    )
+    chat: ChatSpec | None = Field(
+        default=None, description="Asks chat models as their users do; false or not given: plain prompts."
+    )
+    generation: GenerationSpec | None = Field(
+        default=None, description="Replaces generation options of all tasks whose answers are generated."
+    )
+    think_end_token: _ThinkEnd | None = Field(
+        default=None,
+        description="Generated answers are cut up to this text, or token id, which ends the thinking; "
+        "where it does not occur the answer stays whole.",
     )
     limit: _Count | None = Field(
         default=None, description="Use only so many items of each task (the first in the seeded order)."

@@ -60,6 +60,15 @@ AS_IT_WAS: Mapping[str, Any] = {
     "search.lag": 0,
     "search.warm_start": None,
     "fitness.objective": "weighted_mean",
+    "fitness.chat": None,
+    "fitness.generation": None,
+    "fitness.think_end_token": None,
+    "fitness.tasks[].chat": None,
+    "fitness.tasks[].description": None,
+    "fitness.tasks[].gen_prefix": None,
+    "fitness.tasks[].repeats": None,
+    "fitness.tasks[].generation": None,
+    "fitness.tasks[].think_end_token": None,
     "workers.engine": "lm_eval",
 }
 """What a study did that was written before a field existed, by field; for lists, ``tasks[].field``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -95,7 +96,10 @@ def preflight(experiment: Experiment, *, dry: bool = False) -> Preflight:
         tasks = evaluator.describe()
         warnings |= dict.fromkeys(_model_warnings(first, recipe))
         prompts = _check_requests(evaluator, first, tuple(Split) if dry else ())
-        sources, scored = identities(inputs.checkpoints), evaluator.digest()
+        names = [baseline.name for baseline in experiment.baselines()]
+        tokenizers = _chat_tokenizers(evaluator, plans)
+        prompts += evaluator.check_chat(dict(zip(names, tokenizers[1:], strict=False)))
+        sources, scored = identities(inputs.checkpoints), evaluator.digest(tokenizers)
         check_tables(plans)  # last, as it needs the weights of models of the hub, which are here now
     except UserError as exception:
         raise exception.within(str(experiment.path)) from None
@@ -197,6 +201,15 @@ def _check_requests(evaluator: Evaluator, plan: MergePlan, splits: Sequence[Spli
     return evaluator.check_requests(
         tokenizer, context_length(parse_config(plan.config)[0], tokenizer), splits
     )
+
+
+def _chat_tokenizers(evaluator: Evaluator, plans: Sequence[MergePlan]) -> list[Any]:
+    """The tokenizer of each plan; none where no task is asked with a chat template."""
+    if not any(task.chat is not None and task.chat.applied for task in evaluator.describe()):
+        return []
+    paths = [plan.tokenizer.path for plan in plans]
+    loaded = {path: load_tokenizer(path) for path in dict.fromkeys(paths)}
+    return [loaded[path] for path in paths]
 
 
 def _check_study(experiment: Experiment, sources: dict[str, str], scored: ScoredDigest) -> None:
