@@ -21,7 +21,7 @@ __all__ = ["LoadedModel", "TransformersLM", "context_length", "with_padding"]
 
 
 class LoadedModel:
-    """A transformers model and its tokenizer, ready to be asked: an ``Askable``."""
+    """A transformers model and its tokenizer, ready to be asked as lm-eval does: an ``Askable``."""
 
     def __init__(self, model: torch.nn.Module, tokenizer: Any) -> None:
         self.model = model

@@ -10,7 +10,7 @@ from evomerge.fitness.deadline import Deadline
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Askable", "EvalLM", "NonFiniteLogitsError"]
+__all__ = ["Askable", "EvalLM", "NonFiniteLogitsError", "UnfitRequestError"]
 
 
 class EvalLM(Protocol):
@@ -83,3 +83,12 @@ class NonFiniteLogitsError(Exception):
     def __init__(self, request: int) -> None:
         super().__init__(request)
         self.request = request
+
+
+class UnfitRequestError(Exception):
+    """The model cannot answer the request at ``request``; ``reason`` is said of its item."""
+
+    def __init__(self, request: int, reason: str) -> None:
+        super().__init__(request, reason)
+        self.request = request
+        self.reason = reason

@@ -1,0 +1,190 @@
+"""A transformers model asked by our own batches: all requests together, sorted, nothing computed twice.
+
+Encoding, chat templates and the meaning of every option are those of lm-eval's ``HFLM``, whose methods run here;
+only how batches go through the model is ours.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from evomerge.backends.architectures import Batching, batching_of, longest_shared
+from evomerge.backends.batches import Batch, PassLimit, fill_rows
+from evomerge.backends.forward_pass import ForwardPass, wanted_positions
+from evomerge.backends.out_of_memory import with_halved_batches
+from evomerge.backends.shared_prefixes import Read, plan_trees
+from evomerge.backends.token_cache import TokenCache
+from evomerge.backends.transformers_lm import TransformersLM, with_padding
+from evomerge.fitness.askable import UnfitRequestError
+from evomerge.fitness.deadline import Deadline
+
+__all__ = ["PooledLM", "PooledModel"]
+
+ROW = 512
+"""Tokens of a row that several trees share: wider rows cost more in attention than they save."""
+
+_LOGITS_BYTES = {False: 1 << 28, True: 1 << 30}
+"""Memory for the logits of one pass, without a GPU and on one, if one sequence does not need more."""
+
+_CHUNK = 256
+"""Positions whose probabilities are in memory at a time."""
+
+_NO_ANSWER = "the tokenizer makes no tokens of its answer"
+_NO_PROMPT = "the tokenizer makes no tokens of its prompt"
+
+
+class PooledModel:
+    """A transformers model and its tokenizer, ready to be asked in our own batches: an ``Askable``."""
+
+    def __init__(self, model: torch.nn.Module, tokenizer: Any, tokens: TokenCache | None = None) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.tokens = TokenCache(with_padding(tokenizer)) if tokens is None else tokens
+        self._batching = batching_of(model)
+
+    def lm(self, batch_size: int, deadline: Deadline | None = None) -> PooledLM:
+        """As ``Askable.lm``; puts the model into eval mode."""
+        return PooledLM(self.model.eval(), self.tokens, batch_size, deadline, self._batching)
+
+
+class PooledLM(TransformersLM):
+    """An ``EvalLM`` around a model that is in memory. Cheap: make one per use, keep none.
+
+    Answers are a function of the weights, the requests and ``batch_size``. ``tokens`` may be used for one
+    candidate after the other. What an architecture does not allow is done as ``HFLM`` does it.
+    """
+
+    pools = True
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        tokens: TokenCache,
+        batch_size: int,
+        deadline: Deadline | None = None,
+        batching: Batching | None = None,
+    ) -> None:
+        super().__init__(model, tokens.tokenizer, batch_size, deadline)
+        self._tokens = tokens
+        self._batching = batching_of(model) if batching is None else batching
+        self._rows = batch_size
+
+    def tok_encode(
+        self,
+        string: str,
+        add_special_tokens: bool | None = None,
+        left_truncate_len: int | None = None,
+        **kwargs: Any,
+    ) -> list[int]:
+        """As ``HFLM.tok_encode``; each text is encoded once."""
+        encode = super().tok_encode
+        (found,) = self._tokens.tokens(
+            (string, add_special_tokens), lambda: [encode(string, add_special_tokens, **kwargs)]
+        )
+        tokens: list[int] = (found[-left_truncate_len:] if left_truncate_len else found).tolist()
+        return tokens
+
+    def _encode_pair(self, context: str, continuation: str) -> Any:
+        encode = super()._encode_pair
+        return self._tokens.tokens(
+            (context, continuation, self.backend), lambda: encode(context, continuation)
+        )
+
+    def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """As ``EvalLM.loglikelihood``."""
+        for position, request in enumerate(requests):
+            # HFLM fails on these with an IndexError (lm-eval 0.4.13).
+            if not request.args[0] and not self.tok_encode(request.args[1], add_special_tokens=False):
+                raise UnfitRequestError(position, _NO_ANSWER)
+        return super().loglikelihood(requests, disable_tqdm)
+
+    def _loglikelihood_tokens(
+        self, requests: Any, disable_tqdm: bool = False, override_bs: int | None = None
+    ) -> Any:
+        self._refuse_unfit(requests)
+        if self._batching is Batching.THEIRS:
+            return super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
+        reads, targets = self._reads(requests)
+        answers: list[tuple[float, bool] | None] = [None] * len(reads)
+        run = ForwardPass(self.model)
+        for batch in self._batches(reads):
+            if self._deadline is not None:
+                self._deadline.check()
+            for member, answer in _scores(run, batch, targets):
+                answers[member] = answer
+        return answers
+
+    def _refuse_unfit(self, requests: Sequence[Any]) -> None:
+        for position, (_, context, continuation) in enumerate(requests):
+            if not len(context) or not len(continuation):
+                raise UnfitRequestError(position, _NO_ANSWER if len(context) else _NO_PROMPT)
+            if len(continuation) > self.max_length:
+                raise UnfitRequestError(
+                    position,
+                    f"its answer has {len(continuation)} tokens, the model's context {self.max_length}",
+                )
+
+    def _reads(self, requests: Sequence[Any]) -> tuple[list[Read], list[npt.NDArray[np.int64]]]:
+        """What the model reads for each request, cut on the left as ``HFLM`` does; and the answers' tokens."""
+        longest = longest_shared(self.model, self.max_length) if self._batching is Batching.TREES else 0
+        reads, targets = [], []
+        for _, context, continuation in requests:
+            answer = np.asarray(continuation, dtype=np.int32)
+            whole = np.concatenate([np.asarray(context, dtype=np.int32), answer])
+            read = whole[-(self.max_length + 1) :][:-1]
+            reads.append(Read(read, len(read) - len(answer), len(read) <= longest))
+            targets.append(answer.astype(np.int64))
+        return reads, targets
+
+    def _batches(self, reads: Sequence[Read]) -> Iterator[Batch]:
+        vocabulary = self.model.get_input_embeddings().num_embeddings
+        outputs = _LOGITS_BYTES[self.device.type == "cuda"] // (vocabulary * self.model.dtype.itemsize)
+        return fill_rows(plan_trees(reads, ROW), ROW, PassLimit(self._rows, sys.maxsize, outputs))
+
+    def _halving(self, requests: Sequence[Any], run: Callable[[], Any]) -> Any:
+        def with_rows(size: int) -> Any:
+            self._rows = size
+            # HFLM hands over so many windows of rolling log-likelihoods at once.
+            self.batch_size_per_gpu = size if self._batching is Batching.THEIRS else sys.maxsize
+            return run()
+
+        return with_halved_batches(with_rows, self._batch_size, f"a batch of {len(requests)} requests")
+
+
+def _scores(run: ForwardPass, batch: Batch, targets: Sequence[npt.NDArray[np.int64]]) -> Any:
+    """For each sequence of the batch its number, log-likelihood, and whether it is the greedy answer."""
+    members, places = zip(*wanted_positions(batch), strict=True)
+    positions, index = np.unique(np.concatenate(places), return_inverse=True)
+    logits = run.logits(batch, positions)
+    device = logits.device
+    tokens = torch.from_numpy(np.concatenate([targets[member] for member in members])).to(device)
+    values, greedy = _at(logits, torch.from_numpy(index).to(device), tokens)
+    start = 0
+    for member in members:
+        end = start + len(targets[member])
+        yield member, (float(values[start:end].sum()), bool(greedy[start:end].all()))
+        start = end
+
+
+def _at(logits_NV: Tensor, index: Tensor, tokens: Tensor) -> tuple[npt.NDArray[np.float64], Any]:
+    """The log-probability of each of ``tokens`` after position ``index``; whether it is the likeliest.
+
+    In float32 whatever the logits are in: HFLM's log-probabilities of bfloat16 have 8 bits.
+    """
+    values = torch.empty(len(tokens), dtype=torch.float64, device=tokens.device)
+    greedy = torch.empty(len(tokens), dtype=torch.bool, device=tokens.device)
+    for start in range(0, len(logits_NV), _CHUNK):
+        chunk = logits_NV[start : start + _CHUNK]
+        here = (index >= start) & (index < start + len(chunk))
+        row, token = index[here] - start, tokens[here]
+        values[here] = F.log_softmax(chunk.float(), dim=-1)[row, token].double()
+        greedy[here] = chunk.argmax(dim=-1)[row] == token
+    return values.cpu().numpy(), greedy.cpu().numpy()
