@@ -33,19 +33,27 @@ class ForwardPass:
 
         What it raises where memory runs out is torch's.
         """
+        return self._run(batch, wanted, keep=False)[0]
+
+    def logits_and_cache(self, batch: Batch, wanted: Sequence[int]) -> tuple[Tensor, DynamicCache]:
+        """As ``logits``; also the keys and values of the rows, those of the prefix first."""
+        return self._run(batch, wanted, keep=True)
+
+    def _run(self, batch: Batch, wanted: Sequence[int], *, keep: bool) -> tuple[Tensor, DynamicCache]:
         device = self._model.device
+        past = self._cache(batch.prefix)
+        cache = DynamicCache() if past is None else _expanded(past, len(batch.rows))
+        inputs: dict[str, Any] = {} if batch.is_plain else self._tree_inputs(batch)
+        if keep or past is not None:
+            inputs["past_key_values"] = cache
         ids_BW = torch.from_numpy(_ids(batch)).to(device)
-        inputs: dict[str, Any] = {"use_cache": False}
-        if not batch.is_plain:
-            inputs = self._tree_inputs(batch)
         where_N = torch.tensor(wanted, device=device)
         with _only(self._model.get_output_embeddings(), where_N) as narrowed:
-            logits = self._model(ids_BW, **inputs).logits
+            logits = self._model(ids_BW, use_cache="past_key_values" in inputs, **inputs).logits
         logits = logits.reshape(-1, logits.shape[-1])
-        return logits if narrowed else logits[where_N]
+        return (logits if narrowed else logits[where_N]), cache
 
     def _tree_inputs(self, batch: Batch) -> dict[str, Any]:
-        past = self._cache(batch.prefix)
         known = 0 if batch.prefix is None else batch.prefix.end
         visible, positions = _structure(batch, known)
         device, dtype = self._model.device, self._model.dtype
@@ -54,8 +62,6 @@ class ForwardPass:
         return {
             "attention_mask": mask[:, None],
             "position_ids": torch.from_numpy(positions).to(device),
-            "past_key_values": None if past is None else _expanded(past, len(batch.rows)),
-            "use_cache": past is not None,
         }
 
     def _cache(self, prefix: Prefix | None) -> DynamicCache | None:
@@ -134,6 +140,9 @@ def _expanded(cache: DynamicCache, rows: int) -> DynamicCache:
     """``cache``, of one row, for ``rows`` rows: its tensors are shared, and copied when it grows."""
     copy = DynamicCache()
     for number, layer in enumerate(cache.layers):
+        if layer.keys is None:  # some layers read the keys of others
+            copy.layers.append(type(layer)())
+            continue
         copy.update(layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1), number)
     return copy
 

@@ -6,25 +6,31 @@ only how batches go through the model is ours.
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from lm_eval.models.utils import postprocess_generated_text
 from torch import Tensor
 
 from evomerge.backends.architectures import Batching, batching_of, longest_shared
 from evomerge.backends.batches import Batch, PassLimit, fill_rows
+from evomerge.backends.decoding import Decoding, StopTexts, decoding_of
 from evomerge.backends.forward_pass import ForwardPass, wanted_positions
+from evomerge.backends.generation import BadLogitsError, Generator, Prompt
 from evomerge.backends.out_of_memory import with_halved_batches
-from evomerge.backends.shared_prefixes import Read, plan_trees
+from evomerge.backends.shared_prefixes import Read, Tokens, plan_trees
 from evomerge.backends.token_cache import TokenCache
-from evomerge.backends.transformers_lm import TransformersLM, with_padding
-from evomerge.fitness.askable import UnfitRequestError
+from evomerge.backends.transformers_lm import BadPromptError, TransformersLM, with_padding
+from evomerge.fitness.askable import NonFiniteLogitsError, UnfitRequestError
 from evomerge.fitness.deadline import Deadline
+from evomerge.fitness.lm_eval_requests import is_sampled, random_stream
 
 __all__ = ["PooledLM", "PooledModel"]
 
@@ -106,6 +112,73 @@ class PooledLM(TransformersLM):
                 raise UnfitRequestError(position, _NO_ANSWER)
         return super().loglikelihood(requests, disable_tqdm)
 
+    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
+        """As ``EvalLM.generate_until``; each sampled request is answered from its own seed."""
+        answers: list[str] = self._halving(requests, lambda: self._generate(requests))
+        return answers
+
+    def _generate(self, requests: Sequence[Any]) -> list[str]:
+        decodings = [self._decoding(request.args[1]) for request in requests]
+        theirs = [number for number, decoding in enumerate(decodings) if decoding is None]
+        answers = self._generate_theirs(requests, theirs)
+        alike: dict[Any, list[int]] = {}
+        for number, decoding in enumerate(decodings):
+            if decoding is not None:
+                # Equal prompts have equal answers, sampled ones where their seeds are equal.
+                alike.setdefault((requests[number].args[0], decoding), []).append(number)
+        prompts = [
+            Prompt(numbers[0], self._prompt(numbers[0], text, decoding), decoding)
+            for (text, decoding), numbers in alike.items()
+        ]
+        same = {numbers[0]: numbers for numbers in alike.values()}
+        try:
+            for number, tokens in self._generator().answers(prompts):
+                text = postprocess_generated_text(
+                    self.tok_decode(tokens), list(decodings[number].until), self.think_end_token
+                )
+                answers.update(dict.fromkeys(same[number], text))
+        except BadLogitsError as error:
+            raise NonFiniteLogitsError(error.number) from None
+        return [answers[number] for number in range(len(requests))]
+
+    def _decoding(self, options: Mapping[str, Any]) -> Decoding | None:
+        """How our own loop answers a request with ``options``; None where it cannot."""
+        config = getattr(self.model, "generation_config", None)
+        if self._batching is not Batching.TREES or config is None or isinstance(self.think_end_token, int):
+            return None
+        end = self.tok_decode(self.eot_token_id, skip_special_tokens=False)
+        return decoding_of(options, config, end, self.max_gen_toks)
+
+    def _generator(self) -> Generator:
+        stops = functools.cache(functools.partial(StopTexts, self.tokenizer))
+        longest = longest_shared(self.model, self.max_length)
+        return Generator(self.model, stops, ROW, self._limit(), longest, self._check_time)
+
+    def _generate_theirs(self, requests: Sequence[Any], numbers: Sequence[int]) -> dict[int, str]:
+        """The answers to ``numbers`` by transformers' ``generate``; sampled ones each from its own seed."""
+        self.batch_size_per_gpu = self._rows
+        together = [n for n in numbers if not is_sampled(requests[n])]
+        groups = [together] if together else []
+        groups += [[n] for n in numbers if is_sampled(requests[n])]
+        answers: dict[int, str] = {}
+        for group in groups:
+            asked = [_without_seed(requests[n]) for n in group]
+            try:
+                with random_stream(asked, self.device, int(requests[group[0]].args[1].get("seed", 0))):
+                    texts = super(TransformersLM, self).generate_until(asked, disable_tqdm=True)
+            except BadPromptError as error:
+                raise NonFiniteLogitsError(group[self._position(asked, error.tokens)]) from None
+            answers.update(zip(group, texts, strict=True))
+        return answers
+
+    def _prompt(self, number: int, text: str, decoding: Decoding) -> Tokens:
+        """The tokens of a prompt, cut on the left as ``HFLM`` does."""
+        encode = super().tok_batch_encode
+        (tokens,) = self._tokens.tokens(("prompt", text), lambda: encode([text])[0].tolist())
+        if not len(tokens):
+            raise UnfitRequestError(number, _NO_PROMPT)
+        return tokens[-(self.max_length - decoding.most) :]
+
     def _loglikelihood_tokens(
         self, requests: Any, disable_tqdm: bool = False, override_bs: int | None = None
     ) -> Any:
@@ -115,9 +188,8 @@ class PooledLM(TransformersLM):
         reads, targets = self._reads(requests)
         answers: list[tuple[float, bool] | None] = [None] * len(reads)
         run = ForwardPass(self.model)
-        for batch in self._batches(reads):
-            if self._deadline is not None:
-                self._deadline.check()
+        for batch in fill_rows(plan_trees(reads, ROW), ROW, self._limit()):
+            self._check_time()
             for member, answer in _scores(run, batch, targets):
                 answers[member] = answer
         return answers
@@ -144,10 +216,14 @@ class PooledLM(TransformersLM):
             targets.append(answer.astype(np.int64))
         return reads, targets
 
-    def _batches(self, reads: Sequence[Read]) -> Iterator[Batch]:
+    def _limit(self) -> PassLimit:
         vocabulary = self.model.get_input_embeddings().num_embeddings
         outputs = _LOGITS_BYTES[self.device.type == "cuda"] // (vocabulary * self.model.dtype.itemsize)
-        return fill_rows(plan_trees(reads, ROW), ROW, PassLimit(self._rows, sys.maxsize, outputs))
+        return PassLimit(self._rows, sys.maxsize, outputs)
+
+    def _check_time(self) -> None:
+        if self._deadline is not None:
+            self._deadline.check()
 
     def _halving(self, requests: Sequence[Any], run: Callable[[], Any]) -> Any:
         def with_rows(size: int) -> Any:
@@ -157,6 +233,13 @@ class PooledLM(TransformersLM):
             return run()
 
         return with_halved_batches(with_rows, self._batch_size, f"a batch of {len(requests)} requests")
+
+
+def _without_seed(request: Any) -> Any:
+    """``request`` as transformers' ``generate`` understands it."""
+    prompt, options, *rest = request.args
+    kept = {name: value for name, value in options.items() if name != "seed"}
+    return replace(request, arguments=(prompt, kept, *rest))
 
 
 def _scores(run: ForwardPass, batch: Batch, targets: Sequence[npt.NDArray[np.int64]]) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -29,12 +30,13 @@ CLOSE = 8
 class Read:
     """A sequence to be read: the model's outputs from position ``first`` on are wanted.
 
-    ``shared`` is false where it must have a row of its own.
+    ``shared`` is false where it must have a row of its own. Where ``kept``, its keys and values are wanted, too.
     """
 
     tokens: Tokens
     first: int
     shared: bool = True
+    kept: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +78,8 @@ class Tree:
     """Which sequences, by number."""
     outputs: tuple[npt.NDArray[np.int64], ...]
     """For each member, where in ``tokens`` its wanted outputs are, in order."""
+    paths: tuple[npt.NDArray[np.int64], ...]
+    """For each member whose keys and values are wanted, where in ``tokens`` its tokens are; else empty."""
     shared: bool
 
     def __len__(self) -> int:
@@ -122,8 +126,7 @@ class _Planner:
         self.widest = widest
         self.lengths = np.array([len(reads[n].tokens) for n in order])
         self.firsts = np.array([reads[n].first for n in order])
-        pairs = zip(order, order[1:], strict=False)
-        shared = [_common(reads[a].tokens, reads[b].tokens) for a, b in pairs]
+        shared = [_common(reads[a].tokens, reads[b].tokens) for a, b in pairwise(order)]
         self.common = np.array([0, *shared])
         self.added = np.concatenate([[0], np.cumsum(self.lengths - self.common)])
 
@@ -171,7 +174,7 @@ def _tree(
     begin = 0 if prefix is None else prefix.end
     parts: list[Tokens] = []
     segments: list[Segment] = []
-    outputs = []
+    outputs, paths = [], []
     size = 0
     path = np.zeros(0, dtype=np.int64)
     for place, n in enumerate(members):
@@ -187,11 +190,13 @@ def _tree(
         else:
             path = path[: len(tokens) - begin]
         outputs.append(path[reads[n].first - begin : len(tokens) - begin])
+        paths.append(path if reads[n].kept else path[:0])
     return Tree(
         prefix,
         np.concatenate(parts),
         tuple(segments),
         tuple(members),
         tuple(outputs),
+        tuple(paths),
         reads[members[0]].shared,
     )

@@ -17,7 +17,7 @@ from evomerge.errors import FitnessError
 from evomerge.fitness.askable import NonFiniteLogitsError
 from evomerge.fitness.deadline import Deadline
 
-__all__ = ["LoadedModel", "TransformersLM", "context_length", "with_padding"]
+__all__ = ["BadPromptError", "LoadedModel", "TransformersLM", "context_length", "with_padding"]
 
 
 class LoadedModel:
@@ -82,7 +82,7 @@ class TransformersLM(HFLM):  # type: ignore[misc]
         run = super().generate_until
         try:
             answers: list[str] = self._halving(requests, lambda: run(requests, disable_tqdm))
-        except _BadPromptError as error:
+        except BadPromptError as error:
             raise NonFiniteLogitsError(self._position(requests, error.tokens)) from None
         return answers
 
@@ -124,11 +124,11 @@ class TransformersLM(HFLM):  # type: ignore[misc]
         generated = super()._model_generate(context, max_length, stop, logits_processor=processors, **kwargs)
         row = watch.first_bad_row(len(context))
         if row is not None:
-            raise _BadPromptError(context[row].tolist())
+            raise BadPromptError(context[row].tolist())
         return generated
 
 
-class _BadPromptError(Exception):
+class BadPromptError(Exception):
     """Logits that are not finite; holds the prompt's tokens, padded left."""
 
     def __init__(self, tokens: list[int]) -> None:
