@@ -40,7 +40,7 @@ class EvomergeError(Exception):
 
 
 class UserError(EvomergeError):
-    """A mistake that a person can mend: where it is, what is wrong, what to do.
+    """A mistake that a person can correct: where it is, what is wrong, what to do.
 
     ``where`` names the file and the field (``experiment.yml: search.sigma``), ``reason`` says what is
     wrong, ``hint`` what to do about it (may be empty).
@@ -112,9 +112,9 @@ class CandidateError(EvomergeError):
 
 
 def together(errors: Sequence[UserError], what: str) -> UserError:
-    """One error for ``errors`` (at least one), so that a person hears of all of them at once.
+    """One error for ``errors`` (at least one), so that all of them are reported at once.
 
-    ``what`` says what they keep from happening: ``models cannot be read``.
+    ``what`` says what failed because of them: ``models cannot be read``.
     """
     texts = dict.fromkeys(str(error).replace("\n", "\n    ") for error in errors)
     if len(texts) == 1:
@@ -128,9 +128,9 @@ def together(errors: Sequence[UserError], what: str) -> UserError:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """``Did you mean 'weight'?``, or the list of what is known, or nothing when nothing is."""
+    """``Did you mean 'weight'?``, or the list of known names; empty where there are none."""
     names = list(dict.fromkeys(known))
-    # Comparing takes time that grows with the square of the length, and no slip is that long.
+    # Comparing takes time that grows with the square of the length, and no misspelled name is that long.
     short = [n for n in names if len(n) <= _LONGEST] if len(name) <= _LONGEST else []
     near = difflib.get_close_matches(name, short, n=3, cutoff=0.6)
     if near:

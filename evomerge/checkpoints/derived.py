@@ -24,11 +24,11 @@ class DerivedFiles:
             return self._base.read(name)
         return self._made[name]()
 
-    def mapped(self, name: str) -> bool:
+    def is_mapped(self, name: str) -> bool:
         """Whether reading it costs nothing: what is made does cost."""
-        return name not in self._made and self._base is not None and self._base.mapped(name)
+        return name not in self._made and self._base is not None and self._base.is_mapped(name)
 
-    def let_go(self, name: str, first: int = 0, end: int | None = None) -> None:
+    def release(self, name: str, first: int = 0, end: int | None = None) -> None:
         """Those rows are not needed for now."""
         if name not in self._made and self._base is not None:
-            self._base.let_go(name, first, end)
+            self._base.release(name, first, end)

@@ -22,7 +22,7 @@ _RENAME_EXCHANGE = 2
 _UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 
 
-def _replaced(path: Path) -> Path:
+def _replaced_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.replaced")
 
 
@@ -107,7 +107,7 @@ def recover(path: Path) -> None:
     Raises:
         OSError: It cannot be renamed.
     """
-    old = _replaced(path)
+    old = _replaced_path(path)
     if _note(path).exists() and old.is_dir() and not old.is_symlink():
         if not path.exists():
             old.rename(path)
@@ -127,7 +127,7 @@ def exchange(new: Path, path: Path) -> None:
     if _swap(new, path):
         _remove_merge(new)
         return
-    old = _replaced(path)
+    old = _replaced_path(path)
     if old.exists():
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(old))
     try:

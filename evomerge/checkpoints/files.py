@@ -18,7 +18,7 @@ __all__ = [
     "identity",
     "local_path",
     "read_json",
-    "recoded",
+    "recode",
     "unread_weights",
     "weight_files",
 ]
@@ -173,7 +173,7 @@ def read_json(path: Path, hint: str = "") -> dict[str, Any]:
     return document
 
 
-def recoded(path: Path) -> str | None:
+def recode(path: Path) -> str | None:
     """The text of a JSON file that other programs cannot read: in UTF-16, or with a byte-order mark.
 
     ``None`` for every other file.

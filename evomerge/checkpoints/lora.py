@@ -20,11 +20,17 @@ from evomerge.checkpoints.checkpoint import Checkpoint, TensorFiles, TensorInfo
 from evomerge.checkpoints.derived import DerivedFiles
 from evomerge.checkpoints.files import read_json
 from evomerge.checkpoints.lora_change import Change
-from evomerge.checkpoints.lora_embeddings import UNKNOWN, Architecture, Settled, Vocabulary, settle
+from evomerge.checkpoints.lora_embeddings import (
+    UNKNOWN,
+    Architecture,
+    ResolvedChanges,
+    Vocabulary,
+    resolve_changes,
+)
 from evomerge.checkpoints.lora_settings import check_kind, scale_of, trained_rows
 from evomerge.errors import CheckpointError
 
-__all__ = ["adapted"]
+__all__ = ["adapt"]
 
 _LISTED = 8
 _FACTORS = [{"A", "B"}, {"embedding_A", "embedding_B"}]
@@ -32,7 +38,7 @@ _COMPLETE = [*_FACTORS, *(factors | {"magnitude"} for factors in _FACTORS), {"ro
 """What there may be of a weight."""
 
 
-def adapted(base: Checkpoint, folder: Path, architecture: Architecture = UNKNOWN) -> Checkpoint:
+def adapt(base: Checkpoint, folder: Path, architecture: Architecture = UNKNOWN) -> Checkpoint:
     """The model that ``base`` and the PEFT adapter in ``folder`` make.
 
     Adapters name modules, which the base's files may call otherwise: ``architecture`` is asked for their
@@ -53,28 +59,28 @@ def adapted(base: Checkpoint, folder: Path, architecture: Architecture = UNKNOWN
     is_layer = all(name in base.tensors and _is_numbered(name) for name in names.values())
     vocabulary = Vocabulary() if is_layer else architecture.vocabulary()
     changes = _changes(folder, config, entries, _with_head(names, base, vocabulary), base, vocabulary)
-    settled = settle(folder, config, changes, base, vocabulary)
+    resolved = resolve_changes(folder, config, changes, base, vocabulary)
     tensors = dict(base.tensors)
-    for name in settled.changes:
-        tensors[name] = _info(name, settled, base)
-    _check_shapes(folder, settled, base, tensors, vocabulary)
+    for name in resolved.changes:
+        tensors[name] = _info(name, resolved, base)
+    _check_shapes(folder, resolved, base, tensors, vocabulary)
     made = {
-        name: partial(_read, change, base.files, settled.source.get(name, name))
-        for name, change in settled.changes.items()
+        name: partial(_read, change, base.files, resolved.source.get(name, name))
+        for name, change in resolved.changes.items()
     }
     config = base.config
-    if architecture.configured is not None and (settled.rows is not None or settled.untied is not None):
-        config = architecture.configured(settled.rows, settled.untied is not None)
+    if architecture.configure is not None and (resolved.rows is not None or resolved.untied is not None):
+        config = architecture.configure(resolved.rows, resolved.untied is not None)
     files, folders = DerivedFiles(base.files, made), (*base.folders, folder)
     checkpoint = Checkpoint(base.path, config, tensors, files, folders=folders, tokenizer=base.tokenizer)
     checkpoint.fetch = base.fetch
     checkpoint.left_out = base.left_out
-    checkpoint.warnings = (*base.warnings, *_warnings(settled, vocabulary))
+    checkpoint.warnings = (*base.warnings, *_warnings(resolved, vocabulary))
     return checkpoint
 
 
-def _warnings(settled: Settled, vocabulary: Vocabulary) -> list[str]:
-    if settled.untied is None or vocabulary.tied is None:
+def _warnings(resolved: ResolvedChanges, vocabulary: Vocabulary) -> list[str]:
+    if resolved.untied is None or vocabulary.tied is None:
         return []
     return [
         f"the adapter does not change {' and '.join(vocabulary.tied)} alike, which the base ties: "
@@ -172,38 +178,38 @@ def _is_numbered(name: str) -> bool:
 def _read(change: Change, files: TensorFiles, source: str) -> Tensor:
     """The changed weight of the base's tensor ``source``."""
     start = change.start()
-    return change.applied(files.read(source) if start is None else start)
+    return change.apply(files.read(source) if start is None else start)
 
 
-def _info(name: str, settled: Settled, base: Checkpoint) -> TensorInfo:
+def _info(name: str, resolved: ResolvedChanges, base: Checkpoint) -> TensorInfo:
     """The header of a changed tensor: the base's, with the rows that the vocabulary has now."""
-    info = base.tensors[settled.source.get(name, name)]
-    change, start = settled.changes[name], settled.changes[name].start()
+    info = base.tensors[resolved.source.get(name, name)]
+    change, start = resolved.changes[name], resolved.changes[name].start()
     rows = start.shape[0] if start is not None and start.dim() == len(info.shape) and start.dim() else None
     is_resized = rows or change.rows or (change.first is not None and change.first.rows)
-    if settled.rows is None or rows not in (None, settled.rows) or not is_resized:
+    if resolved.rows is None or rows not in (None, resolved.rows) or not is_resized:
         return info
-    return TensorInfo((settled.rows, *info.shape[1:]), info.dtype)
+    return TensorInfo((resolved.rows, *info.shape[1:]), info.dtype)
 
 
 def _check_shapes(
     folder: Path,
-    settled: Settled,
+    resolved: ResolvedChanges,
     base: Checkpoint,
     tensors: Mapping[str, TensorInfo],
     vocabulary: Vocabulary,
 ) -> None:
     wrong, hint = [], "Is it for another base?"
-    for name, change in settled.changes.items():
+    for name, change in resolved.changes.items():
         if change.parts and set(change.parts) not in ([{"bias"}] if name.endswith(".bias") else _COMPLETE):
             raise CheckpointError(
                 str(folder), f"the change of {name} is not a product of two matrices, which is not supported"
             )
         want = tensors[name].shape
-        found = change.shape(base.tensors[settled.source.get(name, name)].shape, want)
+        found = change.shape(base.tensors[resolved.source.get(name, name)].shape, want)
         if found != want:
             wrong.append(f"{name}: base {list(want)}, adapter {list(found)}")
-            if name in (*vocabulary.tensors, settled.untied) and found[1:] == want[1:]:
+            if name in (*vocabulary.tensors, resolved.untied) and found[1:] == want[1:]:
                 hint = "If tokens were added in training, save it with save_embedding_layers=True."
     if wrong:
         raise CheckpointError(

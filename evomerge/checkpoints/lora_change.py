@@ -36,14 +36,14 @@ class Change:
         """Whether the base's weight stays as it is."""
         return not self.parts and self.whole is None and self.resized is None
 
-    def applied(self, weight: Tensor) -> Tensor:
+    def apply(self, weight: Tensor) -> Tensor:
         """What becomes of the weight, or of what stands in its place; float32 where something is changed.
 
         Raises:
             RuntimeError, IndexError: Shapes do not fit each other.
         """
         if self.first is not None:
-            weight = self.first.applied(weight)
+            weight = self.first.apply(weight)
         if not self.parts:
             return weight
         if "rows" in self.parts:
@@ -91,6 +91,6 @@ class Change:
         try:
             # Before broadcasting hides what is too small.
             added = tuple(one.delta().shape) if one.parts else want
-            return tuple(one.applied(weight).shape) if added == want else added
+            return tuple(one.apply(weight).shape) if added == want else added
         except (RuntimeError, IndexError):
             return ()

@@ -104,16 +104,16 @@ def quantization_in_config(config: Mapping[str, Any]) -> str | None:
         for key in _KEYS:
             settings = part.get(key)
             if isinstance(settings, Mapping) and settings:
-                return _named(settings, "compressed-tensors" if key.startswith("compression") else "")
+                return _method_name(settings, "compressed-tensors" if key.startswith("compression") else "")
             if settings and isinstance(settings, str):
                 return settings
         settings = part.get("quantization")  # of MLX; others may mean something else by it
         if isinstance(settings, Mapping) and {"bits", "group_size", *_METHOD_KEYS} & set(settings):
-            return _named(settings, "mlx")
+            return _method_name(settings, "mlx")
     return None
 
 
-def _named(settings: Mapping[str, Any], kind: str) -> str:
+def _method_name(settings: Mapping[str, Any], kind: str) -> str:
     """The method that ``settings`` state, with ``kind`` in front where they do not name it."""
     method = _method(settings)
     if kind and kind not in method:

@@ -119,7 +119,7 @@ def settings_folder(
         return None
     from huggingface_hub import constants
 
-    return None if constants.HF_HUB_OFFLINE else _fetched(model, revision, candidates, ["*.json"])
+    return None if constants.HF_HUB_OFFLINE else _fetch(model, revision, candidates, ["*.json"])
 
 
 def local_folder(model: str, folders: Sequence[Path] = (Path(),)) -> Path | None:
@@ -179,7 +179,7 @@ def _download(model: str, revision: str | None, candidates: Sequence[Path]) -> P
     patterns = [*SMALL_FILES, "*.safetensors"]
     if not any(name.endswith(".safetensors") for name in files_on_hub(model, revision) or ()):
         patterns.append("*.bin")  # offline: whatever the cache holds
-    return _fetched(model, revision, candidates, patterns)
+    return _fetch(model, revision, candidates, patterns)
 
 
 def files_on_hub(model: str, revision: str | None = None) -> list[str] | None:
@@ -195,7 +195,7 @@ def files_on_hub(model: str, revision: str | None = None) -> list[str] | None:
     return [f.rfilename for f in found]
 
 
-def _fetched(model: str, revision: str | None, candidates: Sequence[Path], patterns: Sequence[str]) -> Path:
+def _fetch(model: str, revision: str | None, candidates: Sequence[Path], patterns: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     try:

@@ -116,7 +116,7 @@ class CheckpointWriter:
             self._lay_out(tensors, shard_bytes)
         except OSError as exception:
             self.abandon()
-            raise self._failed(exception) from None
+            raise self._disk_error(exception) from None
 
     def __enter__(self) -> Self:
         """The writer itself."""
@@ -141,7 +141,7 @@ class CheckpointWriter:
         try:
             (self._partial / name).write_text(text, encoding="utf-8")
         except OSError as exception:
-            raise self._failed(exception) from None
+            raise self._disk_error(exception) from None
 
     def copy(self, source: Path) -> None:
         """A side file, copied from another folder.
@@ -152,7 +152,7 @@ class CheckpointWriter:
         try:
             shutil.copyfile(source, self._partial / source.name)
         except OSError as exception:
-            raise self._failed(exception) from None
+            raise self._disk_error(exception) from None
 
     def commit(self) -> None:
         """Flushes everything to disk and gives the folder its name.
@@ -177,7 +177,7 @@ class CheckpointWriter:
             exchange(self._partial, self.path)
             _sync(self.path.parent)
         except OSError as exception:
-            raise self._failed(exception) from None
+            raise self._disk_error(exception) from None
 
     def abandon(self) -> None:
         """Removes what was written and not committed."""
@@ -224,14 +224,14 @@ class CheckpointWriter:
         for name, info in tensors.items():
             begin, _ = header[name]["data_offsets"]
             self._index[name] = file
-            self._places[name] = TensorFile(descriptor, start + begin, info, self._failed)
+            self._places[name] = TensorFile(descriptor, start + begin, info, self._disk_error)
 
     def _close(self) -> None:
         self._places.clear()
         while self._descriptors:
             os.close(self._descriptors.pop())
 
-    def _failed(self, exception: OSError) -> OutputError:
+    def _disk_error(self, exception: OSError) -> OutputError:
         if exception.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return OutputError(
                 str(self.path),

@@ -104,7 +104,7 @@ def _document(experiment: Experiment, checked: Check) -> dict[str, Any]:
             }
             for t in checked.tasks
         ],
-        "search": experiment.spec.search.shown(experiment.space.dimensions),
+        "search": experiment.spec.search.with_defaults(experiment.space.dimensions),
         "baselines": list(checked.baselines),
         "models": dict(experiment.references),
         "tensors": checked.tensors,

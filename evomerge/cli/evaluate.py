@@ -27,7 +27,7 @@ def command(
     split: Annotated[str, typer.Option(help="Items to score: search, validation or test.")] = "test",
     device: Annotated[str, typer.Option(help="Where to run: auto, cpu, cuda, cuda:1 ...")] = "auto",
     dtype: Annotated[
-        str | None, typer.Option(help="What the model calculates in; the experiment's if not given.")
+        str | None, typer.Option(help="Dtype of the computation; the experiment's if not given.")
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the scores as JSON, with every item.")] = False,
 ) -> None:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from statistics import median
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from evomerge.cli._console import console, leaderboard_table, number, print_json, say
+from evomerge.cli._gate import FailUnlessBetter, pass_gate
+
+if TYPE_CHECKING:
+    from evomerge.runs.opened_study import OpenedStudy
+    from evomerge.search.leaderboard import Row
+    from evomerge.search.verdict import Verdict
 
 __all__ = ["command"]
 
@@ -24,25 +31,27 @@ def command(
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Print the leaderboard alone, as a Markdown table.")
     ] = False,
+    fail_unless_better: FailUnlessBetter = None,
 ) -> None:
-    """Show how far a study is, who works on it, and its leaderboard."""
-    from evomerge.report.tables import (
-        drift_text,
-        driver_text,
-        leaderboard_markdown,
-        search_text,
-        study_document,
-    )
+    """Show how far a study is, who works on it, its leaderboard, and whether its winner beats the parents."""
+    from evomerge.report.tables import leaderboard_markdown, study_document
     from evomerge.runs.opened_study import open_study
 
     opened = open_study(study, storage)
-    rows = opened.leaderboard()
+    rows, verdict = opened.leaderboard(), opened.verdict()
     if json_:
-        print_json(study_document(opened.study, rows))
-        return
-    if markdown:
+        print_json(study_document(opened.study, rows, verdict))
+    elif markdown:
         console.print(leaderboard_markdown(rows), end="")
-        return
+    else:
+        _show(opened, rows, verdict)
+    pass_gate(verdict, fail_unless_better)
+
+
+def _show(opened: OpenedStudy, rows: Sequence[Row], verdict: Verdict | None) -> None:
+    from evomerge.report.tables import drift_text, driver_text, search_text
+    from evomerge.report.verdict_text import verdict_text
+
     trials = opened.study.trials()
     candidates = opened.study.candidates()
     say(
@@ -71,3 +80,7 @@ def command(
         say(f"Not finished: {missing} of {finalists} finalists are still to be validated.")
     if rows:
         console.print(leaderboard_table(rows, "Leaderboard"))
+    if verdict is not None:
+        console.print()
+    for sentence in () if verdict is None else verdict_text(verdict):
+        say(sentence)

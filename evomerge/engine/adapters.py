@@ -14,7 +14,7 @@ from evomerge.checkpoints.adapter_files import adapter_folder
 from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.checkpoints.derived import DerivedFiles
 from evomerge.checkpoints.files import read_json
-from evomerge.checkpoints.lora import adapted
+from evomerge.checkpoints.lora import adapt
 from evomerge.checkpoints.lora_embeddings import Architecture, Vocabulary
 from evomerge.engine.configuration import is_tied, text_parts
 from evomerge.engine.model_names import names_in_files, tied_head
@@ -39,9 +39,9 @@ def with_adapter(base: Checkpoint, folder: Path) -> Checkpoint:
     architecture = Architecture(
         in_files=partial(_in_files, base),
         vocabulary=partial(_vocabulary, base),
-        configured=partial(_configured, base.config),
+        configure=partial(_configure, base.config),
     )
-    checkpoint = adapted(base, folder, architecture)
+    checkpoint = adapt(base, folder, architecture)
     if has_tokenizer(folder):
         checkpoint.tokenizer = folder
     return checkpoint
@@ -93,7 +93,7 @@ def _is_one(base: Checkpoint, head: str, embedding: str) -> bool:
     return same and torch.equal(base.read(head), base.read(embedding))
 
 
-def _configured(config: Mapping[str, Any], rows: int | None, is_untied: bool) -> dict[str, Any]:
+def _configure(config: Mapping[str, Any], rows: int | None, is_untied: bool) -> dict[str, Any]:
     """``config`` for ``rows`` tokens, and with a head of its own."""
     changed: dict[str, Any] = copy.deepcopy(dict(config))
     parts: Sequence[Any] = text_parts(changed)

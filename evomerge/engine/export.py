@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from evomerge.checkpoints.checkpoint import Checkpoint
-from evomerge.checkpoints.files import read_json, recoded
+from evomerge.checkpoints.files import read_json, recode
 from evomerge.checkpoints.output_path import Protected, check_target, output_path
 from evomerge.checkpoints.writer import CheckpointWriter
 from evomerge.engine.compute import ComputePool, merge_tensor
 from evomerge.engine.fingerprint import fingerprint
 from evomerge.engine.header import check_header
-from evomerge.engine.ignored import numbered
+from evomerge.engine.ignored import group_by_number
 from evomerge.engine.inputs import Inputs
 from evomerge.engine.plan import MergePlan, TensorPlan
 from evomerge.engine.recipe_faults import with_faults
@@ -135,7 +135,7 @@ def _write_weights(
     def fill(tensor: TensorPlan) -> Digest:
         def release(first: int, end: int | None) -> None:
             for part in tensor.inputs:
-                checkpoints[part.model].let_go(part.tensor, first, end)
+                checkpoints[part.model].release(part.tensor, first, end)
 
         # Statistics serve one tensor here and are dropped with it: a merge measures each tensor once.
         digest = merge_tensor(
@@ -164,9 +164,9 @@ def _write_side_files(merge_plan: MergePlan, writer: CheckpointWriter) -> None:
     found = {file.name: file for pattern in _SIDE_FILES for file in folder.glob(pattern) if file.is_file()}
     for file in (*(found[name] for name in sorted(found)), *tokenizer_files(merge_plan.tokenizer.path)):
         if file.name == "generation_config.json" and merge_plan.renumber is not None:
-            generation = merge_plan.renumber.applied(read_json(file))
+            generation = merge_plan.renumber.apply(read_json(file))
             writer.write_text(file.name, json.dumps(generation, indent=2) + "\n")
-        elif (text := recoded(file)) is not None:
+        elif (text := recode(file)) is not None:
             writer.write_text(file.name, text)
         else:
             writer.copy(file)
@@ -196,5 +196,5 @@ def _left_out(heading: str, models: Mapping[str, Sequence[str]]) -> str:
     """A list of tensors by model, those of all layers in one word; nothing where there are none."""
     if not models:
         return ""
-    lines = [f"- `{model}`: {', '.join(numbered(names))}\n" for model, names in models.items()]
+    lines = [f"- `{model}`: {', '.join(group_by_number(names))}\n" for model, names in models.items()]
     return f"{heading}:\n\n{''.join(lines)}\n"

@@ -119,7 +119,7 @@ class InPlaceMerge:
 
     def _read(self, model: str, name: str) -> Tensor:
         checkpoint = self._known[model]
-        if self._sources_in is SourcesIn.MAPPED and checkpoint.mapped(name):
+        if self._sources_in is SourcesIn.MAPPED and checkpoint.is_mapped(name):
             return checkpoint.read(name).to(self._device)
         key = (model, name)
         if key not in self._resident:

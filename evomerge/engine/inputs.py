@@ -82,11 +82,11 @@ class Inputs:
                     ignored[model] = tuple(dict.fromkeys((*ignored.get(model, ()), *names)))
         unused = unused_patterns(patterns, ignored)
         warnings = [f"ignore: {pattern!r} matches no tensor" for pattern in unused]
-        left_out = plan.left_out.joined(LeftOut(ignored))
+        left_out = plan.left_out.join(LeftOut(ignored))
         stages = [merge.name for merge in recipes]
         for model in dict.fromkeys(model for merge in recipes for model in merge.inputs()):
             of = "" if stage_of(model, stages) is not None else model
-            left_out = left_out.joined(pool[model].left_out, of)
+            left_out = left_out.join(pool[model].left_out, of)
         return replace(plan, warnings=(*plan.warnings, *warnings), left_out=left_out)
 
     def _without_ignored(
@@ -147,13 +147,13 @@ class Inputs:
             # One per main recipe and stage; more only where a search changes which models it merges.
             while len(self._alignments) > _KEPT + len(self._stages):
                 self._alignments.pop(next(iter(self._alignments)))
-            self._alignments[key] = self._aligned(recipe, checkpoints)
+            self._alignments[key] = self._align(recipe, checkpoints)
         return plan_merge(recipe, self._alignments[key])
 
-    def _aligned(self, recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> Alignment:
+    def _align(self, recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> Alignment:
         config_source = config_source_of(recipe)
         drop_equal = "key" in get_method(recipe.merge_method).context  # each tensor at random by its name
-        unified = self._unified(checkpoints, config_source, drop_equal=drop_equal)
+        unified = self._unify(checkpoints, config_source, drop_equal=drop_equal)
         made = self._one_vocabulary(recipe, unified.checkpoints, config_source)
         own = (f"{model}: {text}" for model, c in checkpoints.items() for text in c.warnings)
         merged = {model: checkpoints[model] for model in dict.fromkeys((config_source, *recipe.merged()))}
@@ -163,7 +163,7 @@ class Inputs:
             made, warnings=(*own, *unified.warnings, *differing, *made.warnings), left_out=left_out
         )
 
-    def _unified(
+    def _unify(
         self, checkpoints: Mapping[str, Checkpoint], config_source: str, *, drop_equal: bool
     ) -> UnifiedModels:
         """The checkpoints in one spelling; the same objects for the same checkpoints."""
@@ -195,7 +195,7 @@ _KEPT = 4
 _IgnoredKey = tuple[str, tuple[str, ...], int]
 """Model, patterns, and the checkpoint by identity (it is kept with the value)."""
 _UnifiedKey = tuple[str, bool, tuple[tuple[str, int], ...]]
-"""Donor, what becomes of second copies, and the checkpoints by identity (they are kept with the value)."""
+"""Config source, whether equal copies are dropped, and the checkpoints by identity (kept with the value)."""
 
 
 def _in_order(recipe: Recipe) -> list[Recipe]:

@@ -14,7 +14,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evomerge.engine.configuration import Origin, is_by_layer, text_sections
+from evomerge.engine.configuration import LayerOrigin, is_by_layer, text_sections
 from evomerge.engine.model_names import ModelNames, parse_config
 from evomerge.errors import RecipeError
 
@@ -49,7 +49,7 @@ def _with_lists(text: str, depth: int) -> dict[str, Any]:
     return config
 
 
-def check_layer_kinds(config: Mapping[str, Any], origins: Sequence[Origin]) -> None:
+def check_layer_kinds(config: Mapping[str, Any], origins: Sequence[LayerOrigin]) -> None:
     """Check that layer i of a model with ``config`` computes what the layer ``origins[i]`` did.
 
     Models that transformers cannot build, and layers of another class of model, are not compared.

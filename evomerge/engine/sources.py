@@ -49,7 +49,7 @@ def open_sources(
             if reference.lora is not None and (reference.lora, reference.lora_revision) not in skipped:
                 adapters[name] = locate(reference.lora, reference.lora_revision, folders)
             if reference.model:
-                checkpoints[name] = _opened(reference, folders, within)
+                checkpoints[name] = _open_source(reference, folders, within)
         except UserError as exception:
             errors.append(exception)
     try:
@@ -122,7 +122,7 @@ def identities(checkpoints: Mapping[str, Checkpoint]) -> dict[str, str]:
     }
 
 
-def _opened(reference: Reference, folders: Sequence[Path], within: tuple[Path, ...]) -> Checkpoint:
+def _open_source(reference: Reference, folders: Sequence[Path], within: tuple[Path, ...]) -> Checkpoint:
     file = reference.recipe_file(folders)
     if file is None:
         checkpoint = open_model(reference.model, reference.revision, folders)

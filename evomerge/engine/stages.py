@@ -37,20 +37,20 @@ class _StageFiles:
             if name in self._made:
                 self._made.move_to_end(name)
                 return self._made[name]
-        made = self._merged(self._tensors[name])
+        made = self._merge(self._tensors[name])
         with self._lock:
             self._made[name] = made
             while sum(t.nbytes for t in self._made.values()) > CACHE_BYTES:
                 self._made.popitem(last=False)
         return made
 
-    def mapped(self, name: str) -> bool:  # noqa: ARG002
+    def is_mapped(self, name: str) -> bool:  # noqa: ARG002
         return False
 
-    def let_go(self, name: str, first: int = 0, end: int | None = None) -> None:
+    def release(self, name: str, first: int = 0, end: int | None = None) -> None:
         """The cache decides for itself."""
 
-    def _merged(self, tensor: TensorPlan) -> Tensor:
+    def _merge(self, tensor: TensorPlan) -> Tensor:
         out = torch.empty(tensor.shape, dtype=tensor.dtype)
 
         def read(model: str, name: str) -> Tensor:
@@ -58,7 +58,7 @@ class _StageFiles:
 
         merge_tensor(tensor, read, Statistics(), InMemory(rows_of(out)))
         for part in tensor.inputs:
-            self._plan.checkpoints[part.model].let_go(part.tensor)
+            self._plan.checkpoints[part.model].release(part.tensor)
         return out
 
 

@@ -10,7 +10,7 @@ import torch
 
 from evomerge.engine.configuration import is_tied, text_parts
 from evomerge.engine.model_names import ModelNames, ties_embeddings
-from evomerge.engine.spelling import Spelled
+from evomerge.engine.spelling import CanonicalTensors
 from evomerge.errors import CheckpointError
 
 __all__ = ["Ties", "with_ties"]
@@ -34,7 +34,7 @@ class Ties:
     ``config_source`` stores.
     """
 
-    def __init__(self, models: Mapping[str, Spelled], config_source: str) -> None:
+    def __init__(self, models: Mapping[str, CanonicalTensors], config_source: str) -> None:
         self.config: Mapping[str, Any] = models[config_source].checkpoint.config
         self.warnings: list[str] = []
         self._models = models
@@ -54,7 +54,7 @@ class Ties:
             if is_one and all(len(held) < 2 for held in stored.values()):
                 continue
             values = {m: self._values(m, held) for m, held in stored.items()}
-            kept = self._kept(names, stored, values)
+            kept = self._names_to_keep(names, stored, values)
             if is_one and not self._is_untied_now(values) and not drop_equal:
                 continue
             for model in self._models:
@@ -95,7 +95,7 @@ class Ties:
             return False
         return torch.equal(*(spelled.checkpoint.read(spelled.origins[n].name) for n in (one, other)))
 
-    def _kept(
+    def _names_to_keep(
         self,
         names: Sequence[str],
         stored: Mapping[str, Sequence[str]],

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from evomerge.checkpoints.checkpoint import Checkpoint
-from evomerge.checkpoints.renamed import Origin, renamed
+from evomerge.checkpoints.rename import TensorOrigin, rename_tensors
 from evomerge.engine.configuration import is_tied
 from evomerge.engine.model_names import ModelNames
 from evomerge.engine.optional_tensors import is_embedding, is_left_out
-from evomerge.engine.spelling import Spelled, is_stacked, spelled, unwrapped
+from evomerge.engine.spelling import CanonicalTensors, is_stacked, match_names, unwrap
 from evomerge.engine.ties import Ties
 from evomerge.errors import CheckpointError
 
@@ -46,7 +46,7 @@ def unify(
     """
     plain, warnings = {}, []
     for model, checkpoint in checkpoints.items():
-        plain[model], warning = unwrapped(model, checkpoint)
+        plain[model], warning = unwrap(model, checkpoint)
         warnings += [warning] if warning is not None else []
     if not _may_differ(plain):
         return UnifiedModels(plain, tuple(warnings))
@@ -54,7 +54,7 @@ def unify(
         names = ModelNames.of(plain[config_source].config)
     except CheckpointError:  # the models are compared by their names as they are
         return UnifiedModels(plain, tuple(warnings))
-    models = {model: Spelled(checkpoint, names) for model, checkpoint in plain.items()}
+    models = {model: CanonicalTensors(checkpoint, names) for model, checkpoint in plain.items()}
     ties = Ties(models, config_source)
     is_changed = ties.settle(drop_equal=drop_equal)
     unused = _without_unused(models, names)
@@ -75,7 +75,7 @@ def unify(
     return UnifiedModels(views, (*warnings, *ties.warnings), unused)
 
 
-def _without_unused(models: Mapping[str, Spelled], names: ModelNames) -> dict[str, tuple[str, ...]]:
+def _without_unused(models: Mapping[str, CanonicalTensors], names: ModelNames) -> dict[str, tuple[str, ...]]:
     """Drops what only some models have and none has a use for; its names, by model."""
     unused: dict[str, tuple[str, ...]] = {}
     stored = {model: own.checkpoint for model, own in models.items()}
@@ -126,18 +126,18 @@ def _has_second_head(checkpoint: Checkpoint) -> bool:
     return len(set(shapes)) < len(shapes)
 
 
-def _save_names(lead: Spelled, names: ModelNames) -> None:
+def _save_names(lead: CanonicalTensors, names: ModelNames) -> None:
     """Has ``lead`` written as transformers saves it, if its file is spelled like the weights in memory."""
     if not lead.is_split:
         return
-    saved = {c: names.saved(c) if own == c else own for c, own in lead.own.items()}
-    loaded = names.loaded(saved.values())
+    saved = {c: names.saved_name(c) if own == c else own for c, own in lead.own.items()}
+    loaded = names.load_targets(saved.values())
     if all(loaded[name].canonical == canonical for canonical, name in saved.items()):
         lead.own.update(saved)
 
 
-def _view(lead: Spelled, other: Spelled) -> Checkpoint:
-    names = spelled(lead, other)
+def _view(lead: CanonicalTensors, other: CanonicalTensors) -> Checkpoint:
+    names = match_names(lead, other)
     if (
         all(o.part is None and o.name == names[c] for c, o in other.origins.items())
         and len(names) == len(other.checkpoint.tensors)
@@ -147,6 +147,6 @@ def _view(lead: Spelled, other: Spelled) -> Checkpoint:
     origins = {names[c]: origin for c, origin in other.origins.items()}
     infos = {names[c]: info for c, info in other.infos.items()}
     for name in other.unknown:
-        origins[names[name]] = Origin(name)
+        origins[names[name]] = TensorOrigin(name)
         infos[names[name]] = other.checkpoint.tensors[name]
-    return renamed(other.checkpoint, origins, infos)
+    return rename_tensors(other.checkpoint, origins, infos)

@@ -26,7 +26,7 @@ from evomerge.tokenizers.chat_templates import (
     read_chat_template,
     write_chat_template,
 )
-from evomerge.tokenizers.row_maps import Embedding, Origin, RowMap, TokenChoice, origin_of, row_maps
+from evomerge.tokenizers.row_maps import Embedding, RowMap, RowOrigin, TokenChoice, origin_of, row_maps
 from evomerge.tokenizers.vocabulary import (
     Vocabulary,
     has_tokenizer,
@@ -46,13 +46,13 @@ class Renumbering:
     ids: Mapping[int, int]
     roles: Mapping[str, int]
 
-    def applied(self, config: Mapping[str, Any]) -> dict[str, Any]:
+    def apply(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """``config`` with every token id, at any depth, in its new place."""
-        return {key: self._moved(key, value) for key, value in config.items()}
+        return {key: self._renumber(key, value) for key, value in config.items()}
 
-    def _moved(self, key: str, value: Any) -> Any:
+    def _renumber(self, key: str, value: Any) -> Any:
         if isinstance(value, Mapping):
-            return self.applied(value)
+            return self.apply(value)
         if not key.endswith(("token_id", "token_index", "token_ids")):
             return value
         if isinstance(value, list):
@@ -123,7 +123,7 @@ def truncate(checkpoints: Mapping[str, Checkpoint], config_source: str) -> Align
     views, warnings = {}, []
     for model, checkpoint in checkpoints.items():
         names = embedding_tensors(checkpoint) if sizes[model] > size else ()
-        made = {name: partial(_cut, checkpoint, name, size) for name in names}
+        made = {name: partial(_truncate, checkpoint, name, size) for name in names}
         views[model] = _view(checkpoint, made, size, None)
         if names:
             warnings.append(f"{model}: {', '.join(names)} cut from {sizes[model]} to {size} rows")
@@ -182,7 +182,7 @@ class _Aligner:
             choices=self._choices(),
             pad_to_multiple_of=self.spec.pad_to_multiple_of,
         )
-        views = {m: self._aligned(m, maps[m], output) for m in self.checkpoints}
+        views = {m: self._align_model(m, maps[m], output) for m in self.checkpoints}
         return Alignment(views, folder, self._renumbering(config_source, output), self._warnings(output))
 
     def _choices(self) -> dict[str, TokenChoice]:
@@ -203,24 +203,24 @@ class _Aligner:
             choices[token] = TokenChoice(origin, rule.force)
         return choices
 
-    def _aligned(self, model: str, rows: RowMap, output: Vocabulary) -> Checkpoint:
+    def _align_model(self, model: str, rows: RowMap, output: Vocabulary) -> Checkpoint:
         checkpoint = self.checkpoints[model]
         names = embedding_tensors(checkpoint)
         made = {}
         if not rows.is_identity(self.embeddings[model].rows):
-            made = {name: partial(self._moved, model, name, rows) for name in names}
+            made = {name: partial(self._move_rows, model, name, rows) for name in names}
         view = _view(checkpoint, made, rows.size, names)
         renumber = self._renumbering(model, output)
         if renumber is not None:
-            view.config = renumber.applied(view.config)
+            view.config = renumber.apply(view.config)
         return view
 
-    def _moved(self, model: str, name: str, rows: RowMap) -> Tensor:
+    def _move_rows(self, model: str, name: str, rows: RowMap) -> Tensor:
         """The embedding on its new rows; float32 where it holds means, or rows of another dtype."""
         own = self.checkpoints[model].read(name)
         taken = _by_model(rows.taken.items())
         shares = _by_model((i, origin) for i, origins in rows.means.items() for origin in origins)
-        rows_of = {m: self._rows_taken(m, name, own) for m in dict.fromkeys((*taken, *shares))}
+        rows_of = {m: self._take_rows(m, name, own) for m in dict.fromkeys((*taken, *shares))}
         is_exact = all(rows_of[m].dtype == own.dtype for m in taken) and not rows.means and not rows.gaps
         moved = torch.zeros((rows.size, *own.shape[1:]), dtype=own.dtype if is_exact else torch.float32)
         kept = [i for i, row in enumerate(rows.own) if row >= 0]
@@ -237,7 +237,7 @@ class _Aligner:
             moved[~used] = moved[used].double().mean(dim=0).to(moved.dtype)
         return moved
 
-    def _rows_taken(self, model: str, name: str, own: Tensor) -> Tensor:
+    def _take_rows(self, model: str, name: str, own: Tensor) -> Tensor:
         checkpoint = self.checkpoints[model]
         if name not in checkpoint.tensors:  # tied there: the output embedding is the input embedding
             tied = [n for n in embedding_tensors(checkpoint) if len(checkpoint.tensors[n].shape) == own.dim()]
@@ -275,7 +275,7 @@ class _Aligner:
 _LISTED = 8
 
 
-def _by_model(origins: Iterable[tuple[int, Origin]]) -> dict[str, tuple[list[int], list[int]]]:
+def _by_model(origins: Iterable[tuple[int, RowOrigin]]) -> dict[str, tuple[list[int], list[int]]]:
     """Output rows and input rows, by the model that the input rows are of."""
     found: dict[str, tuple[list[int], list[int]]] = {}
     for i, origin in origins:
@@ -326,7 +326,7 @@ def _view(
     return view
 
 
-def _cut(checkpoint: Checkpoint, name: str, size: int) -> Tensor:
+def _truncate(checkpoint: Checkpoint, name: str, size: int) -> Tensor:
     return checkpoint.read(name)[:size]
 
 

@@ -158,11 +158,11 @@ class _PlainLoader(yaml.SafeLoader):
                     None, None, "a key must be a plain value", key_node.start_mark
                 )
             if key in pairs:
-                self._repeated(node, key, pairs[key], (key_node, value))
+                self._check_repeated(node, key, pairs[key], (key_node, value))
             pairs[key] = (key_node, value)
         return [*merges, *pairs.values()]
 
-    def _repeated(
+    def _check_repeated(
         self,
         node: yaml.MappingNode,
         key: Any,

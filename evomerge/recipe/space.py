@@ -172,7 +172,7 @@ class SearchSpace:
         Raises:
             RecipeError: The filled recipe is not valid.
         """
-        return parse(Recipe, _filled(self.document, self._tree, values))
+        return parse(Recipe, _fill(self.document, self._tree, values))
 
     def values_of(self, recipe: Recipe) -> Values | None:
         """The values that make ``recipe`` of this space; ``None`` where none do. The inverse of ``fill``."""
@@ -373,11 +373,11 @@ def _tree(holes: Iterable[Hole]) -> _Tree:
     return root
 
 
-def _filled(node: Any, tree: _Tree | Hole, values: Mapping[str, Value]) -> Any:
+def _fill(node: Any, tree: _Tree | Hole, values: Mapping[str, Value]) -> Any:
     """``node`` with its holes filled. Only the way to a hole is copied; the rest is shared, so only read."""
     if isinstance(tree, Hole):
         return [values[name] for name in tree.names] if tree.gradient else values[tree.names[0]]
     filled = node.copy()
     for part, below in tree.items():
-        filled[part] = _filled(node[part], below, values)
+        filled[part] = _fill(node[part], below, values)
     return filled

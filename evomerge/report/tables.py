@@ -7,8 +7,10 @@ from dataclasses import asdict
 from typing import Any
 
 from evomerge.recipe import Dimension
+from evomerge.report.verdict_text import verdict_document
 from evomerge.search.leaderboard import Row
 from evomerge.search.search_section import SearchSpec
+from evomerge.search.verdict import Verdict
 from evomerge.study.study import AcceptedDrift, Driver, Study, Trial, versions_text
 
 __all__ = [
@@ -58,8 +60,8 @@ def row_document(row: Row) -> dict[str, Any]:
 
 
 def search_text(search: SearchSpec, dimensions: Sequence[Dimension]) -> str:
-    """How a study is searched, on one line; the population is that of the first generation."""
-    fields = search.shown(dimensions)
+    """The settings of a search on one line; the population is that of the first generation."""
+    fields = search.with_defaults(dimensions)
     del fields["top_k"]  # of what comes after the search
     parts = [f"Search: {fields.pop('sampler')}", f"{fields.pop('trials')} candidates"]
     warm_start = fields.pop("warm_start", None)
@@ -70,7 +72,7 @@ def search_text(search: SearchSpec, dimensions: Sequence[Dimension]) -> str:
 
 
 def driver_text(driver: Driver) -> str:
-    """Who works on a study, on one line."""
+    """The driver of a study, on one line."""
     who = f"process {driver.pid} on {driver.host}, since {driver.since} UTC"
     if driver.alive:
         return f"Driver: {who}; alive, last sign of life {driver.silent_s:.0f} s ago"
@@ -117,7 +119,7 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def study_document(study: Study, rows: Sequence[Row]) -> dict[str, Any]:
+def study_document(study: Study, rows: Sequence[Row], verdict: Verdict | None = None) -> dict[str, Any]:
     """What ``search --json`` and ``status --json`` print."""
     trials, driver = study.trials(), study.driver()
     return {
@@ -131,5 +133,6 @@ def study_document(study: Study, rows: Sequence[Row]) -> dict[str, Any]:
         "versions": study.versions,
         "accepted_drifts": [drift_document(d) for d in study.accepted_drifts],
         "leaderboard": [row_document(row) for row in rows],
+        "verdict": verdict_document(verdict),
         "trials": [trial_document(t) for t in trials],
     }

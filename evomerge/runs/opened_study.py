@@ -1,4 +1,4 @@
-"""Finding the study that a person means, and reading what it was made from."""
+"""Finding a study by the name, folder or file that a person gives, and reading its experiment."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from evomerge.runs.run_folder import RUN_FILE
 from evomerge.search.baselines import baselines
 from evomerge.search.leaderboard import Row, leaderboard
 from evomerge.search.ranking import finalists, fitness_of, winner
+from evomerge.search.verdict import Verdict, verdict
 from evomerge.study.study import Study, Trial
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ __all__ = ["OpenedStudy", "open_study"]
 
 @dataclass(frozen=True)
 class OpenedStudy:
-    """A study with what its experiment says: how to judge, and how to write a trial's recipe."""
+    """A study with its experiment: how its trials are scored, and how their recipes are written."""
 
     study: Study
     fitness: Fitness
@@ -36,7 +37,7 @@ class OpenedStudy:
 
     @classmethod
     def of(cls, study: Study) -> Self:
-        """``study`` with what its document says; closed with it."""
+        """``study`` with the experiment of its document; closing it closes the study."""
         fitness, search = read_settings(study.document)
         return cls(study, Fitness.of(fitness), search)
 
@@ -62,6 +63,10 @@ class OpenedStudy:
     def winner(self) -> Trial | None:
         """The finalist with the best validation score; ``None`` before one is validated."""
         return winner(self.study, self.fitness, self.top_k)
+
+    def verdict(self) -> Verdict | None:
+        """What the search has shown; ``None`` before its winner has been scored on test items."""
+        return verdict(self.study, self.fitness, baselines(self.space), self.top_k)
 
     def unvalidated(self) -> tuple[int, int]:
         """Finalists without a result on validation items, and finalists."""

@@ -1,7 +1,7 @@
 """The search: baselines, generations, validation of the best, test of the winner.
 
-The loop has no state of its own: everything that decides is in the study or follows from it by replay, so
-being killed between any two instructions costs the evaluations in flight and nothing else.
+The loop has no state of its own: everything that decides is in the study or follows from it by replay. A kill
+between any two instructions costs the evaluations in flight and nothing else.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["Ending", "SearchPlan", "SearchResult", "recipe_of", "search"]
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """What to search. ``trials``: candidates of all runs together; baselines are evaluated in addition.
+    """What is searched. ``trials``: candidates of all runs together; baselines are evaluated in addition.
 
     ``top_k``: how many of the best candidates (by search score) are compared on validation items.
     ``lag``: how many candidates may be proposed beyond the end of the oldest untold generation (``stream``).
@@ -53,11 +53,11 @@ def search(
     observers: Sequence[Observer] = (),
     should_stop: Callable[[], bool] = lambda: False,
 ) -> SearchResult:
-    """Brings ``study`` to ``plan.trials`` candidates, validates the best and tests the winner.
+    """Search until ``study`` has ``plan.trials`` candidates, validate the best ones and test the winner.
 
-    May be killed anywhere: the same call continues, and the finished study equals one that never was.
-    ``should_stop`` is asked between two results; ``executor`` stays open (its owner closes it). An observer
-    that raises is logged and dropped (``observers.Observers``).
+    May be killed at any point: the same call continues, and the finished study equals that of a run without
+    kills. ``should_stop`` is asked between two results; ``executor`` stays open (its owner closes it). An
+    observer that raises is logged and dropped (``observers.Observers``).
 
     Raises:
         StudyError: The sampler no longer proposes what the study recorded; more than half of the
@@ -83,7 +83,7 @@ def recipe_of(trial: Trial, plan: SearchPlan) -> Recipe:
     """The recipe that ``trial`` scored.
 
     Raises:
-        RecipeError: The values of a failed candidate make no recipe.
+        RecipeError: The values of a failed candidate do not give a valid recipe.
         StudyError: The plan has no baseline of that name.
     """
     if trial.kind == "candidate":
@@ -95,11 +95,11 @@ def recipe_of(trial: Trial, plan: SearchPlan) -> Recipe:
 
 
 class _Stopped(Exception):  # noqa: N818 (no error)
-    """``should_stop`` said so."""
+    """``should_stop`` returned true."""
 
 
 class _Run:
-    """One call of ``search``: its arguments, and what it shows."""
+    """One call of ``search``: its arguments, and its progress."""
 
     def __init__(
         self,
@@ -124,7 +124,7 @@ class _Run:
         return self.scoring.evaluated + self.split_jobs
 
     def baselines(self) -> None:
-        """Scores what is to be beaten."""
+        """Scores the baselines."""
         done = {t.name for t in self.study.baselines()}
         self._begin(Phase.BASELINES, len(done), len(self.plan.baselines))
         for index, baseline in enumerate(self.plan.baselines):
@@ -140,7 +140,7 @@ class _Run:
         self._begin(Phase.SEARCH, len(study.candidates()), plan.trials)
         self._propose(stream)
         for trial in self.scoring.run():
-            stream.finished(trial)
+            stream.note_recorded(trial)
             self._show(trial)
             while told := stream.tell():
                 self.observer.on_generation(told, self.meter.read())
@@ -153,7 +153,7 @@ class _Run:
         self._split(Phase.VALIDATION, Split.VALIDATION, finalists(self.study, self.plan.top_k))
 
     def test(self) -> None:
-        """Scores baselines and winner on items that nothing has seen."""
+        """Scores baselines and winner on items that were not used before."""
         best = winner(self.study, self.plan.objective, self.plan.top_k)
         scored = [t for t in self.study.baselines() if not t.failed]
         self._split(Phase.TEST, Split.TEST, [*scored, *([] if best is None else [best])])

@@ -1,4 +1,4 @@
-"""Where a search stands. Nothing here decides."""
+"""The progress of a search, for display."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a search stands; ``seconds`` and ``evaluated`` count this phase of this run only."""
+    """The progress of a search; ``seconds`` and ``evaluated`` count this phase of this run only."""
 
     phase: Phase
     done: int

@@ -1,4 +1,4 @@
-"""Candidates become trials: evaluated by a worker, or answered from an equal recipe."""
+"""Scores candidates: each becomes a trial, evaluated by a worker or answered from an equal recipe."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ __all__ = ["Candidate", "Scoring"]
 
 @dataclass(frozen=True)
 class Candidate:
-    """What is to become a trial: everything of it that is known before it is scored."""
+    """A trial before it is scored: everything that is known of it by then."""
 
     trial: Trial
     recipe: Recipe | None
-    """``None`` when the values make no recipe; then the trial holds the failure."""
+    """``None`` when the values do not give a valid recipe; then the trial holds the failure."""
 
     @classmethod
     def of_baseline(cls, baseline: Baseline, index: int) -> Candidate:
@@ -63,7 +63,7 @@ class Scoring:
         self._study, self._executor, self._objective = study, executor, objective
         # A trial that was itself answered from another answers none: the first evaluation does.
         self._known = {t.recipe: t for t in reversed(study.trials()) if t.cached_from is None}
-        self._known |= {d: t for d, t in _taken_over(study, objective).items() if d not in self._known}
+        self._known |= {d: t for d, t in _read_taken_over(study, objective).items() if d not in self._known}
         self._ready: deque[Candidate] = deque()  # to be recorded without an evaluation
         self._queue: deque[Job] = deque()
         self._running: dict[str, Trial] = {}  # by the name of the job
@@ -104,7 +104,7 @@ class Scoring:
         return recorded
 
     def _judge(self, trial: Trial, outcome: Outcome) -> Trial:
-        """``trial`` with what came out; a score that is not a number is a failure."""
+        """``trial`` with the outcome; a score that is not finite is a failure."""
         score = fitness_of(outcome.scores, self._objective)
         failed = score is None
         return replace(
@@ -118,7 +118,7 @@ class Scoring:
         )
 
 
-def _taken_over(study: Study, objective: Objective) -> dict[str, Trial]:
+def _read_taken_over(study: Study, objective: Objective) -> dict[str, Trial]:
     """What ``study`` took over from another one, by the digest of the recipe."""
     found = {}
     for digest, taken in () if study.warm_start is None else study.warm_start.results.items():

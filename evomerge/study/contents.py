@@ -1,4 +1,4 @@
-"""What a study holds, and questions about it."""
+"""The contents of a study, and queries over them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Contents:
 
     name: str
     url: str
-    """The storage, without a password: fit for messages."""
+    """The URL of the storage without a password, for messages."""
 
     def __init__(self, name: str, url: str) -> None:
         self.name = name
@@ -64,7 +64,7 @@ class Contents:
         """The candidates by generation, each by index; of the last ones some may be missing."""
         return tuple(self.generation(n) for n in range(max(self._generations, default=-1) + 1))
 
-    def closed(self, lag: int) -> int:
+    def count_closed(self, lag: int) -> int:
         """How many generations must be whole, as the last candidate is ``lag`` or more beyond their end.
 
         Raises:
@@ -99,7 +99,7 @@ class Contents:
         return {n: r.scores for n, r in self.split_results(split).items() if r.scores is not None}
 
     def snapshot(self) -> dict[str, Any]:
-        """All that must be equal between a study that was killed and resumed and one that was not.
+        """Everything that must be equal between a study that was killed and resumed and one that was not.
 
         Plain JSON: ``trials`` (by generation and index), ``validation``, ``test``. Without numbers, times,
         attempts and the wording of failures.

@@ -1,7 +1,8 @@
-"""How trials, events and results of other splits are written down and read back.
+"""How trials, events and results of other splits are serialized.
 
-Format 2: what a person wants to see of a trial is one user attribute each; vector, parameters and item scores
-are system attributes. Format 1 (release 0.1.0): one user attribute for all of it, one for the item scores.
+Format 2: what a person wants to read of a trial is one user attribute each; vector, parameters and item
+scores are system attributes. Format 1 (release 0.1.0): one user attribute for all of it, one for the item
+scores.
 """
 
 from __future__ import annotations
@@ -138,7 +139,7 @@ def row_of(
 
 
 def _attributes(trial: Trial) -> dict[str, Any]:
-    """What a person wants to see of ``trial``; what is absent is left out."""
+    """The readable attributes of ``trial``; what is absent is left out."""
     tasks = () if trial.scores is None else trial.scores.tasks
     attributes = {
         "name": trial.name,
@@ -172,7 +173,7 @@ def trial_of(row: StorageRow, lists: ItemLists) -> Trial:
     """The trial in ``row``, in whatever format.
 
     Raises:
-        one of ``SENSELESS``: The row was damaged.
+        one of ``DAMAGE_ERRORS``: The row was damaged.
     """
     if row.values is not None and not all(isinstance(value, int | float) for value in row.values):
         raise TypeError(f"values are numbers, not {row.values!r}")
@@ -223,7 +224,7 @@ def _trial_of_format_1(row: StorageRow, lists: ItemLists) -> Trial:
 
 
 def scores_of(row: StorageRow, lists: ItemLists) -> StoredScores | None:
-    """The scores in ``row``, not read before somebody looks."""
+    """The scores in ``row``, parsed on first access."""
     text = row.system.get(_SYSTEM_SCORES) if MAIN in row.system else row.attributes.get(_SCORES)
     return None if text is None else StoredScores(text, lists)
 
@@ -244,7 +245,7 @@ def event_of(text: str, lists: ItemLists) -> MoreItems:
     """The event that ``event_text`` wrote.
 
     Raises:
-        one of ``SENSELESS``: The text was damaged.
+        one of ``DAMAGE_ERRORS``: The text was damaged.
     """
     stored = _StoredEvent.model_validate_json(text)
     return MoreItems(tuple(stored.values), scores_from(stored.scores, lists), _basis_from(stored.basis))
@@ -265,7 +266,7 @@ def split_result_of(text: str, lists: ItemLists) -> SplitResult:
     """The result that ``split_text`` wrote.
 
     Raises:
-        one of ``SENSELESS``: The text was damaged.
+        one of ``DAMAGE_ERRORS``: The text was damaged.
     """
     stored = json.loads(text)
     scores = None if stored["scores"] is None else scores_from(stored["scores"], lists)

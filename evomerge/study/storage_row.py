@@ -1,4 +1,4 @@
-"""What passes between a study and its storage."""
+"""The rows that a study exchanges with its storage."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from evomerge.recipe import Value
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-__all__ = ["EPOCHS", "LEASE", "MAIN", "SENSELESS", "LeaseLost", "StorageRow", "json_text"]
+__all__ = ["DAMAGE_ERRORS", "EPOCHS", "LEASE", "MAIN", "LeaseLost", "StorageRow", "json_text"]
 
 LEASE = "evomerge:lease"
 """System attribute of a study: who may write to it."""
@@ -27,7 +27,7 @@ MAIN = "evomerge"
 """Attribute of every trial of ours: a system attribute; in format 1 a user attribute."""
 
 
-SENSELESS = (
+DAMAGE_ERRORS = (
     AssertionError,
     AttributeError,
     LookupError,
@@ -36,7 +36,7 @@ SENSELESS = (
     TypeError,
     ValueError,
 )
-"""What reading of damaged text raises: not a bug, so it becomes a ``StudyError``."""
+"""What reading damaged text raises: not a bug, so it becomes a ``StudyError``."""
 
 
 class LeaseLost(Exception):  # noqa: N818 (not an error of the storage)

@@ -41,7 +41,7 @@ from evomerge.study.serialization import (
     writer_of,
 )
 from evomerge.study.storage import Storage, open_storage
-from evomerge.study.storage_row import EPOCHS, SENSELESS, LeaseLost, StorageRow
+from evomerge.study.storage_row import DAMAGE_ERRORS, EPOCHS, LeaseLost, StorageRow
 from evomerge.study.trial import Basis, MoreItems, SplitResult, Trial
 from evomerge.study.warm_start import WarmStart, warm_start_of, warm_start_texts
 
@@ -134,7 +134,7 @@ class Study(Contents):
 
     @property
     def accepted_drifts(self) -> tuple[AcceptedDrift, ...]:
-        """Where the search went on although its sampler no longer proposed what is recorded, in order."""
+        """Where the search continued although its sampler no longer proposed what is recorded, in order."""
         return self._manifest.accepted_drifts
 
     @property
@@ -147,7 +147,7 @@ class Study(Contents):
         return scored_of(self._scored, self._where())
 
     def driver(self) -> Driver | None:
-        """Who holds the study now, dead or alive; ``None`` if nobody does.
+        """The driver that holds the study now, dead or alive; ``None`` if there is none.
 
         Raises:
             StudyError: The storage cannot be read.
@@ -189,7 +189,7 @@ class Study(Contents):
             StudyError: It does not (the fields that differ are listed), or its trials were scored on other
                 tasks than ``scored`` (those that changed, and what).
         """
-        if not self._trials:  # no run got anywhere, and the experiment may have been mended since
+        if not self._trials:  # no trial was recorded, and the experiment may have been corrected since
             return
         differences = self.differing_fields(document, free)
         if differences:
@@ -292,7 +292,7 @@ class Study(Contents):
         try:
             yield self._lease
         except LeaseLost:
-            raise self._lease.lost() from None
+            raise self._lease.lost_error() from None
 
     def _load(self, document: Mapping[str, Any] | None, metrics: Sequence[str]) -> None:
         names = self._storage.study_names()
@@ -354,7 +354,7 @@ class Study(Contents):
     def _decoding(self, what: str) -> Iterator[None]:
         try:
             yield
-        except SENSELESS:
+        except DAMAGE_ERRORS:
             raise StudyError(self._where(), f"the study is damaged: {what} cannot be read") from None
 
     def _remember_scored(self, scored: ScoredDigest | None) -> None:
@@ -365,7 +365,7 @@ class Study(Contents):
             self._scored = document
 
     def _remember(self, document: Mapping[str, Any]) -> None:
-        """Those who read the study later see the budget and the places of the models as they are now."""
+        """Store the free fields as they are now: later readers see the current budget and model folders."""
         now = self._manifest.with_experiment(document)
         if now != self._manifest:
             self._set_manifest(now)

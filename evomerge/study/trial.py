@@ -1,4 +1,4 @@
-"""What a study holds: trials, what is added to them later, and results on other splits."""
+"""Trials, items that are added to them later, and results on other splits."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["Basis", "MoreItems", "SplitResult", "Trial"]
 
 @dataclass(frozen=True)
 class Basis:
-    """What the values of a trial rest on.
+    """What the values of a trial were estimated from.
 
     ``items`` counts the answers that were scored, of all tasks together (``None``: the trial is from a
     release that did not note it; its scores name them). ``measure`` is what was measured of an item
     (``metric``: the task's own), ``estimator`` how a value was made of that (``mean``: the objective of the
-    tasks' values).
-    ``standard_error`` has one entry for each value, or is ``None`` where nobody estimated it.
+    tasks' values). ``standard_error`` has one entry for each value, or is ``None`` where it was not
+    estimated.
     """
 
     items: int | None = None
@@ -88,13 +88,13 @@ class Trial:
 
     @property
     def place(self) -> tuple[int, int]:
-        """Where it stands in the study's order."""
+        """Its position in the study's order."""
         return self.generation, self.index
 
 
 @dataclass(frozen=True)
 class SplitResult:
-    """What became of a trial's model on the items of another split: either scores or a failure."""
+    """The result of a trial's model on the items of another split: either scores or a failure."""
 
     scores: Scores | None = None
     failure: Failure | None = None

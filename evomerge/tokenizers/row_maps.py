@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from evomerge.errors import RecipeError, did_you_mean
 from evomerge.tokenizers.vocabulary import Vocabulary
 
-__all__ = ["Embedding", "Origin", "RowMap", "TokenChoice", "row_maps"]
+__all__ = ["Embedding", "RowMap", "RowOrigin", "TokenChoice", "row_maps"]
 
 
 @dataclass(frozen=True)
-class Origin:
+class RowOrigin:
     """One row of one model's embedding."""
 
     model: str
@@ -27,7 +27,7 @@ class Origin:
 class TokenChoice:
     """What the recipe says of one token: its row, or ``None`` for zeros; with ``force`` for every model."""
 
-    origin: Origin | None
+    origin: RowOrigin | None
     force: bool = False
 
 
@@ -55,8 +55,8 @@ class RowMap:
 
     size: int
     own: tuple[int, ...]
-    taken: Mapping[int, Origin]
-    means: Mapping[int, tuple[Origin, ...]]
+    taken: Mapping[int, RowOrigin]
+    means: Mapping[int, tuple[RowOrigin, ...]]
     gaps: tuple[int, ...]
 
     def is_identity(self, rows: int) -> bool:
@@ -79,8 +79,8 @@ def row_maps(
     used = set(output.ids.values())
     gaps = tuple(i for i in range(size) if i not in used)
     own: dict[str, list[int]] = {model: [-1] * size for model in embeddings}
-    taken: dict[str, dict[int, Origin]] = {model: {} for model in embeddings}
-    means: dict[str, dict[int, tuple[Origin, ...]]] = {model: {} for model in embeddings}
+    taken: dict[str, dict[int, RowOrigin]] = {model: {} for model in embeddings}
+    means: dict[str, dict[int, tuple[RowOrigin, ...]]] = {model: {} for model in embeddings}
     for token in output.ordered():
         i = output.ids[token]
         owners = [(m, row) for m, e in embeddings.items() if (row := e.row(token)) is not None]
@@ -93,17 +93,17 @@ def row_maps(
                 if choice.origin is not None:
                     taken[model][i] = choice.origin
             elif len(owners) == 1:
-                taken[model][i] = Origin(*owners[0])
+                taken[model][i] = RowOrigin(*owners[0])
             elif base is not None and base in having:
-                taken[model][i] = Origin(base, having[base])
+                taken[model][i] = RowOrigin(base, having[base])
             elif owners:
-                means[model][i] = tuple(Origin(*owner) for owner in owners)
+                means[model][i] = tuple(RowOrigin(*owner) for owner in owners)
     return {m: RowMap(size, tuple(own[m]), taken[m], means[m], gaps) for m in embeddings}
 
 
 def origin_of(
     embeddings: Mapping[str, Embedding], where: str, model: str, token: str | None, row: int | None
-) -> Origin:
+) -> RowOrigin:
     """The row that a token source of the recipe names.
 
     Raises:
@@ -119,7 +119,7 @@ def origin_of(
             raise RecipeError(where, f"{model!r} has no token {token!r}", near)
     if row is None or row >= embedding.rows:
         raise RecipeError(where, f"{model!r} has {embedding.rows} rows, so none is number {row}")
-    return Origin(model, row)
+    return RowOrigin(model, row)
 
 
 def _sample(tokens: Sequence[str]) -> Sequence[str]:

@@ -42,7 +42,7 @@ _log = logging.getLogger(__name__)
 
 
 class State(Enum):
-    """What a slot is busy with."""
+    """The state of a slot."""
 
     STARTING = auto()
     BUILDING = auto()
@@ -84,7 +84,7 @@ class Slot:
         self._begin(State.RUNNING, self.actor.run.remote(job), math.inf if limit_s is None else limit_s)
 
     def rest(self) -> None:
-        """Makes it free for a job."""
+        """Marks it as free for a job."""
         self.failed_starts = 0
         self._begin(State.IDLE, None)
 
@@ -123,7 +123,7 @@ class Pool:
         for _ in range(self.count - len(self.slots)):
             self._start_worker()
 
-    def answered(self) -> list[Slot]:
+    def wait_for_answers(self) -> list[Slot]:
         """Waits for answers; the slots that have one, or none if a deadline comes first."""
         busy = [slot for slot in self.slots if slot.call is not None]
         until = min((slot.deadline for slot in busy), default=math.inf)

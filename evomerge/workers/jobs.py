@@ -1,4 +1,4 @@
-"""What goes to a worker and what comes back. Plain values of some kilobytes; the only things that travel."""
+"""Jobs for workers and their outcomes: plain values of some kilobytes, all that is sent between processes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Seconds:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job: either ``scores`` or ``failure``, and the fingerprint of the weights scored.
+    """The result of a job: either ``scores`` or ``failure``, and the fingerprint of the weights scored.
 
     ``seconds`` is measured, so it differs from run to run and takes no part in comparisons of studies.
     """

@@ -41,7 +41,7 @@ from tokenizer_support import bpe
 
 from evomerge.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from evomerge.checkpoints.files import identity, weight_files
-from evomerge.checkpoints.lora import adapted
+from evomerge.checkpoints.lora import adapt
 from evomerge.checkpoints.lora_embeddings import Architecture, Vocabulary
 from evomerge.checkpoints.references import locate, parse_reference
 from evomerge.engine.inputs import Inputs
@@ -310,7 +310,7 @@ def _adapter(given: Any, shop: Workshop) -> None:
     identity(folder)
     embeddings = ("model.embed_tokens.weight", "lm_head.weight")
     architecture = Architecture(vocabulary=lambda: Vocabulary(embeddings))
-    model = adapted(shop.checkpoints["one"], folder, architecture)
+    model = adapt(shop.checkpoints["one"], folder, architecture)
     Inputs({**shop.checkpoints, "one": model}).plan(LINEAR)
     for name, info in model.tensors.items():
         assert tuple(model.read(name).shape) == info.shape

@@ -55,7 +55,7 @@ def test_a_lag_belongs_to_the_experiment_and_a_study_from_before_there_was_one_h
 def test_a_study_goes_on_with_the_engine_that_it_began_with(tmp_path: Path) -> None:
     mine = load(EXPERIMENT, tmp_path)
     begun = mine.document({})
-    before_the_field = {**begun, "workers": {"dtype": None}}
+    before_the_field = {**begun, "workers": {"dtype": begun["workers"]["dtype"]}}
     assert mine.engine == mine.of_study(None).engine == mine.of_study(begun).engine == "transformers"
     assert mine.of_study(before_the_field).engine == "lm_eval"
     assert mine.of_study(before_the_field).document({}) == read_document(before_the_field)
