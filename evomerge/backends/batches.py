@@ -23,6 +23,14 @@ class PassLimit:
     rows: int
     tokens: int
     outputs: int
+    kept: int
+    """Tokens whose keys and values are in memory while answers are generated."""
+
+    def halved(self, times: int) -> PassLimit:
+        """So many times half of it."""
+        return PassLimit(
+            *(max(1, each >> times) for each in (self.rows, self.tokens, self.outputs, self.kept))
+        )
 
 
 @dataclass(frozen=True, eq=False)

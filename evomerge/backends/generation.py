@@ -84,8 +84,9 @@ class Generator:
         running: list[_Answer] = []
         cache: DecodingCache | None = None
         while waiting or running:
-            if waiting and 2 * len(running) <= self._limit.rows:
-                new = [waiting.popleft() for _ in range(min(len(waiting), self._limit.rows - len(running)))]
+            room = self._room(running, waiting)
+            if waiting and 2 * len(running) <= room:
+                new = [waiting.popleft() for _ in range(min(len(waiting), room - len(running)))]
                 sources = [_rest(cache, row, answer) for row, answer in enumerate(running)]
                 for answer, source in self._begin(new):
                     if self._is_over(answer):
@@ -100,6 +101,12 @@ class Generator:
                 if self._is_over(running[row]):
                     yield running[row].prompt.number, running[row].tokens
                     _drop(running, cache, row)
+
+    def _room(self, running: Sequence[_Answer], waiting: Sequence[Prompt]) -> int:
+        """How many answers are made at a time, one at least."""
+        longest = [answer.length + answer.left for answer in running]
+        longest += [len(prompt.tokens) + prompt.decoding.most for prompt in waiting]
+        return max(1, min(self._limit.rows, self._limit.kept // max(longest, default=1)))
 
     def _begin(self, prompts: Sequence[Prompt]) -> Iterator[tuple[_Answer, Source]]:
         """Reads ``prompts``; the first token of each answer, and where its keys and values are."""

@@ -20,25 +20,20 @@ from lm_eval.models.utils import postprocess_generated_text
 from torch import Tensor
 
 from evomerge.backends.architectures import Batching, batching_of, longest_shared
-from evomerge.backends.batches import Batch, PassLimit, fill_rows
+from evomerge.backends.batches import Batch, fill_rows
 from evomerge.backends.decoding import Decoding, StopTexts, decoding_of
 from evomerge.backends.forward_pass import ForwardPass, wanted_positions
 from evomerge.backends.generation import BadLogitsError, Generator, Prompt
 from evomerge.backends.out_of_memory import with_halved_batches
+from evomerge.backends.pass_limits import ROW, limit_of
 from evomerge.backends.shared_prefixes import Read, Tokens, plan_trees
 from evomerge.backends.token_cache import TokenCache
 from evomerge.backends.transformers_lm import BadPromptError, TransformersLM, with_padding
-from evomerge.fitness.askable import NonFiniteLogitsError, UnfitRequestError
+from evomerge.fitness.askable import BatchSize, NonFiniteLogitsError, UnfitRequestError
 from evomerge.fitness.deadline import Deadline
 from evomerge.fitness.lm_eval_requests import is_sampled, random_stream
 
 __all__ = ["PooledLM", "PooledModel"]
-
-ROW = 512
-"""Tokens of a row that several trees share: wider rows cost more in attention than they save."""
-
-_LOGITS_BYTES = {False: 1 << 28, True: 1 << 30}
-"""Memory for the logits of one pass, without a GPU and on one, if one sequence does not need more."""
 
 _CHUNK = 256
 """Positions whose probabilities are in memory at a time."""
@@ -56,7 +51,7 @@ class PooledModel:
         self.tokens = TokenCache(with_padding(tokenizer)) if tokens is None else tokens
         self._batching = batching_of(model)
 
-    def lm(self, batch_size: int, deadline: Deadline | None = None) -> PooledLM:
+    def lm(self, batch_size: BatchSize, deadline: Deadline | None = None) -> PooledLM:
         """As ``Askable.lm``; puts the model into eval mode."""
         return PooledLM(self.model.eval(), self.tokens, batch_size, deadline, self._batching)
 
@@ -74,14 +69,15 @@ class PooledLM(TransformersLM):
         self,
         model: torch.nn.Module,
         tokens: TokenCache,
-        batch_size: int,
+        batch_size: BatchSize,
         deadline: Deadline | None = None,
         batching: Batching | None = None,
     ) -> None:
         super().__init__(model, tokens.tokenizer, batch_size, deadline)
         self._tokens = tokens
         self._batching = batching_of(model) if batching is None else batching
-        self._rows = batch_size
+        given = None if batch_size == "auto" else batch_size
+        self._limit = self._largest_limit = limit_of(model, given)
 
     def tok_encode(
         self,
@@ -152,11 +148,11 @@ class PooledLM(TransformersLM):
     def _generator(self) -> Generator:
         stops = functools.cache(functools.partial(StopTexts, self.tokenizer))
         longest = longest_shared(self.model, self.max_length)
-        return Generator(self.model, stops, ROW, self._limit(), longest, self._check_time)
+        return Generator(self.model, stops, ROW, self._limit, longest, self._check_time)
 
     def _generate_theirs(self, requests: Sequence[Any], numbers: Sequence[int]) -> dict[int, str]:
         """The answers to ``numbers`` by transformers' ``generate``; sampled ones each from its own seed."""
-        self.batch_size_per_gpu = self._rows
+        self.batch_size_per_gpu = min(self._limit.rows, self._batch_size)
         together = [n for n in numbers if not is_sampled(requests[n])]
         groups = [together] if together else []
         groups += [[n] for n in numbers if is_sampled(requests[n])]
@@ -188,7 +184,7 @@ class PooledLM(TransformersLM):
         reads, targets = self._reads(requests)
         answers: list[tuple[float, bool] | None] = [None] * len(reads)
         run = ForwardPass(self.model)
-        for batch in fill_rows(plan_trees(reads, ROW), ROW, self._limit()):
+        for batch in fill_rows(plan_trees(reads, ROW), ROW, self._limit):
             self._check_time()
             for member, answer in _scores(run, batch, targets):
                 answers[member] = answer
@@ -216,23 +212,22 @@ class PooledLM(TransformersLM):
             targets.append(answer.astype(np.int64))
         return reads, targets
 
-    def _limit(self) -> PassLimit:
-        vocabulary = self.model.get_input_embeddings().num_embeddings
-        outputs = _LOGITS_BYTES[self.device.type == "cuda"] // (vocabulary * self.model.dtype.itemsize)
-        return PassLimit(self._rows, sys.maxsize, outputs)
-
     def _check_time(self) -> None:
         if self._deadline is not None:
             self._deadline.check()
 
     def _halving(self, requests: Sequence[Any], run: Callable[[], Any]) -> Any:
+        limit = self._largest_limit
+        sizes = {max(1, limit.rows >> n): limit.halved(n) for n in range(limit.rows.bit_length())}
+
         def with_rows(size: int) -> Any:
-            self._rows = size
+            self._limit = sizes[size]
             # HFLM hands over so many windows of rolling log-likelihoods at once.
-            self.batch_size_per_gpu = size if self._batching is Batching.THEIRS else sys.maxsize
+            theirs = self._batching is Batching.THEIRS
+            self.batch_size_per_gpu = min(size, self._batch_size) if theirs else sys.maxsize
             return run()
 
-        return with_halved_batches(with_rows, self._batch_size, f"a batch of {len(requests)} requests")
+        return with_halved_batches(with_rows, limit.rows, f"a batch of {len(requests)} requests")
 
 
 def _without_seed(request: Any) -> Any:

@@ -14,10 +14,14 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from evomerge.backends.out_of_memory import with_halved_batches
 from evomerge.errors import FitnessError
-from evomerge.fitness.askable import NonFiniteLogitsError
+from evomerge.fitness.askable import BatchSize, NonFiniteLogitsError
 from evomerge.fitness.deadline import Deadline
 
 __all__ = ["BadPromptError", "LoadedModel", "TransformersLM", "context_length", "with_padding"]
+
+
+_AUTO = 16
+"""Sequences in a pass where none are given; lm-eval's own ``auto`` depends on what memory is free."""
 
 
 class LoadedModel:
@@ -27,7 +31,7 @@ class LoadedModel:
         self.model = model
         self.tokenizer = tokenizer
 
-    def lm(self, batch_size: int, deadline: Deadline | None = None) -> TransformersLM:
+    def lm(self, batch_size: BatchSize, deadline: Deadline | None = None) -> TransformersLM:
         """As ``Askable.lm``; puts the model into eval mode.
 
         Raises:
@@ -51,15 +55,15 @@ class TransformersLM(HFLM):  # type: ignore[misc]
         self,
         model: torch.nn.Module,
         tokenizer: Any,
-        batch_size: int,
+        batch_size: BatchSize,
         deadline: Deadline | None = None,
     ) -> None:
         self._deadline = deadline
-        self._batch_size = batch_size
+        self._batch_size = _AUTO if batch_size == "auto" else batch_size
         super().__init__(
             pretrained=model,
             tokenizer=tokenizer,
-            batch_size=batch_size,
+            batch_size=self._batch_size,
         )
 
     pools = False

@@ -19,7 +19,7 @@ from evomerge.engine.plan import MergePlan
 from evomerge.engine.sources import open_sources
 from evomerge.engine.tokenizer_folders import TokenizerFolder
 from evomerge.errors import CheckpointError
-from evomerge.fitness.askable import Askable, EvalLM
+from evomerge.fitness.askable import Askable, BatchSize, EvalLM
 from evomerge.fitness.deadline import Deadline
 from evomerge.recipe import Recipe
 from evomerge.tokenizers.vocabulary import load_tokenizer
@@ -117,7 +117,7 @@ class TransformersModel:
         """
         return self._merge.write(recipe, self._weights_for)
 
-    def lm(self, batch_size: int, deadline: Deadline | None = None) -> EvalLM:
+    def lm(self, batch_size: BatchSize, deadline: Deadline | None = None) -> EvalLM:
         """As ``Askable.lm``."""
         tokenizer = self.tokenizer
         if self._askable is None or self._askable[1] is not tokenizer:
