@@ -5,10 +5,9 @@
     python scripts/bench_fitness.py --model FOLDER --switches           each part of our batching off in turn
 
 With `--model` the tasks are made here: 5-shot multiple choice (examples drawn for each item, four answers of
-several tokens), the same with one set of examples, generation of up to 64 tokens, and whole texts. Seconds are
-those of this process on a CPU, one thread, and of the clock on a GPU. The ways take turns; medians. Both sides
-have made their requests before: `simple_evaluate` keeps its tasks, too. `agree` compares each answer with that
-of lm-eval's model on the same requests.
+several tokens), the same with one set of examples, generation of up to 64 tokens, and whole texts. Seconds
+are those of this process on a CPU, one thread, and of the clock on a GPU. The ways take turns; medians. The
+last column compares each answer with that of lm-eval's model to the same request.
 """
 
 from __future__ import annotations
@@ -45,9 +44,9 @@ MADE_TASKS = ("choice_5_shot", "choice_5_fixed", "generation", "texts")
 BATCH = 16
 """Sequences in a pass of lm-eval: what evomerge used before."""
 
-NAMES = "Tom Ann Bob Eva Max Lea Ida Kim Ben Zoe".split()
-THINGS = "apples pears books stones shells pens cups coins cards balls".split()
-PLACES = "at the market,in the garden,near the river,behind the school,on the table".split(",")
+NAMES = ["Tom", "Ann", "Bob", "Eva", "Max", "Lea", "Ida", "Kim", "Ben", "Zoe"]
+THINGS = ["apples", "pears", "books", "stones", "shells", "pens", "cups", "coins", "cards", "balls"]
+PLACES = ["at the market", "in the garden", "near the river", "behind the school", "on the table"]
 
 TASK = """\
 task: {name}
@@ -248,19 +247,21 @@ def _agreement(theirs: list[list[Any]], ours: list[list[Any]]) -> str:
 
 
 def measure(bench: Bench, runs: int, device: str, *, switches: bool) -> dict[str, float]:
-    """Median seconds of each way; the first turn warms up."""
+    """Median seconds of each way; a turn before warms up."""
     ways = bench.ways(switches=switches)
     taken: dict[str, list[float]] = {name: [] for name in ways}
     clock = time.perf_counter if device.startswith("cuda") else time.process_time
     for turn in range(runs + 1):
         for name, way in ways.items():
+            if not turn and way == bench.simple_evaluate:
+                continue  # nothing of it is kept
             if device.startswith("cuda"):
                 torch.cuda.synchronize()
             start = clock()
             way()
             if device.startswith("cuda"):
                 torch.cuda.synchronize()
-            if turn or runs == 0:
+            if turn:
                 taken[name].append(clock() - start)
     return {name: statistics.median(times) for name, times in taken.items()}
 
@@ -288,9 +289,7 @@ def main() -> None:
             copy_zoo(place)
         names = given.tasks or (MADE_TASKS if given.model else ZOO_TASKS)
         sets = [(name,) for name in names] + ([tuple(names)] if len(names) > 1 else [])
-        print(
-            f"{folder.name}, {given.dtype}, {given.device}, {given.items} items a task, torch {torch.__version__}"
-        )
+        print(f"{folder.name}, {given.dtype}, {given.device}, {given.items} items a task")
         for tasks in sets:
             bench = Bench(model, tokenizer, tasks, place, given.items)
             agree = bench.agreement() if len(tasks) == 1 else {}

@@ -1,7 +1,7 @@
 """How much of our own batching an architecture allows, from its classes and configuration alone.
 
-The weights have no say: every worker decides alike. ``tests/backends/test_pooled_architectures.py`` compares what
-is decided here with each model's own forward pass, for all architectures that transformers can build.
+The weights have no say: every worker decides alike. ``tests/engine/test_pooled_architectures.py`` compares
+what is decided here with each model's own forward pass, for all causal models that transformers can build.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ class Batching(Enum):
     THEIRS = "as lm-eval does it"
 
 
-_NO_FLAG = {"big_bird", "cpmant", "megatron-bert", "prophetnet", "rembert", "roformer", "xlnet"}
-"""Attention sees what follows, and its modules have no ``is_causal`` that says so (transformers 5.23)."""
+_NO_FLAG = {"big_bird", "cpmant", "megatron-bert", "prophetnet", "reformer", "rembert", "roformer", "xlnet"}
+"""Attention sees what follows, or hashes that depend on the length of the row, and its modules have no
+``is_causal`` that says so (transformers 5.23)."""
 
 _PLAIN_ATTENTION = {"full_attention", "sliding_attention"}
 """Kinds of layers in which a token depends on the tokens it sees, and on nothing else."""

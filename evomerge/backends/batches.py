@@ -16,10 +16,12 @@ __all__ = ["Batch", "PassLimit", "fill_rows"]
 class PassLimit:
     """What one forward pass may hold; a single tree may be more.
 
-    ``rows`` of at most ``tokens`` together, padding and the prefix of each row included, at ``outputs`` of
-    which the head is read.
+    ``rows`` of at most ``tokens`` together, padding and the prefix of each row included; the head is read at
+    ``outputs`` of them.
     """
 
+    width: int
+    """Tokens of a row that several trees share."""
     rows: int
     tokens: int
     outputs: int
@@ -28,9 +30,8 @@ class PassLimit:
 
     def halved(self, times: int) -> PassLimit:
         """So many times half of it."""
-        return PassLimit(
-            *(max(1, each >> times) for each in (self.rows, self.tokens, self.outputs, self.kept))
-        )
+        limits = (self.rows, self.tokens, self.outputs, self.kept)
+        return PassLimit(self.width, *(max(1, each >> times) for each in limits))
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,15 +48,15 @@ class Batch:
         return self.prefix is None and all(len(row) == 1 and len(row[0].segments) == 1 for row in self.rows)
 
 
-def fill_rows(trees: Iterable[Tree], row_width: int, limit: PassLimit) -> Iterator[Batch]:
+def fill_rows(trees: Iterable[Tree], limit: PassLimit) -> Iterator[Batch]:
     """Batches that together hold all ``trees``, those of one prefix in the order they come.
 
-    Small trees share rows of ``row_width`` tokens; one that needs more than half of it has its own row.
+    Small trees share rows of ``limit.width`` tokens; one that needs more than half of it has its own row.
     """
     for (_, shared), group in groupby(trees, key=lambda tree: (id(tree.prefix), tree.shared)):
         left = deque(sorted(group, key=lambda tree: -len(tree)))
         while left:
-            yield _batch(left, row_width if shared else 1, limit)
+            yield _batch(left, limit.width if shared else 1, limit)
 
 
 def _batch(left: deque[Tree], row_width: int, limit: PassLimit) -> Batch:

@@ -1,4 +1,4 @@
-"""What an answer is generated with: the next token, and where the answer ends. As HFLM understands options."""
+"""How an answer is generated: the next token, and where the answer ends; options as HFLM understands them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 from torch import Tensor
 from transformers import (
-    LogitsProcessorList,
+    LogitsProcessor,
     MinPLogitsWarper,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
@@ -57,9 +57,9 @@ class Decoding:
     top_p: float = 1.0
     min_p: float | None = None
 
-    def choose(self, logits_V: Tensor, generator: torch.Generator) -> int:
-        """A token drawn from the logits; warped in float32, in transformers' order."""
-        warpers = LogitsProcessorList()
+    def choose(self, logits: Tensor, generator: torch.Generator) -> int:
+        """A token drawn from ``logits`` of the vocabulary; warped in float32, in transformers' order."""
+        warpers: list[LogitsProcessor] = []
         if self.temperature != 1.0:
             warpers.append(TemperatureLogitsWarper(self.temperature))
         if self.top_k:
@@ -68,7 +68,10 @@ class Decoding:
             warpers.append(TopPLogitsWarper(self.top_p))
         if self.min_p is not None:
             warpers.append(MinPLogitsWarper(self.min_p))
-        scores = warpers(None, logits_V.float()[None])
+        scores = logits.float()[None]
+        none: Any = None  # no warper looks at the tokens before
+        for warper in warpers:
+            scores = warper(none, scores)
         return int(torch.multinomial(scores.softmax(dim=-1)[0], 1, generator=generator))
 
 

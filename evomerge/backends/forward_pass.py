@@ -1,7 +1,6 @@
 """One forward pass of a batch of trees; the output head reads the wanted positions only.
 
-Shape letters: B = rows, W = tokens of a row, P = tokens of the prefix, N = wanted positions, H = hidden size,
-V = vocabulary.
+Shape letters: B = rows, W = tokens of a row, P = tokens of the prefix, N = wanted positions, V = vocabulary.
 """
 
 from __future__ import annotations
@@ -46,12 +45,12 @@ class ForwardPass:
         inputs: dict[str, Any] = {} if batch.is_plain else self._tree_inputs(batch)
         if keep or past is not None:
             inputs["past_key_values"] = cache
-        ids_BW = torch.from_numpy(_ids(batch)).to(device)
-        where_N = torch.tensor(wanted, device=device)
-        with _only(self._model.get_output_embeddings(), where_N) as narrowed:
-            logits = self._model(ids_BW, use_cache="past_key_values" in inputs, **inputs).logits
+        ids = torch.from_numpy(_ids(batch)).to(device)
+        where = torch.tensor(wanted, device=device)
+        with _only(self._model.get_output_embeddings(), where) as narrowed:
+            logits = self._model(ids, use_cache="past_key_values" in inputs, **inputs).logits
         logits = logits.reshape(-1, logits.shape[-1])
-        return (logits if narrowed else logits[where_N]), cache
+        return (logits if narrowed else logits[where]), cache
 
     def _tree_inputs(self, batch: Batch) -> dict[str, Any]:
         known = 0 if batch.prefix is None else batch.prefix.end
@@ -139,7 +138,8 @@ def _structure(batch: Batch, known: int) -> tuple[Any, Any]:
 def _expanded(cache: DynamicCache, rows: int) -> DynamicCache:
     """``cache``, of one row, for ``rows`` rows: its tensors are shared, and copied when it grows."""
     copy = DynamicCache()
-    for number, layer in enumerate(cache.layers):
+    layers: Sequence[Any] = cache.layers
+    for number, layer in enumerate(layers):
         if layer.keys is None:  # some layers read the keys of others
             copy.layers.append(type(layer)())
             continue
@@ -148,17 +148,17 @@ def _expanded(cache: DynamicCache, rows: int) -> DynamicCache:
 
 
 @contextmanager
-def _only(head: nn.Module | None, where_N: Tensor) -> Iterator[list[bool]]:
-    """Lets ``head`` read the hidden states at ``where_N`` only, as one row; yields a list that tells it did.
+def _only(head: nn.Module | None, where: Tensor) -> Iterator[list[bool]]:
+    """Lets ``head`` read the hidden states at ``where`` only, as one row; yields a list that tells it did.
 
     The rows are contiguous: of a slice torch's bfloat16 product would copy the whole head once per row.
     """
     narrowed: list[bool] = []
 
     def narrow(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        hidden_BWH, *rest = inputs
+        hidden, *rest = inputs
         narrowed.append(True)
-        return (hidden_BWH.reshape(-1, hidden_BWH.shape[-1])[where_N][None], *rest)
+        return (hidden.reshape(-1, hidden.shape[-1])[where][None], *rest)
 
     handle = None if head is None else head.register_forward_pre_hook(narrow)
     try:

@@ -1,6 +1,6 @@
 """Answers generated over our own cache: prompts read as trees, each answer ended on its own.
 
-An answer that ends leaves the batch at once. When half of a batch has left, prompts that wait take the places.
+An answer that ends leaves the batch at once. When half of a batch has left, prompts that wait take the place.
 """
 
 from __future__ import annotations
@@ -61,14 +61,12 @@ class Generator:
         self,
         model: Any,
         stops: Callable[[tuple[str, ...]], StopTexts],
-        row_width: int,
         limit: PassLimit,
         longest_shared: int,
         before: Callable[[], None],
     ) -> None:
         self._model = model
         self._stops = stops
-        self._row_width = row_width
         self._limit = limit
         self._longest_shared = longest_shared
         self._before = before
@@ -85,22 +83,21 @@ class Generator:
         cache: DecodingCache | None = None
         while waiting or running:
             room = self._room(running, waiting)
-            if waiting and 2 * len(running) <= room:
+            if cache is None or (waiting and 2 * len(running) <= room):
                 new = [waiting.popleft() for _ in range(min(len(waiting), room - len(running)))]
-                sources = [_rest(cache, row, answer) for row, answer in enumerate(running)]
-                for answer, source in self._begin(new):
-                    if self._is_over(answer):
-                        yield answer.prompt.number, answer.tokens
-                    else:
-                        running.append(answer)
-                        sources.append(source)
-                cache = DecodingCache(sources, max(a.left for a in running)) if running else None
+                begun = list(self._begin(new))
+                kept = [(a, _rest(cache, row, a)) for row, a in enumerate(running) if cache is not None]
+                kept += [(answer, source) for answer, source in begun if not self._is_over(answer)]
+                running = [answer for answer, _ in kept]
+                cache = DecodingCache([s for _, s in kept], max(a.left for a in running)) if kept else None
+                yield from ((a.prompt.number, a.tokens) for a, _ in begun if self._is_over(a))
                 continue
             self._step(running, cache)
             for row in reversed(range(len(running))):
                 if self._is_over(running[row]):
                     yield running[row].prompt.number, running[row].tokens
                     _drop(running, cache, row)
+            cache = cache if running else None
 
     def _room(self, running: Sequence[_Answer], waiting: Sequence[Prompt]) -> int:
         """How many answers are made at a time, one at least."""
@@ -115,7 +112,7 @@ class Generator:
             for p in prompts
         ]
         begun: dict[int, tuple[_Answer, Source]] = {}
-        for batch in fill_rows(plan_trees(reads, self._row_width), self._row_width, self._limit):
+        for batch in fill_rows(plan_trees(reads, self._limit.width), self._limit):
             self._before()
             members = list(wanted_positions(batch))
             logits, cache = self._pass.logits_and_cache(batch, [int(places[0]) for _, places in members])
@@ -125,8 +122,8 @@ class Generator:
                 offset = begin
                 for tree in trees:
                     for member, path in zip(tree.members, tree.paths, strict=True):
-                        columns = np.concatenate([np.arange(begin), path + offset])
-                        where[member] = row, torch.from_numpy(columns).to(logits.device)
+                        columns = torch.from_numpy(np.concatenate([np.arange(begin), path + offset]))
+                        where[member] = row, columns.to(logits.device)
                     offset += len(tree)
             answers = [self._new(prompts[member]) for member, _ in members]
             self._choose(answers, logits)
@@ -158,16 +155,16 @@ class Generator:
             answer.length += 1
         self._choose(running, logits[:, -1])
 
-    def _choose(self, answers: Sequence[_Answer], logits_RV: Tensor) -> None:
-        """Adds the next token to each of ``answers``."""
-        bad = ~torch.isfinite(logits_RV.amax(dim=-1))
-        likeliest = torch.stack([logits_RV.argmax(dim=-1), bad.long()]).tolist()
+    def _choose(self, answers: Sequence[_Answer], logits: Tensor) -> None:
+        """Adds the next token to each of ``answers``, one row of ``logits`` for each."""
+        bad = ~torch.isfinite(logits.amax(dim=-1))
+        likeliest = torch.stack([logits.argmax(dim=-1), bad.long()]).tolist()
         for row, answer in enumerate(answers):
             if likeliest[1][row]:
                 raise BadLogitsError(answer.prompt.number)
             token = likeliest[0][row]
             if answer.random is not None:
-                token = answer.prompt.decoding.choose(logits_RV[row], answer.random)
+                token = answer.prompt.decoding.choose(logits[row], answer.random)
             answer.tokens.append(token)
 
     def _is_over(self, answer: _Answer) -> bool:

@@ -10,10 +10,11 @@ import torch
 
 from evomerge.backends.batches import PassLimit
 
-__all__ = ["ROW", "limit_of"]
+__all__ = ["limit_of"]
 
-ROW = 512
-"""Tokens of a row that several trees share: wider rows cost more in attention than they save."""
+_WIDEST = 512
+"""Tokens of a row that several trees share, in models of at least so large a hidden size. What attention adds
+to the matrix products grows with the width over the hidden size: here it is a sixth."""
 
 _LOGITS_BYTES = {"cuda": 1 << 30}
 _LOGITS_BYTES_ELSEWHERE = 1 << 28
@@ -33,14 +34,16 @@ def limit_of(model: Any, rows: int | None) -> PassLimit:
     kind = model.device.type
     bytes_of_logits = _LOGITS_BYTES.get(kind, _LOGITS_BYTES_ELSEWHERE)
     outputs = max(1, bytes_of_logits // (model.get_input_embeddings().num_embeddings * model.dtype.itemsize))
+    config = model.config.get_text_config(decoder=True)
+    width = _power_of_two(int(getattr(config, "hidden_size", _WIDEST)), 32, _WIDEST)
     if rows is not None:
-        return PassLimit(rows, sys.maxsize, outputs, sys.maxsize)
+        return PassLimit(width, rows, sys.maxsize, outputs, sys.maxsize)
     weights = sum(weight.nbytes for weight in model.parameters())
     room = max(_usable(model.device) - weights, 0)
-    cached, used = _bytes_per_token(model)
-    tokens = _power_of_two(room // 2 // used, ROW, _MOST_TOKENS.get(kind, _MOST_TOKENS_ELSEWHERE))
-    kept = _power_of_two(room // 2 // cached, ROW, 1 << 24)
-    return PassLimit(_MOST_ROWS.get(kind, _MOST_ROWS_ELSEWHERE), tokens, outputs, kept)
+    cached, used = _bytes_per_token(config, model.dtype.itemsize)
+    tokens = _power_of_two(room // 2 // used, _WIDEST, _MOST_TOKENS.get(kind, _MOST_TOKENS_ELSEWHERE))
+    kept = _power_of_two(room // 2 // cached, _WIDEST, 1 << 24)
+    return PassLimit(width, _MOST_ROWS.get(kind, _MOST_ROWS_ELSEWHERE), tokens, outputs, kept)
 
 
 def _usable(device: torch.device) -> int:
@@ -50,19 +53,18 @@ def _usable(device: torch.device) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
 
 
-def _bytes_per_token(model: Any) -> tuple[int, int]:
-    """Bytes of the keys and values of a token, and of all that a pass holds of it at once; rather too many."""
-    config = model.config.get_text_config(decoder=True)
+def _bytes_per_token(config: Any, itemsize: int) -> tuple[int, int]:
+    """Bytes of the keys and values of a token, and of all that a pass holds of it; rather too many."""
     hidden = int(getattr(config, "hidden_size", 1024))
     inner = getattr(config, "intermediate_size", None)
     layers = int(getattr(config, "num_hidden_layers", 1))
     heads = int(getattr(config, "num_attention_heads", 1))
     size = int(getattr(config, "head_dim", None) or max(1, hidden // heads))
     key_heads = int(getattr(config, "num_key_value_heads", None) or heads)
-    cached = 2 * layers * key_heads * size * model.dtype.itemsize
+    cached = 2 * layers * key_heads * size * itemsize
     widest = inner if isinstance(inner, int) else 4 * hidden
     # A few copies of the widest activation, some in float32, and the row of the mask.
-    return cached, cached + 4 * (8 * hidden + 4 * widest + 2 * heads * size) + 4 * ROW
+    return cached, cached + 4 * (8 * hidden + 4 * widest + 2 * heads * size) + 4 * _WIDEST
 
 
 def _power_of_two(number: int, least: int, most: int) -> int:

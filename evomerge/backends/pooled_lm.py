@@ -1,21 +1,21 @@
 """A transformers model asked by our own batches: all requests together, sorted, nothing computed twice.
 
-Encoding, chat templates and the meaning of every option are those of lm-eval's ``HFLM``, whose methods run here;
-only how batches go through the model is ours.
+Encoding, chat templates and the meaning of every option are those of lm-eval's ``HFLM``, whose methods run
+here; only how batches go through the model is ours.
 """
 
 from __future__ import annotations
 
 import functools
+import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from lm_eval.models.utils import postprocess_generated_text
 from torch import Tensor
 
@@ -25,7 +25,7 @@ from evomerge.backends.decoding import Decoding, StopTexts, decoding_of
 from evomerge.backends.forward_pass import ForwardPass, wanted_positions
 from evomerge.backends.generation import BadLogitsError, Generator, Prompt
 from evomerge.backends.out_of_memory import with_halved_batches
-from evomerge.backends.pass_limits import ROW, limit_of
+from evomerge.backends.pass_limits import limit_of
 from evomerge.backends.shared_prefixes import Read, Tokens, plan_trees
 from evomerge.backends.token_cache import TokenCache
 from evomerge.backends.transformers_lm import BadPromptError, TransformersLM, with_padding
@@ -108,13 +108,22 @@ class PooledLM(TransformersLM):
                 raise UnfitRequestError(position, _NO_ANSWER)
         return super().loglikelihood(requests, disable_tqdm)
 
-    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
+    def generate_until(
+        self,
+        requests: Sequence[Any],
+        disable_tqdm: bool = False,  # noqa: ARG002 (lm-eval's signature)
+    ) -> list[str]:
         """As ``EvalLM.generate_until``; each sampled request is answered from its own seed."""
-        answers: list[str] = self._halving(requests, lambda: self._generate(requests))
+        answers: list[str] = self._halving(requests, functools.partial(self._generate, requests))
         return answers
 
     def _generate(self, requests: Sequence[Any]) -> list[str]:
-        decodings = [self._decoding(request.args[1]) for request in requests]
+        known: dict[str, Decoding | None] = {}  # looking at a model's generation config takes a while
+        keys = [json.dumps(request.args[1], sort_keys=True, default=str) for request in requests]
+        for key, request in zip(keys, requests, strict=True):
+            if key not in known:
+                known[key] = self._decoding(request.args[1])
+        decodings = [known[key] for key in keys]
         theirs = [number for number, decoding in enumerate(decodings) if decoding is None]
         answers = self._generate_theirs(requests, theirs)
         alike: dict[Any, list[int]] = {}
@@ -127,10 +136,11 @@ class PooledLM(TransformersLM):
             for (text, decoding), numbers in alike.items()
         ]
         same = {numbers[0]: numbers for numbers in alike.values()}
+        until = {prompt.number: list(prompt.decoding.until) for prompt in prompts}
         try:
             for number, tokens in self._generator().answers(prompts):
                 text = postprocess_generated_text(
-                    self.tok_decode(tokens), list(decodings[number].until), self.think_end_token
+                    self.tok_decode(tokens), until[number], self.think_end_token
                 )
                 answers.update(dict.fromkeys(same[number], text))
         except BadLogitsError as error:
@@ -148,7 +158,7 @@ class PooledLM(TransformersLM):
     def _generator(self) -> Generator:
         stops = functools.cache(functools.partial(StopTexts, self.tokenizer))
         longest = longest_shared(self.model, self.max_length)
-        return Generator(self.model, stops, ROW, self._limit, longest, self._check_time)
+        return Generator(self.model, stops, self._limit, longest, self._check_time)
 
     def _generate_theirs(self, requests: Sequence[Any], numbers: Sequence[int]) -> dict[int, str]:
         """The answers to ``numbers`` by transformers' ``generate``; sampled ones each from its own seed."""
@@ -170,7 +180,7 @@ class PooledLM(TransformersLM):
     def _prompt(self, number: int, text: str, decoding: Decoding) -> Tokens:
         """The tokens of a prompt, cut on the left as ``HFLM`` does."""
         encode = super().tok_batch_encode
-        (tokens,) = self._tokens.tokens(("prompt", text), lambda: encode([text])[0].tolist())
+        (tokens,) = self._tokens.tokens(("prompt", text), lambda: list(encode([text])[0]))
         if not len(tokens):
             raise UnfitRequestError(number, _NO_PROMPT)
         return tokens[-(self.max_length - decoding.most) :]
@@ -184,30 +194,32 @@ class PooledLM(TransformersLM):
         reads, targets = self._reads(requests)
         answers: list[tuple[float, bool] | None] = [None] * len(reads)
         run = ForwardPass(self.model)
-        for batch in fill_rows(plan_trees(reads, ROW), ROW, self._limit):
+        for batch in fill_rows(plan_trees(reads, self._limit.width), self._limit):
             self._check_time()
             for member, answer in _scores(run, batch, targets):
                 answers[member] = answer
         return answers
 
     def _refuse_unfit(self, requests: Sequence[Any]) -> None:
+        context_length = self.max_length
         for position, (_, context, continuation) in enumerate(requests):
             if not len(context) or not len(continuation):
                 raise UnfitRequestError(position, _NO_ANSWER if len(context) else _NO_PROMPT)
-            if len(continuation) > self.max_length:
+            if len(continuation) > context_length:
                 raise UnfitRequestError(
                     position,
-                    f"its answer has {len(continuation)} tokens, the model's context {self.max_length}",
+                    f"its answer has {len(continuation)} tokens, the model's context {context_length}",
                 )
 
     def _reads(self, requests: Sequence[Any]) -> tuple[list[Read], list[npt.NDArray[np.int64]]]:
-        """What the model reads for each request, cut on the left as ``HFLM`` does; and the answers' tokens."""
-        longest = longest_shared(self.model, self.max_length) if self._batching is Batching.TREES else 0
+        """What the model reads for each request, cut on the left as ``HFLM`` does; the answers' tokens."""
+        most = self.max_length
+        longest = longest_shared(self.model, most) if self._batching is Batching.TREES else 0
         reads, targets = [], []
         for _, context, continuation in requests:
             answer = np.asarray(continuation, dtype=np.int32)
             whole = np.concatenate([np.asarray(context, dtype=np.int32), answer])
-            read = whole[-(self.max_length + 1) :][:-1]
+            read = whole[-(most + 1) :][:-1]
             reads.append(Read(read, len(read) - len(answer), len(read) <= longest))
             targets.append(answer.astype(np.int64))
         return reads, targets
@@ -241,7 +253,7 @@ def _scores(run: ForwardPass, batch: Batch, targets: Sequence[npt.NDArray[np.int
     """For each sequence of the batch its number, log-likelihood, and whether it is the greedy answer."""
     members, places = zip(*wanted_positions(batch), strict=True)
     positions, index = np.unique(np.concatenate(places), return_inverse=True)
-    logits = run.logits(batch, positions)
+    logits = run.logits(batch, positions.tolist())
     device = logits.device
     tokens = torch.from_numpy(np.concatenate([targets[member] for member in members])).to(device)
     values, greedy = _at(logits, torch.from_numpy(index).to(device), tokens)
@@ -252,17 +264,17 @@ def _scores(run: ForwardPass, batch: Batch, targets: Sequence[npt.NDArray[np.int
         start = end
 
 
-def _at(logits_NV: Tensor, index: Tensor, tokens: Tensor) -> tuple[npt.NDArray[np.float64], Any]:
-    """The log-probability of each of ``tokens`` after position ``index``; whether it is the likeliest.
+def _at(logits: Tensor, index: Tensor, tokens: Tensor) -> tuple[npt.NDArray[np.float64], Any]:
+    """The log-probability of each of ``tokens`` after row ``index`` of ``logits``; whether it is greedy.
 
     In float32 whatever the logits are in: HFLM's log-probabilities of bfloat16 have 8 bits.
     """
     values = torch.empty(len(tokens), dtype=torch.float64, device=tokens.device)
     greedy = torch.empty(len(tokens), dtype=torch.bool, device=tokens.device)
-    for start in range(0, len(logits_NV), _CHUNK):
-        chunk = logits_NV[start : start + _CHUNK]
+    for start in range(0, len(logits), _CHUNK):
+        chunk = logits[start : start + _CHUNK]
         here = (index >= start) & (index < start + len(chunk))
         row, token = index[here] - start, tokens[here]
-        values[here] = F.log_softmax(chunk.float(), dim=-1)[row, token].double()
+        values[here] = torch.log_softmax(chunk.float(), dim=-1)[row, token].double()
         greedy[here] = chunk.argmax(dim=-1)[row] == token
     return values.cpu().numpy(), greedy.cpu().numpy()

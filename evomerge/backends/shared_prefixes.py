@@ -1,7 +1,7 @@
 """Token sequences that begin alike as trees, so that a model reads each shared beginning once.
 
-A tree holds each token of its sequences once, in depth-first order; a token sees those on its path. Where many
-sequences share a beginning that is long, it becomes a ``Prefix``: read once, its keys and values kept for all.
+A tree holds each token of its sequences once, in depth-first order; a token sees those on its path. Where
+many sequences share a long beginning, it becomes a ``Prefix``: read once, its keys and values kept for all.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CLOSE = 8
 class Read:
     """A sequence to be read: the model's outputs from position ``first`` on are wanted.
 
-    ``shared`` is false where it must have a row of its own. Where ``kept``, its keys and values are wanted, too.
+    Without ``shared`` it must have a row of its own. Where ``kept``, its keys and values are wanted, too.
     """
 
     tokens: Tokens
@@ -53,12 +53,13 @@ class Prefix:
 
     @property
     def end(self) -> int:
+        """How many tokens it has, those of its parent included."""
         return len(self.tokens)
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Tokens that follow each other in a tree: ``tokens[start:end]`` after ``parent`` (-1 = the beginning)."""
+    """Tokens that follow each other in a tree: ``tokens[start:end]`` after ``parent`` (-1: none)."""
 
     start: int
     end: int
@@ -92,7 +93,7 @@ class Tree:
 
 
 def plan_trees(reads: Sequence[Read], widest: int) -> Iterator[Tree]:
-    """Trees that together hold all ``reads``, of at most ``widest`` tokens unless one sequence has more.
+    """Trees that together hold all ``reads``, of ``widest`` tokens or twice their longest sequence at most.
 
     A function of the sequences alone, not of their order. Trees of one prefix follow each other.
     """
@@ -138,11 +139,13 @@ class _Planner:
             least = int(self.common[start + 1 : end].min()) if end - start > 1 else 0
             width = self._width(start, end) - begin
             longest = int(self.lengths[start:end].max()) - begin
-            if end - start == 1 or width == longest or (width <= self.widest and least - begin >= CLOSE):
-                yield _tree(self.reads, self.order[start:end], self.common[start:end], prefix)
+            widest = max(self.widest, 2 * longest)
+            if end - start == 1 or width == longest or (width <= widest and least - begin >= CLOSE):
+                common = self.common[start:end].tolist()
+                yield _tree(self.reads, self.order[start:end], common, prefix)
                 continue
             shared = min(least, int(self.firsts[start:end].min()))
-            if width > self.widest and shared - begin >= LONG_PREFIX:
+            if width > widest and shared - begin >= LONG_PREFIX:
                 tokens = self.reads[self.order[start]].tokens[:shared]
                 todo.append((start, end, Prefix(tokens, prefix)))
                 continue
