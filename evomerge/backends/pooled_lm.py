@@ -180,7 +180,7 @@ class PooledLM(TransformersLM):
     def _prompt(self, number: int, text: str, decoding: Decoding) -> Tokens:
         """The tokens of a prompt, cut on the left as ``HFLM`` does."""
         encode = super().tok_batch_encode
-        (tokens,) = self._tokens.tokens(("prompt", text), lambda: list(encode([text])[0]))
+        (tokens,) = self._tokens.tokens(("prompt", text), lambda: [encode([text])[0][0].tolist()])
         if not len(tokens):
             raise UnfitRequestError(number, _NO_PROMPT)
         return tokens[-(self.max_length - decoding.most) :]
