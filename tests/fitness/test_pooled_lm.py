@@ -115,7 +115,7 @@ def test_generated_texts_are_those_of_lm_eval_one_by_one(pair: tuple[Any, Any]) 
 
 
 def test_answers_that_divide_the_same_text_elsewhere_are_told_apart(tokenizer: Any) -> None:
-    """lm-eval 0.4.13 does not, with its cache of logits: of the shorter answer it adds up the wrong tokens."""
+    """lm-eval 0.4.13 does not, with its cache of logits: it adds up the wrong tokens of the shorter one."""
     from lm_eval.models.huggingface import HFLM
 
     model = make_model(0)
