@@ -300,3 +300,16 @@ def test_a_tokenizer_needs_an_end_token_and_no_padding() -> None:
     assert padless.pad_token_id is None
     with pytest.raises(FitnessError, match="no end-of-text token"):
         PooledModel(make_model(0), make_tokenizer(unk_token="<unk>")).lm(4)
+
+
+@pytest.mark.parametrize("kind", ["llama", "mamba"])
+def test_thoughts_are_cut_as_in_lm_evals_own_batches_each_request_by_its_own_mark(
+    kind: str, tokenizer: Any
+) -> None:
+    model = tiny(kind)
+    marks = ["b", "c", tokenizer.encode("d", add_special_tokens=False)[-1], "~", None]
+    options = [{**GREEDY, "until": ["\n"], **({} if m is None else {"think_end_token": m})} for m in marks]
+    requests = questions(options)
+    expected = [ask(LoadedModel(model, tokenizer), "generate_until", [r])[0] for r in requests]
+    assert ask(PooledModel(model, tokenizer), "generate_until", requests) == expected
+    assert expected[: len(expected) // 5] != expected[-len(expected) // 5 :]
