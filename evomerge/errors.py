@@ -8,7 +8,7 @@
     │   ├── FitnessError         lm-eval tasks, metrics, splits
     │   ├── StudyError           a study or its storage
     │   └── OutputError          a place to write to
-    └── CandidateError       one candidate failed; recorded on its trial, the search goes on
+    └── CandidateError       one candidate failed; recorded on its trial, the search continues
 
 Anything else that is raised is a bug and keeps its traceback.
 """
@@ -40,7 +40,7 @@ class EvomergeError(Exception):
 
 
 class UserError(EvomergeError):
-    """A mistake that a person can mend: where it is, what is wrong, what to do.
+    """A mistake that a person can correct: where it is, what is wrong, what to do.
 
     ``where`` names the file and the field (``experiment.yml: search.sigma``), ``reason`` says what is
     wrong, ``hint`` what to do about it (may be empty).
@@ -59,7 +59,7 @@ class UserError(EvomergeError):
         return f"{text.rstrip('.')}. {self.hint}" if self.hint else text
 
     def within(self, where: str) -> UserError:
-        """The same error with ``where`` (a file, say) in front of its place."""
+        """The same error with ``where`` (a file, for example) in front of its place."""
         return type(self)(f"{where}: {self.where}" if self.where else where, self.reason, self.hint)
 
 
@@ -100,7 +100,7 @@ class FailureKind(StrEnum):
 
 
 class CandidateError(EvomergeError):
-    """One candidate cannot be scored; its trial is recorded as failed and the search goes on."""
+    """One candidate cannot be scored; its trial is recorded as failed and the search continues."""
 
     def __init__(self, kind: FailureKind, reason: str) -> None:
         super().__init__(kind, reason)
@@ -112,9 +112,9 @@ class CandidateError(EvomergeError):
 
 
 def together(errors: Sequence[UserError], what: str) -> UserError:
-    """One error for ``errors`` (at least one), so that a person hears of all of them at once.
+    """One error for ``errors`` (at least one), so that all of them are reported at once.
 
-    ``what`` says what they keep from happening: ``models cannot be read``.
+    ``what`` says what failed because of them: ``models cannot be read``.
     """
     texts = dict.fromkeys(str(error).replace("\n", "\n    ") for error in errors)
     if len(texts) == 1:
@@ -128,9 +128,9 @@ def together(errors: Sequence[UserError], what: str) -> UserError:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """``Did you mean 'weight'?``, or the list of what is known, or nothing when nothing is."""
+    """``Did you mean 'weight'?``, or the list of known names; empty where there are none."""
     names = list(dict.fromkeys(known))
-    # Comparing takes time that grows with the square of the length, and no slip is that long.
+    # Comparing takes time that grows with the square of the length, and no misspelled name is that long.
     short = [n for n in names if len(n) <= _LONGEST] if len(name) <= _LONGEST else []
     near = difflib.get_close_matches(name, short, n=3, cutoff=0.6)
     if near:

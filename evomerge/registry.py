@@ -19,8 +19,8 @@ class Registry(Mapping[str, Part], Generic[Part]):
 
     Packages add parts without a fork: an entry point of the group ``group`` names a module (or anything in
     one) whose import registers them. Entry points are loaded when a name is asked for that is not known yet,
-    or when all parts are listed, so that the usual command pays nothing for them. One that cannot be imported
-    is logged, stands in ``failures``, and costs its own parts only.
+    or when all parts are listed, so that other commands do not import them. One that cannot be imported is
+    logged and listed in ``failures``; only its own parts are missing.
 
     Args:
         kind: what a part is, for messages ("merge method").
@@ -51,7 +51,7 @@ class Registry(Mapping[str, Part], Generic[Part]):
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """A sentence for each entry point that could not be loaded, as far as they were tried."""
+        """A sentence for each entry point that failed to load so far."""
         return tuple(self._failures)
 
     def __getitem__(self, name: str) -> Part:

@@ -47,10 +47,10 @@ class Resident:
     def read(self, name: str) -> Tensor:
         return self._tensors[name]
 
-    def mapped(self, name: str) -> bool:  # noqa: ARG002
+    def is_mapped(self, name: str) -> bool:  # noqa: ARG002
         return True
 
-    def let_go(self, name: str, first: int = 0, end: int | None = None) -> None:
+    def release(self, name: str, first: int = 0, end: int | None = None) -> None:
         pass
 
 

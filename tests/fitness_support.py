@@ -14,7 +14,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported, which 
 
 import torch
 
-from evomerge.fitness.objectives import EXACT_AGGREGATIONS
+from evomerge.fitness.resampling import EXACT_AGGREGATIONS
 from evomerge.fitness.scores import ItemScore
 
 N_ITEMS = 40

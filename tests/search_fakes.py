@@ -221,7 +221,7 @@ def note_drift(study: Study, lag: int, now: Mapping[str, str]) -> None:
     drift = {
         "generations": len(study.generations()),
         "candidates": len(study.candidates()),
-        "closed": study.closed(lag),
+        "closed": study.count_closed(lag),
         "versions": dict(now),
     }
     stored = study._manifest.stored()

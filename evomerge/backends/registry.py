@@ -32,6 +32,7 @@ BACKENDS: Registry[MakeModel] = Registry("backend", "evomerge.backends")
 """Every registered backend by name."""
 
 BACKENDS.add("transformers", _transformers)
+BACKENDS.add("lm_eval", _transformers)
 BACKENDS.add("vllm", _vllm)
 
 

@@ -52,6 +52,14 @@ class ResidentModel(Askable, Protocol):
         """
         ...
 
+    @property
+    def config_digest(self) -> str | None:
+        """Digest of what decides answers besides the weights last loaded: ``config_digest`` of their plan.
+
+        ``None``: not known, so that models with equal weights are not taken for equal.
+        """
+        ...
+
     def close(self) -> None:
         """Frees the model and the sources; may be called twice."""
         ...

@@ -1,9 +1,11 @@
-"""lm-eval's view of a transformers model: no progress bars, a time limit, infinite logits an error."""
+"""A transformers model as lm-eval itself asks it: no progress bars, a time limit, finite logits."""
 
 from __future__ import annotations
 
 import copy
 import types
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -11,9 +13,11 @@ import torch
 from lm_eval.models.huggingface import HFLM
 from transformers import LogitsProcessor, LogitsProcessorList
 
+from evomerge.backends.out_of_memory import with_halved_batches
 from evomerge.errors import FitnessError
 from evomerge.fitness.askable import NonFiniteLogitsError
 from evomerge.fitness.deadline import Deadline
+from evomerge.fitness.generation_spec import OWN_KEYS
 
 __all__ = ["LoadedModel", "TransformersLM", "context_length", "with_padding"]
 
@@ -53,11 +57,63 @@ class TransformersLM(HFLM):  # type: ignore[misc]
         deadline: Deadline | None = None,
     ) -> None:
         self._deadline = deadline
+        self._batch_size = batch_size
         super().__init__(
             pretrained=model,
             tokenizer=tokenizer,
             batch_size=batch_size,
         )
+
+    pools = False
+    """Other requests beside them could change the last bits of its answers, and no seed is read."""
+
+    def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """As ``EvalLM.loglikelihood``."""
+        run = super().loglikelihood
+        answers: list[tuple[float, bool]] = self._halving(requests, lambda: run(requests, disable_tqdm))
+        return answers
+
+    def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
+        """As ``EvalLM.loglikelihood_rolling``."""
+        run = super().loglikelihood_rolling
+        answers: list[float] = self._halving(requests, lambda: run(requests, disable_tqdm))
+        return answers
+
+    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
+        """As ``EvalLM.generate_until``."""
+        ends = [request.args[1].get("think_end_token") for request in requests]
+        answers = [""] * len(requests)
+        for end in dict.fromkeys(ends):
+            places = [place for place, other in enumerate(ends) if other == end]
+            asked = [_plain(requests[place]) for place in places]
+            self.think_end_token = end
+            try:
+                found = self._generate(asked, disable_tqdm)
+            except _BadPromptError as error:
+                raise NonFiniteLogitsError(places[self._position(asked, error.tokens)]) from None
+            for place, answer in zip(places, found, strict=True):
+                answers[place] = answer
+        return answers
+
+    def _generate(self, requests: Sequence[Any], disable_tqdm: bool) -> list[str]:
+        run = super().generate_until
+        answers: list[str] = self._halving(requests, lambda: run(requests, disable_tqdm))
+        return answers
+
+    def _halving(self, requests: Sequence[Any], run: Callable[[], Any]) -> Any:
+        def with_batch(size: int) -> Any:
+            self.batch_size_per_gpu = size
+            return run()
+
+        return with_halved_batches(with_batch, self._batch_size, f"task {requests[0].task_name!r}")
+
+    def _position(self, requests: Sequence[Any], tokens: list[int]) -> int:
+        """Which request's prompt ends ``tokens`` (padding lies to the left); the first where none does."""
+        for position, request in enumerate(requests):
+            prompt = self.tok_encode(request.args[0])[-len(tokens) :]
+            if prompt == tokens[-len(prompt) :]:
+                return position
+        return 0
 
     def _loglikelihood_tokens(
         self,
@@ -82,8 +138,25 @@ class TransformersLM(HFLM):  # type: ignore[misc]
         generated = super()._model_generate(context, max_length, stop, logits_processor=processors, **kwargs)
         row = watch.first_bad_row(len(context))
         if row is not None:
-            raise NonFiniteLogitsError(context[row].tolist())
+            raise _BadPromptError(context[row].tolist())
         return generated
+
+
+def _plain(request: Any) -> Any:
+    """``request`` without the options that lm-eval and transformers do not know."""
+    prompt, options, *rest = request.args
+    if not any(key in options for key in OWN_KEYS):
+        return request
+    known = {key: value for key, value in options.items() if key not in OWN_KEYS}
+    return replace(request, arguments=(prompt, known, *rest))
+
+
+class _BadPromptError(Exception):
+    """Logits that are not finite; holds the prompt's tokens, padded left."""
+
+    def __init__(self, tokens: list[int]) -> None:
+        super().__init__(tokens)
+        self.tokens = tokens
 
 
 class _FiniteLogits(LogitsProcessor):

@@ -13,6 +13,7 @@ from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, po
 
 from evomerge.backends.vllm_engine import Answer, Request
 from evomerge.errors import FitnessError, did_you_mean
+from evomerge.fitness.answering import SEED
 from evomerge.fitness.askable import NonFiniteLogitsError
 
 __all__ = ["Ask", "VllmLM"]
@@ -35,6 +36,9 @@ class VllmLM(HFLM):  # type: ignore[misc]
     vLLM at once, which makes batches of them.
     """
 
+    pools = True
+    """vLLM makes batches of all requests, and draws each sampled answer from its own seed."""
+
     def __init__(self, shell: torch.nn.Module, tokenizer: Any, ask: Ask, max_length: int) -> None:
         super().__init__(
             pretrained=shell, tokenizer=tokenizer, batch_size=_ALL_AT_ONCE, max_length=max_length
@@ -43,7 +47,7 @@ class VllmLM(HFLM):  # type: ignore[misc]
 
     @property
     def device(self) -> torch.device:
-        """Where answers are sampled: the seeds of vLLM's requests are drawn there."""
+        """As ``EvalLM.device``: of this process; vLLM samples by the seeds of the requests."""
         return torch.device("cpu")
 
     def _loglikelihood_tokens(
@@ -77,13 +81,24 @@ class VllmLM(HFLM):  # type: ignore[misc]
         """
         wanted = [self._wanted(*request.args) for request in requests]
         answers = self._ask([w.request for w in wanted])
-        for asked, answer in zip(wanted, answers, strict=True):
+        for position, answer in enumerate(answers):
             if not all(map(math.isfinite, answer.logprobs)):
-                raise NonFiniteLogitsError(asked.request.tokens)
-        return [
-            postprocess_generated_text(self.tok_decode(answer.tokens), asked.until, None)
-            for asked, answer in zip(wanted, answers, strict=True)
-        ]
+                raise NonFiniteLogitsError(position)
+        return [self._text(asked, answer) for asked, answer in zip(wanted, answers, strict=True)]
+
+    def _text(self, asked: _Wanted, answer: Answer) -> str:
+        """As ``HFLM.generate_until`` (0.4.13): behind the end of a thought, then up to a stop text."""
+        tokens, end = answer.tokens, asked.think_end
+        if isinstance(end, int) and end in tokens:
+            tokens = tokens[len(tokens) - tokens[::-1].index(end) :]
+        text = self.tok_decode(tokens)
+        return str(
+            postprocess_generated_text(
+                text.lstrip() if isinstance(end, int) else text,
+                asked.until,
+                end if isinstance(end, str) else None,
+            )
+        )
 
     def _wanted(self, prompt: str, settings: dict[str, Any]) -> _Wanted:
         kwargs: dict[str, Any] = dict(normalize_gen_kwargs(settings, self.max_gen_toks))
@@ -91,6 +106,7 @@ class VllmLM(HFLM):  # type: ignore[misc]
         until = handle_stop_sequences(kwargs.pop("until"), eos=eos)
         length, is_sampled = kwargs.pop("max_gen_toks"), kwargs.pop("do_sample", False)
         given = kwargs.pop("temperature", 0.0)
+        seed, think_end = kwargs.pop("seed", SEED), kwargs.pop("think_end_token", None)
         temperature = given if is_sampled else 0.0
         other = [key for key in kwargs if key not in _SETTINGS]
         if other:
@@ -101,7 +117,6 @@ class VllmLM(HFLM):  # type: ignore[misc]
             )
         sampling = {"temperature": temperature, "max_tokens": length, "logprobs": 0, **kwargs}
         if is_sampled:
-            seed = int(torch.randint(2**62, ()))  # from the stream of this call
             sampling = {"top_k": _TOP_K, **sampling, "seed": seed}
         sampling |= {
             "stop": [s for s in until if s],
@@ -109,7 +124,7 @@ class VllmLM(HFLM):  # type: ignore[misc]
             "skip_special_tokens": False,
         }
         tokens = self.tok_encode(prompt)[-(self.max_length - length) :]
-        return _Wanted(Request(tokens, sampling), until)
+        return _Wanted(Request(tokens, sampling), until, think_end)
 
     @property
     def _ends(self) -> list[int]:
@@ -122,3 +137,4 @@ class VllmLM(HFLM):  # type: ignore[misc]
 class _Wanted:
     request: Request
     until: list[str]
+    think_end: str | int | None

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from evomerge.backends.config_digest import config_digest
 from evomerge.backends.resident import ModelSettings
 from evomerge.backends.transformers_lm import context_length, with_padding
 from evomerge.backends.vllm_canary import Canary
@@ -49,6 +50,7 @@ class VllmModel:
         self._inputs = Inputs(checkpoints)
         self._running: _Running | None = None
         self._recipe: Recipe | None = None
+        self._plan: MergePlan | None = None
 
     @classmethod
     def of(cls, settings: ModelSettings) -> VllmModel:
@@ -68,7 +70,7 @@ class VllmModel:
             RecipeError, CheckpointError: The recipe does not fit the models.
             UserError: vLLM cannot run such a model, or answers otherwise than transformers.
         """
-        self._recipe = None
+        self._recipe = self._plan = None
         plan = self._inputs.plan(recipe)
         try:
             fingerprint = self._loaded(recipe, plan)
@@ -78,7 +80,7 @@ class VllmModel:
         except BaseException:
             self.close()  # nobody knows which weights it has
             raise
-        self._recipe = recipe
+        self._recipe, self._plan = recipe, plan
         return fingerprint
 
     def lm(self, batch_size: int, deadline: Deadline | None = None) -> VllmLM:  # noqa: ARG002
@@ -87,6 +89,11 @@ class VllmModel:
             raise RuntimeError("nothing has been loaded yet")
         running = self._running
         return VllmLM(running.shell, running.tokenizer, partial(self._ask, deadline), running.max_length)
+
+    @property
+    def config_digest(self) -> str | None:
+        """As ``ResidentModel.config_digest``."""
+        return None if self._plan is None else config_digest(self._plan)
 
     @property
     def version(self) -> str:

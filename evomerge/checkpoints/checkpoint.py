@@ -15,7 +15,7 @@ from torch import Tensor
 
 from evomerge.checkpoints.files import read_json, unread_weights, weight_files
 from evomerge.checkpoints.formats import folder_hint
-from evomerge.checkpoints.paging import let_go
+from evomerge.checkpoints.paging import release
 from evomerge.errors import CheckpointError
 
 __all__ = ["DTYPES", "Checkpoint", "TensorFiles", "TensorInfo", "dtype_name", "main_dtype", "open_checkpoint"]
@@ -44,7 +44,7 @@ if hasattr(torch, "float8_e8m0fnu"):  # since torch 2.7
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """What a header says of a tensor."""
+    """The shape and dtype of a tensor, from a header."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -60,7 +60,7 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """The tensors of models that have no part in a merge, by model.
+    """The tensors of models that are left out of a merge, by model.
 
     ``ignored`` are those that the recipe names, ``unused`` those that transformers does not load, computes
     itself or finds in another tensor.
@@ -69,16 +69,16 @@ class LeftOut:
     ignored: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     unused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def joined(self, other: LeftOut, of: str = "") -> LeftOut:
+    def join(self, other: LeftOut, of: str = "") -> LeftOut:
         """These and those of ``other``, whose models are inputs of the model ``of`` where it is given."""
         ahead = f"{of}: " if of else ""
         return LeftOut(
-            _joined(self.ignored, {ahead + m: n for m, n in other.ignored.items()}),
-            _joined(self.unused, {ahead + m: n for m, n in other.unused.items()}),
+            _join_names(self.ignored, {ahead + m: n for m, n in other.ignored.items()}),
+            _join_names(self.unused, {ahead + m: n for m, n in other.unused.items()}),
         )
 
 
-def _joined(
+def _join_names(
     first: Mapping[str, tuple[str, ...]], second: Mapping[str, tuple[str, ...]]
 ) -> dict[str, tuple[str, ...]]:
     models = dict.fromkeys((*first, *second))
@@ -92,12 +92,12 @@ class TensorFiles(Protocol):
         """The tensor."""
         ...
 
-    def mapped(self, name: str) -> bool:
+    def is_mapped(self, name: str) -> bool:
         """Whether reading it costs nothing."""
         ...
 
-    def let_go(self, name: str, first: int = 0, end: int | None = None) -> None:
-        """Rows ``first`` to ``end`` are not needed for now."""
+    def release(self, name: str, first: int = 0, end: int | None = None) -> None:
+        """Releases the memory of rows ``first`` to ``end``, which are not needed for now."""
         ...
 
 
@@ -145,16 +145,16 @@ class Checkpoint:
         """
         return self.files.read(name)
 
-    def mapped(self, name: str) -> bool:
+    def is_mapped(self, name: str) -> bool:
         """Whether ``read`` gives a view of a mapped file, at no cost."""
-        return self.files.mapped(name)
+        return self.files.is_mapped(name)
 
-    def let_go(self, name: str, first: int = 0, end: int | None = None) -> None:
-        """Says that rows are not needed for now: their pages no longer count as memory of this process.
+    def release(self, name: str, first: int = 0, end: int | None = None) -> None:
+        """Releases rows that are not needed for now: their pages no longer count as memory of this process.
 
         Rows are those of the tensor with all dimensions but the last in one; a vector is one row.
         """
-        self.files.let_go(name, first, end)
+        self.files.release(name, first, end)
 
     @property
     def bytes(self) -> int:
@@ -186,7 +186,7 @@ class _Files:
                     raise CheckpointError(
                         str(path),
                         f"tensor {name!r} has the unsupported dtype {part.get_dtype()}",
-                        "It is quantized: merge the model as it was before." if is_quantized else "",
+                        "It is quantized: merge the model from before quantization." if is_quantized else "",
                     )
                 infos[name] = TensorInfo(tuple(part.get_shape()), dtype)
                 self._handles[name], self._file_of[name] = handle, path
@@ -219,12 +219,12 @@ class _Files:
         self._loaded.update(loaded)
         return {name: TensorInfo(tuple(t.shape), t.dtype) for name, t in loaded.items()}
 
-    def mapped(self, name: str) -> bool:
+    def is_mapped(self, name: str) -> bool:
         return name not in self._loaded
 
-    def let_go(self, name: str, first: int = 0, end: int | None = None) -> None:
-        if self.mapped(name):
-            let_go(self.read(name), first, end)
+    def release(self, name: str, first: int = 0, end: int | None = None) -> None:
+        if self.is_mapped(name):
+            release(self.read(name), first, end)
 
     def read(self, name: str) -> Tensor:
         if name in self._loaded:
@@ -240,7 +240,7 @@ class _Files:
 
 
 def _is_pointer(path: Path) -> bool:
-    """Whether Git has left a few lines of text in place of the file."""
+    """Whether the file is a pointer of Git LFS: a few lines of text in place of the weights."""
     try:
         with path.open("rb") as file:
             return file.read(_POINTER_BYTES).startswith(b"version https://git-lfs")

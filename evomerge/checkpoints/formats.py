@@ -1,4 +1,4 @@
-"""What a place holds that is not a model folder: what to say of it, and what to do."""
+"""What a folder or file that is not a model folder holds, for messages: its kind, and what to do."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _LISTED = 3
 def folder_hint(folder: Path) -> tuple[str, str]:
     """What ``folder`` holds in place of a model, in a few words, and what to do; empty if it is not known."""
     for patterns, kind, hint in _KINDS:
-        found = _found(folder, patterns)
+        found = _find(folder, patterns)
         if found:
             shown = ", ".join(found[:_LISTED]) + (", ..." if len(found) > _LISTED else "")
             return f"{kind} ({shown})", hint
@@ -74,7 +74,7 @@ def file_hint(file: Path, named: str) -> tuple[str, str]:
     return "is a file, not a model folder", _SAFETENSORS
 
 
-def _found(folder: Path, patterns: Sequence[str]) -> list[str]:
+def _find(folder: Path, patterns: Sequence[str]) -> list[str]:
     try:
         return sorted(str(p.relative_to(folder)) for pattern in patterns for p in folder.glob(pattern))
     except OSError:  # it may not be listed
@@ -82,6 +82,6 @@ def _found(folder: Path, patterns: Sequence[str]) -> list[str]:
 
 
 def _model_folders(folder: Path) -> list[str]:
-    """Folders in ``folder`` that look like models: checkpoints of a training run, say; the newest last."""
-    names = [Path(name).parent.name for name in _found(folder, ("*/config.json", "*/adapter_config.json"))]
+    """Folders in ``folder`` that look like models: such as checkpoints of a training run; the newest last."""
+    names = [Path(name).parent.name for name in _find(folder, ("*/config.json", "*/adapter_config.json"))]
     return sorted(dict.fromkeys(names), key=lambda name: (len(name), name))

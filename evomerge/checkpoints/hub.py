@@ -37,13 +37,13 @@ def open_model(model: str, revision: str | None = None, folders: Sequence[Path] 
         names = files_on_hub(model, revision)
         if names is not None and (_SINGLE in names or _INDEX in names):
             return _Remote(model, revision, names).checkpoint()
-        folder = _cached(model, revision) if names is None else None
+        folder = _find_in_cache(model, revision) if names is None else None
         if folder is None:
             folder = locate(model, revision, folders)
     return open_checkpoint(folder)
 
 
-def _cached(model: str, revision: str | None) -> Path | None:
+def _find_in_cache(model: str, revision: str | None) -> Path | None:
     """The folder in the cache, if it has the weights that are used; it may lack others of the repository."""
     from huggingface_hub import snapshot_download
 
@@ -63,7 +63,7 @@ class _Remote:
 
     def __init__(self, model: str, revision: str | None, names: Sequence[str]) -> None:
         self._model = model
-        self._folder = self._fetched(list(SMALL_FILES), revision)
+        self._folder = self._fetch(list(SMALL_FILES), revision)
         self._commit = self._folder.name
         self._weights = [_SINGLE] if _SINGLE in names else self._shards(names)
 
@@ -71,7 +71,7 @@ class _Remote:
         """The model; from its folder where all weights are in the cache."""
         if all((self._folder / name).is_file() for name in self._weights):
             return open_checkpoint(self._folder)
-        config = read_json(self._folder / "config.json", "Is this a model?")
+        config = read_json(self._folder / "config.json", "Is this the repository of a model?")
         tensors: dict[str, TensorInfo] = {}
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             for found in pool.map(self._header, self._weights):
@@ -83,7 +83,7 @@ class _Remote:
 
     def whole(self) -> Checkpoint:
         """The model with its weights, which are downloaded."""
-        self._fetched(self._weights, self._commit)
+        self._fetch(self._weights, self._commit)
         return open_checkpoint(self._folder)
 
     def _shards(self, names: Sequence[str]) -> list[str]:
@@ -119,7 +119,7 @@ class _Remote:
             )
         return TensorInfo(tuple(info.shape), dtype)
 
-    def _fetched(self, patterns: list[str], revision: str | None) -> Path:
+    def _fetch(self, patterns: list[str], revision: str | None) -> Path:
         from huggingface_hub import snapshot_download
 
         try:
@@ -142,12 +142,12 @@ class _RemoteFiles:
     def read(self, name: str) -> Tensor:
         return self._whole().read(name)
 
-    def mapped(self, name: str) -> bool:  # noqa: ARG002
+    def is_mapped(self, name: str) -> bool:  # noqa: ARG002
         return True
 
-    def let_go(self, name: str, first: int = 0, end: int | None = None) -> None:
+    def release(self, name: str, first: int = 0, end: int | None = None) -> None:
         if self._files is not None:
-            self._files.let_go(name, first, end)
+            self._files.release(name, first, end)
 
     def _whole(self) -> TensorFiles:
         with self._lock:

@@ -1,4 +1,4 @@
-"""A LoRA adapter over a model, shown as a checkpoint of its own.
+"""A LoRA adapter over a model, as a checkpoint of its own.
 
 The adapted weight is W + scale * B A, computed in float32 when it is read and never written to disk (Hu et
 al. 2021, arXiv:2106.09685; scale = alpha / r, or alpha / sqrt(r) if rank-stabilised, arXiv:2312.03732).
@@ -20,11 +20,17 @@ from evomerge.checkpoints.checkpoint import Checkpoint, TensorFiles, TensorInfo
 from evomerge.checkpoints.derived import DerivedFiles
 from evomerge.checkpoints.files import read_json
 from evomerge.checkpoints.lora_change import Change
-from evomerge.checkpoints.lora_embeddings import UNKNOWN, Architecture, Settled, Vocabulary, settle
+from evomerge.checkpoints.lora_embeddings import (
+    UNKNOWN,
+    Architecture,
+    ResolvedChanges,
+    VocabularyTensors,
+    resolve_changes,
+)
 from evomerge.checkpoints.lora_settings import check_kind, scale_of, trained_rows
 from evomerge.errors import CheckpointError
 
-__all__ = ["adapted"]
+__all__ = ["adapt"]
 
 _LISTED = 8
 _FACTORS = [{"A", "B"}, {"embedding_A", "embedding_B"}]
@@ -32,8 +38,8 @@ _COMPLETE = [*_FACTORS, *(factors | {"magnitude"} for factors in _FACTORS), {"ro
 """What there may be of a weight."""
 
 
-def adapted(base: Checkpoint, folder: Path, architecture: Architecture = UNKNOWN) -> Checkpoint:
-    """The model that ``base`` and the PEFT adapter in ``folder`` make.
+def adapt(base: Checkpoint, folder: Path, architecture: Architecture = UNKNOWN) -> Checkpoint:
+    """The model ``base`` with the PEFT adapter in ``folder``.
 
     Adapters name modules, which the base's files may call otherwise: ``architecture`` is asked for their
     names there if any is unknown, and for the vocabulary if the adapter changes something outside the layers.
@@ -51,30 +57,30 @@ def adapted(base: Checkpoint, folder: Path, architecture: Architecture = UNKNOWN
     if not all(name in base.tensors for name in names.values()):
         names |= architecture.in_files([module for module, n in names.items() if n not in base.tensors])
     is_layer = all(name in base.tensors and _is_numbered(name) for name in names.values())
-    vocabulary = Vocabulary() if is_layer else architecture.vocabulary()
+    vocabulary = VocabularyTensors() if is_layer else architecture.vocabulary()
     changes = _changes(folder, config, entries, _with_head(names, base, vocabulary), base, vocabulary)
-    settled = settle(folder, config, changes, base, vocabulary)
+    resolved = resolve_changes(folder, config, changes, base, vocabulary)
     tensors = dict(base.tensors)
-    for name in settled.changes:
-        tensors[name] = _info(name, settled, base)
-    _check_shapes(folder, settled, base, tensors, vocabulary)
+    for name in resolved.changes:
+        tensors[name] = _info(name, resolved, base)
+    _check_shapes(folder, resolved, base, tensors, vocabulary)
     made = {
-        name: partial(_read, change, base.files, settled.source.get(name, name))
-        for name, change in settled.changes.items()
+        name: partial(_read, change, base.files, resolved.source.get(name, name))
+        for name, change in resolved.changes.items()
     }
     config = base.config
-    if architecture.configured is not None and (settled.rows is not None or settled.untied is not None):
-        config = architecture.configured(settled.rows, settled.untied is not None)
+    if architecture.configure is not None and (resolved.rows is not None or resolved.untied is not None):
+        config = architecture.configure(resolved.rows, resolved.untied is not None)
     files, folders = DerivedFiles(base.files, made), (*base.folders, folder)
     checkpoint = Checkpoint(base.path, config, tensors, files, folders=folders, tokenizer=base.tokenizer)
     checkpoint.fetch = base.fetch
     checkpoint.left_out = base.left_out
-    checkpoint.warnings = (*base.warnings, *_warnings(settled, vocabulary))
+    checkpoint.warnings = (*base.warnings, *_warnings(resolved, vocabulary))
     return checkpoint
 
 
-def _warnings(settled: Settled, vocabulary: Vocabulary) -> list[str]:
-    if settled.untied is None or vocabulary.tied is None:
+def _warnings(resolved: ResolvedChanges, vocabulary: VocabularyTensors) -> list[str]:
+    if resolved.untied is None or vocabulary.tied is None:
         return []
     return [
         f"the adapter does not change {' and '.join(vocabulary.tied)} alike, which the base ties: "
@@ -88,9 +94,9 @@ def _changes(
     entries: Sequence[Entry],
     names: Mapping[str, str],
     base: Checkpoint,
-    vocabulary: Vocabulary,
+    vocabulary: VocabularyTensors,
 ) -> dict[str, Change]:
-    """What the entries of the adapter say of each tensor of the base.
+    """The changes of the adapter by tensor of the base.
 
     Raises:
         CheckpointError: The base has no such tensor.
@@ -146,7 +152,7 @@ def _one_whole(folder: Path, known: Tensor | None, entry: Entry) -> Tensor:
     return entry.tensor
 
 
-def _with_head(names: Mapping[str, str], base: Checkpoint, vocabulary: Vocabulary) -> dict[str, str]:
+def _with_head(names: Mapping[str, str], base: Checkpoint, vocabulary: VocabularyTensors) -> dict[str, str]:
     """``names`` with that of a tied head, which is in no file."""
     if vocabulary.tied is None or vocabulary.tied[0] in base.tensors:
         return dict(names)
@@ -172,38 +178,38 @@ def _is_numbered(name: str) -> bool:
 def _read(change: Change, files: TensorFiles, source: str) -> Tensor:
     """The changed weight of the base's tensor ``source``."""
     start = change.start()
-    return change.applied(files.read(source) if start is None else start)
+    return change.apply(files.read(source) if start is None else start)
 
 
-def _info(name: str, settled: Settled, base: Checkpoint) -> TensorInfo:
+def _info(name: str, resolved: ResolvedChanges, base: Checkpoint) -> TensorInfo:
     """The header of a changed tensor: the base's, with the rows that the vocabulary has now."""
-    info = base.tensors[settled.source.get(name, name)]
-    change, start = settled.changes[name], settled.changes[name].start()
+    info = base.tensors[resolved.source.get(name, name)]
+    change, start = resolved.changes[name], resolved.changes[name].start()
     rows = start.shape[0] if start is not None and start.dim() == len(info.shape) and start.dim() else None
     is_resized = rows or change.rows or (change.first is not None and change.first.rows)
-    if settled.rows is None or rows not in (None, settled.rows) or not is_resized:
+    if resolved.rows is None or rows not in (None, resolved.rows) or not is_resized:
         return info
-    return TensorInfo((settled.rows, *info.shape[1:]), info.dtype)
+    return TensorInfo((resolved.rows, *info.shape[1:]), info.dtype)
 
 
 def _check_shapes(
     folder: Path,
-    settled: Settled,
+    resolved: ResolvedChanges,
     base: Checkpoint,
     tensors: Mapping[str, TensorInfo],
-    vocabulary: Vocabulary,
+    vocabulary: VocabularyTensors,
 ) -> None:
     wrong, hint = [], "Is it for another base?"
-    for name, change in settled.changes.items():
+    for name, change in resolved.changes.items():
         if change.parts and set(change.parts) not in ([{"bias"}] if name.endswith(".bias") else _COMPLETE):
             raise CheckpointError(
                 str(folder), f"the change of {name} is not a product of two matrices, which is not supported"
             )
         want = tensors[name].shape
-        found = change.shape(base.tensors[settled.source.get(name, name)].shape, want)
+        found = change.shape(base.tensors[resolved.source.get(name, name)].shape, want)
         if found != want:
             wrong.append(f"{name}: base {list(want)}, adapter {list(found)}")
-            if name in (*vocabulary.tensors, settled.untied) and found[1:] == want[1:]:
+            if name in (*vocabulary.tensors, resolved.untied) and found[1:] == want[1:]:
                 hint = "If tokens were added in training, save it with save_embedding_layers=True."
     if wrong:
         raise CheckpointError(

@@ -21,7 +21,7 @@ from evomerge.checkpoints.lora_change import Change
 from evomerge.checkpoints.lora_settings import is_listed
 from evomerge.errors import CheckpointError
 
-__all__ = ["UNKNOWN", "Architecture", "Settled", "Vocabulary", "settle"]
+__all__ = ["UNKNOWN", "Architecture", "ResolvedChanges", "VocabularyTensors", "resolve_changes"]
 
 _HINT = "Is it for another base?"
 
@@ -32,7 +32,7 @@ def _no_names(names: Iterable[str]) -> Mapping[str, str]:  # noqa: ARG001
 
 
 @dataclass(frozen=True)
-class Vocabulary:
+class VocabularyTensors:
     """Which tensors have a row for each token, and the head that is tied to the embedding, if one is.
 
     ``tied`` is the name of the head, which the files need not have, and that of the embedding. The embedding
@@ -46,26 +46,26 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Architecture:
-    """What only the base's architecture tells; asked where the names alone do not.
+    """What only the base's architecture knows; asked where names alone do not suffice.
 
-    ``in_files`` finds, for names of modules' weights, those in the base's files. ``configured`` is the
+    ``in_files`` finds, for names of modules' weights, those in the base's files. ``configure`` is the
     configuration for another number of rows, or of a model whose head is not tied.
     """
 
     in_files: Callable[[Iterable[str]], Mapping[str, str]] = _no_names
-    vocabulary: Callable[[], Vocabulary] = Vocabulary
-    configured: Callable[[int | None, bool], dict[str, Any]] | None = None
+    vocabulary: Callable[[], VocabularyTensors] = VocabularyTensors
+    configure: Callable[[int | None, bool], dict[str, Any]] | None = None
 
 
 UNKNOWN = Architecture()
-"""Of which nothing is known but the names in its files."""
+"""An architecture of which only the names in its files are known."""
 
 
 @dataclass
-class Settled:
-    """The changes of a base, and what became of its vocabulary.
+class ResolvedChanges:
+    """The changes of a base, and its vocabulary after them.
 
-    ``source`` is the tensor of the base that a change is of, where it is not the one of its name.
+    ``source`` is the tensor of the base that a change applies to, where it is not the one of the same name.
     """
 
     changes: dict[str, Change]
@@ -76,38 +76,40 @@ class Settled:
     """The head that is no longer the embedding."""
 
 
-def settle(
+def resolve_changes(
     folder: Path,
     config: Mapping[str, Any],
     changes: dict[str, Change],
     base: Checkpoint,
-    vocabulary: Vocabulary,
-) -> Settled:
+    vocabulary: VocabularyTensors,
+) -> ResolvedChanges:
     """``changes`` with the copies compared, embeddings resized, and the head tied or not.
 
     Raises:
         CheckpointError: A copy is not the base's weight, or the adapter resizes only part of the vocabulary.
     """
-    settled = Settled(changes)
+    resolved = ResolvedChanges(changes)
     if vocabulary.tied is not None:
         head, embedding = vocabulary.tied
         if head not in base.tensors:
-            settled.source[head] = embedding
+            resolved.source[head] = embedding
     for name, change in changes.items():
-        change.resized = _compared(folder, name, change, base, settled.source.get(name, name), vocabulary)
+        change.resized = _compare_copies(
+            folder, name, change, base, resolved.source.get(name, name), vocabulary
+        )
     if vocabulary.tied is not None:
-        _tie(config, settled, base, vocabulary)
-    settled.changes = {
+        _tie(config, resolved, base, vocabulary)
+    resolved.changes = {
         name: change
-        for name, change in settled.changes.items()
-        if name == settled.untied or not change.is_none
+        for name, change in resolved.changes.items()
+        if name == resolved.untied or not change.is_none
     }
-    _count_rows(folder, settled, base, vocabulary)
-    return settled
+    _count_rows(folder, resolved, base, vocabulary)
+    return resolved
 
 
-def _compared(
-    folder: Path, name: str, change: Change, base: Checkpoint, source: str, vocabulary: Vocabulary
+def _compare_copies(
+    folder: Path, name: str, change: Change, base: Checkpoint, source: str, vocabulary: VocabularyTensors
 ) -> Tensor | None:
     """Compares the copies of the base's weight with it; one of another number of rows is returned."""
     resized = None
@@ -140,10 +142,12 @@ def _is_copy(copy: Tensor, weight: Tensor) -> bool:
     return bool(near.all())
 
 
-def _tie(config: Mapping[str, Any], settled: Settled, base: Checkpoint, vocabulary: Vocabulary) -> None:
-    """Has the head follow the embedding, or gives it a tensor of its own."""
+def _tie(
+    config: Mapping[str, Any], resolved: ResolvedChanges, base: Checkpoint, vocabulary: VocabularyTensors
+) -> None:
+    """Makes the head follow the embedding, or gives it a tensor of its own."""
     head, embedding = vocabulary.tied or ("", "")
-    changes = settled.changes
+    changes = resolved.changes
     of_head, of_embedding = changes.pop(head, Change()), changes.pop(embedding, Change())
     if of_head.is_none and of_embedding.is_none:
         return
@@ -154,12 +158,12 @@ def _tie(config: Mapping[str, Any], settled: Settled, base: Checkpoint, vocabula
     has_own = bool(of_head.parts) or of_head.whole is not None
     if (vocabulary.is_shared and not has_own) or _is_followed(config, of_head, of_embedding, embedding):
         if head in base.tensors:
-            changes[head], settled.source[head] = of_embedding, embedding
+            changes[head], resolved.source[head] = of_embedding, embedding
         return
     if "rows" in of_embedding.parts and of_embedding.whole is None and of_head.whole is None:
         of_head.first = of_embedding if "rows" not in of_head.parts else None
     changes[head] = of_head
-    settled.untied = head
+    resolved.untied = head
 
 
 def _is_followed(config: Mapping[str, Any], of_head: Change, of_embedding: Change, embedding: str) -> bool:
@@ -176,7 +180,7 @@ def _is_followed(config: Mapping[str, Any], of_head: Change, of_embedding: Chang
 
 
 def _is_same(of_head: Change, of_embedding: Change) -> bool:
-    """Whether both changes make the same of one weight."""
+    """Whether both changes have the same result on one weight."""
     pairs = [(of_head.whole, of_embedding.whole)]
     head, embedding = of_head.parts, of_embedding.parts
     if "embedding_A" in embedding and "A" in head:  # an embedding's adapter is that of its transpose
@@ -190,13 +194,15 @@ def _is_same(of_head: Change, of_embedding: Change) -> bool:
     )
 
 
-def _count_rows(folder: Path, settled: Settled, base: Checkpoint, vocabulary: Vocabulary) -> None:
+def _count_rows(
+    folder: Path, resolved: ResolvedChanges, base: Checkpoint, vocabulary: VocabularyTensors
+) -> None:
     """Check that all tensors of the vocabulary have one number of rows."""
     rows: dict[str, int] = {}
-    for name in dict.fromkeys((*vocabulary.tensors, *(n for n in (settled.untied,) if n is not None))):
-        change = settled.changes.get(name, Change())
+    for name in dict.fromkeys((*vocabulary.tensors, *(n for n in (resolved.untied,) if n is not None))):
+        change = resolved.changes.get(name, Change())
         start = change.start()
-        shape = base.tensors[settled.source.get(name, name)].shape if start is None else start.shape
+        shape = base.tensors[resolved.source.get(name, name)].shape if start is None else start.shape
         count = next(iter(shape), 0)
         trained = (*change.rows, *(change.first.rows if change.first is not None else ()))
         rows[name] = max(count, max(trained, default=-1) + 1)
@@ -208,5 +214,5 @@ def _count_rows(folder: Path, settled: Settled, base: Checkpoint, vocabulary: Vo
             f"the rows of the vocabulary are not resized together: {each}",
             "Save the adapter with save_embedding_layers=True.",
         )
-    before = {base.tensors[settled.source.get(name, name)].shape[0] for name in rows}
-    settled.rows = next(iter(counts)) if rows and set(counts) != before else None
+    before = {base.tensors[resolved.source.get(name, name)].shape[0] for name in rows}
+    resolved.rows = next(iter(counts)) if rows and set(counts) != before else None

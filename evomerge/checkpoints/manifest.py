@@ -1,4 +1,4 @@
-"""Which files of a model folder a merge wrote: nothing else is ever replaced or removed."""
+"""Which files of a model folder a merge wrote: only these are ever replaced or removed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _WRITTEN_WITHOUT_MANIFEST = re.compile(
 _CARD_HEAD = "---\nlibrary_name: transformers\ntags:\n- merge\n- evomerge\n---\n\n# A `"
 _CARD_TAIL = "\n\n## Again\n\n```bash\nevomerge merge evomerge_recipe.yml OUT_DIR\n```\n"
 _SECONDS_AFTER = 5.0
-"""Without a manifest: weights that are younger than the recipe beside them by more were trained since."""
+"""Without a manifest, weights that are newer than the recipe beside them by more than this were changed."""
 
 
 class FolderContent:
@@ -68,24 +68,24 @@ def manifest_text(folder: Path) -> str:
 
 
 def read_folder(folder: Path) -> FolderContent:
-    """What ``folder`` holds. Files of a merge by an earlier release, which left no manifest, are told by
-    their names, the fingerprint in its recipe, and the text of its model card.
+    """What ``folder`` holds. Files of a merge by an earlier release, which left no manifest, are recognised
+    by their names, the fingerprint in its recipe, and the text of its model card.
 
     Raises:
         OSError: The folder cannot be read.
     """
     entries = {entry.name: entry for entry in folder.iterdir()}
-    listed = _listed(folder)
+    listed = _read_manifest(folder)
     if listed is None:
-        own = {n: _unchanged_without_manifest(entries[n]) for n in _named(folder, entries)}
+        own = {n: _is_unchanged_without_manifest(entries[n]) for n in _files_of_early_merge(folder, entries)}
     else:
-        own = {n: _unchanged(entries[n], known) for n, known in listed.items() if n in entries}
+        own = {n: _is_unchanged(entries[n], known) for n, known in listed.items() if n in entries}
     written = [name for name, unchanged in own.items() if unchanged]
     changed = [name for name, unchanged in own.items() if not unchanged]
     return FolderContent(written, changed, entries.keys() - set(written) - set(changed))
 
 
-def _listed(folder: Path) -> dict[str, Any] | None:
+def _read_manifest(folder: Path) -> dict[str, Any] | None:
     """Entries of the manifest, the manifest among them; None where there is none that can be read."""
     if not (folder / MANIFEST).is_file() or (folder / MANIFEST).is_symlink():
         return None
@@ -99,7 +99,7 @@ def _listed(folder: Path) -> dict[str, Any] | None:
     return {**files, MANIFEST: None}
 
 
-def _unchanged(file: Path, known: Any) -> bool:
+def _is_unchanged(file: Path, known: Any) -> bool:
     if file.is_symlink() or not file.is_file():
         return False
     return file.name == MANIFEST or bool(_entry(file) == known)
@@ -118,7 +118,7 @@ def _entry(file: Path) -> dict[str, Any]:
     return {"bytes": size, "xxh3": state.hexdigest()}
 
 
-def _named(folder: Path, names: Iterable[str]) -> list[str]:
+def _files_of_early_merge(folder: Path, names: Iterable[str]) -> list[str]:
     """Files that an earlier release of evomerge writes, if a merge of it is what the folder holds."""
     if _recipe_text(folder) is None:
         return []
@@ -135,7 +135,7 @@ def _recipe_text(folder: Path) -> str | None:
     return None if found is None else text[found.end() :]
 
 
-def _unchanged_without_manifest(file: Path) -> bool:
+def _is_unchanged_without_manifest(file: Path) -> bool:
     if file.is_symlink() or not file.is_file():
         return False
     recipe = file.with_name(RECIPE_FILE)

@@ -1,4 +1,4 @@
-"""What the kernel is told about mapped pages: to release them, and to start writing them to disk."""
+"""Hints to the kernel about mapped pages: to release them, and to start writing them to disk."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 
 from torch import Tensor
 
-__all__ = ["let_go", "start_writing"]
+__all__ = ["release", "start_writing"]
 
 _DONTNEED = 4  # MADV_DONTNEED; on a shared file mapping it drops the mapping of pages, never their content
 _WRITE = 2  # SYNC_FILE_RANGE_WRITE: begin, do not wait
@@ -29,7 +29,7 @@ def _rows_in_bytes(tensor: Tensor, first: int, end: int | None) -> tuple[int, in
     return min(first * width, size), size if end is None else min(end * width, size)
 
 
-def let_go(tensor: Tensor, first: int = 0, end: int | None = None) -> None:
+def release(tensor: Tensor, first: int = 0, end: int | None = None) -> None:
     """Unmaps the whole pages of rows of a tensor that lies in a mapped file; reading brings them back.
 
     Must not be called for a tensor in ordinary memory, whose content would be lost.

@@ -30,10 +30,10 @@ _FILES = {
     "quantization_config.json": "",
     "quanto_qmap.json": "quanto",
 }
-"""Side files, and whose they are where they do not say so."""
+"""Side files, and their quantization method where they do not state it."""
 _DEPTH = 4
 _SCALES_ALONE = tuple(DTYPES[name] for name in ("F8_E8M0",) if name in DTYPES)
-"""Dtypes that only quantization has a use for."""
+"""Dtypes that only quantization uses."""
 _FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 _SCALE = re.compile(r"scale|amax|(^|[._])(SCB|zeros?|biases|quant_map|tables)($|[._])")
 
@@ -83,7 +83,7 @@ class Quantization:
 
 
 def quantization_of(checkpoint: Checkpoint) -> Quantization | None:
-    """The quantization of ``checkpoint``; ``None`` if its weights are numbers, not codes.
+    """The quantization of ``checkpoint``; ``None`` if its weights are not quantized.
 
     Integers that are not weights (positions, masks) are not a sign, nor are 8-bit floats without scales.
     """
@@ -104,16 +104,16 @@ def quantization_in_config(config: Mapping[str, Any]) -> str | None:
         for key in _KEYS:
             settings = part.get(key)
             if isinstance(settings, Mapping) and settings:
-                return _named(settings, "compressed-tensors" if key.startswith("compression") else "")
+                return _method_name(settings, "compressed-tensors" if key.startswith("compression") else "")
             if settings and isinstance(settings, str):
                 return settings
         settings = part.get("quantization")  # of MLX; others may mean something else by it
         if isinstance(settings, Mapping) and {"bits", "group_size", *_METHOD_KEYS} & set(settings):
-            return _named(settings, "mlx")
+            return _method_name(settings, "mlx")
     return None
 
 
-def _named(settings: Mapping[str, Any], kind: str) -> str:
+def _method_name(settings: Mapping[str, Any], kind: str) -> str:
     """The method that ``settings`` state, with ``kind`` in front where they do not name it."""
     method = _method(settings)
     if kind and kind not in method:

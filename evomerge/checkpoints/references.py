@@ -39,7 +39,7 @@ class Reference:
     lora_revision: str | None = None
 
     def recipe_file(self, folders: Sequence[Path] = (Path(),)) -> Path | None:
-        """The recipe that stands in for a model, if the reference is one: a YAML file."""
+        """The recipe file, where the reference names a recipe in place of a model."""
         path = local_path(self.model)
         if path.suffix not in (".yml", ".yaml"):
             return None
@@ -119,7 +119,7 @@ def settings_folder(
         return None
     from huggingface_hub import constants
 
-    return None if constants.HF_HUB_OFFLINE else _fetched(model, revision, candidates, ["*.json"])
+    return None if constants.HF_HUB_OFFLINE else _fetch(model, revision, candidates, ["*.json"])
 
 
 def local_folder(model: str, folders: Sequence[Path] = (Path(),)) -> Path | None:
@@ -179,7 +179,7 @@ def _download(model: str, revision: str | None, candidates: Sequence[Path]) -> P
     patterns = [*SMALL_FILES, "*.safetensors"]
     if not any(name.endswith(".safetensors") for name in files_on_hub(model, revision) or ()):
         patterns.append("*.bin")  # offline: whatever the cache holds
-    return _fetched(model, revision, candidates, patterns)
+    return _fetch(model, revision, candidates, patterns)
 
 
 def files_on_hub(model: str, revision: str | None = None) -> list[str] | None:
@@ -195,7 +195,7 @@ def files_on_hub(model: str, revision: str | None = None) -> list[str] | None:
     return [f.rfilename for f in found]
 
 
-def _fetched(model: str, revision: str | None, candidates: Sequence[Path], patterns: Sequence[str]) -> Path:
+def _fetch(model: str, revision: str | None, candidates: Sequence[Path], patterns: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
@@ -221,7 +221,7 @@ def hub_error(model: str, error: Exception, looked: str = "") -> CheckpointError
         )
     if isinstance(error, GatedRepoError):
         return CheckpointError(
-            model, "the hub gives it only with permission", "Ask for access on its page, then set HF_TOKEN."
+            model, "this hub model is gated", "Ask for access on its page, then set HF_TOKEN."
         )
     if isinstance(error, LocalEntryNotFoundError):
         why = "HF_HUB_OFFLINE is set." if constants.HF_HUB_OFFLINE else "The hub cannot be reached."
@@ -232,7 +232,7 @@ def hub_error(model: str, error: Exception, looked: str = "") -> CheckpointError
         return CheckpointError(model, what, f"{looked} {why}".lstrip())
     if isinstance(error, HfHubHTTPError) and not looked:
         return CheckpointError(
-            model, f"the download failed ({type(error).__name__})", "Try again: it goes on where it was."
+            model, f"the download failed ({type(error).__name__})", "Try again: the download is resumed."
         )
     return CheckpointError(
         model,

@@ -29,7 +29,7 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _ALIGNMENT = 8
 
 _AT_ONCE = 1 << 25
-"""Bytes after which the disk begins to write what came so far."""
+"""Bytes after which the disk begins to write what has been written so far."""
 
 
 @dataclass
@@ -116,7 +116,7 @@ class CheckpointWriter:
             self._lay_out(tensors, shard_bytes)
         except OSError as exception:
             self.abandon()
-            raise self._failed(exception) from None
+            raise self._disk_error(exception) from None
 
     def __enter__(self) -> Self:
         """The writer itself."""
@@ -141,7 +141,7 @@ class CheckpointWriter:
         try:
             (self._partial / name).write_text(text, encoding="utf-8")
         except OSError as exception:
-            raise self._failed(exception) from None
+            raise self._disk_error(exception) from None
 
     def copy(self, source: Path) -> None:
         """A side file, copied from another folder.
@@ -152,7 +152,7 @@ class CheckpointWriter:
         try:
             shutil.copyfile(source, self._partial / source.name)
         except OSError as exception:
-            raise self._failed(exception) from None
+            raise self._disk_error(exception) from None
 
     def commit(self) -> None:
         """Flushes everything to disk and gives the folder its name.
@@ -172,12 +172,12 @@ class CheckpointWriter:
             for file in sorted(self._partial.iterdir()):
                 _sync(file)
             _sync(self._partial)
-            # Again: a merge takes hours, in which somebody may have put a file there.
+            # Checked again: a merge may take hours, in which files may have been added.
             check_target(self.path, self._protected, overwrite=self._overwrite)
             exchange(self._partial, self.path)
             _sync(self.path.parent)
         except OSError as exception:
-            raise self._failed(exception) from None
+            raise self._disk_error(exception) from None
 
     def abandon(self) -> None:
         """Removes what was written and not committed."""
@@ -224,14 +224,14 @@ class CheckpointWriter:
         for name, info in tensors.items():
             begin, _ = header[name]["data_offsets"]
             self._index[name] = file
-            self._places[name] = TensorFile(descriptor, start + begin, info, self._failed)
+            self._places[name] = TensorFile(descriptor, start + begin, info, self._disk_error)
 
     def _close(self) -> None:
         self._places.clear()
         while self._descriptors:
             os.close(self._descriptors.pop())
 
-    def _failed(self, exception: OSError) -> OutputError:
+    def _disk_error(self, exception: OSError) -> OutputError:
         if exception.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return OutputError(
                 str(self.path),
@@ -242,7 +242,7 @@ class CheckpointWriter:
 
 
 def _write(descriptor: int, data: memoryview, offset: int) -> None:
-    """All of ``data``; a system call may take less."""
+    """Writes all of ``data``; a system call may write less."""
     while data:
         written = os.pwrite(descriptor, data, offset)
         data, offset = data[written:], offset + written

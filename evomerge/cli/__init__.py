@@ -1,1 +1,1 @@
-"""The commands. A module each: parse, call, print; nothing is decided here and nothing heavy is imported."""
+"""The commands, one module each: parse arguments, call ``runs``, print. Nothing heavy is imported here."""

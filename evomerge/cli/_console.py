@@ -1,4 +1,4 @@
-"""What the commands share for printing."""
+"""Printing for all commands: messages, tables, numbers."""
 
 from __future__ import annotations
 
@@ -47,17 +47,17 @@ def print_json(document: Any) -> None:
 
 
 def say(text: str) -> None:
-    """A line of prose, which breaks between words where somebody looks at columns; one line in a log."""
+    """Print a message: wrapped at words on a terminal, on one line in a log."""
     console.print(text, soft_wrap=not (console.is_terminal or "COLUMNS" in os.environ))
 
 
 def warn(text: str) -> None:
-    """A line on standard error that does not get in the way of a program that reads the output."""
+    """Print a warning on standard error, so that standard output stays readable by programs."""
     _errors.print(Text.assemble(("Warning: ", "yellow"), text), soft_wrap=not _errors.is_terminal)
 
 
 def warn_of_trust(fitness: FitnessSpec) -> None:
-    """Warn if untrusted code may run; before anything of it is opened."""
+    """Warn if untrusted code may run; called before any model or task is opened."""
     from evomerge.runs.preflight import trust_warning
 
     warning = trust_warning(fitness)
@@ -66,12 +66,12 @@ def warn_of_trust(fitness: FitnessSpec) -> None:
 
 
 def tell(text: str) -> None:
-    """A line on standard error, for commands whose output is a document."""
+    """Print a message on standard error, for commands whose output is a document."""
     _errors.print(text)
 
 
 def program() -> str:
-    """How this program was called, for lines that a person may copy: ``.venv/bin/evomerge``, say."""
+    """How this program was called, for commands that a person may copy, such as ``.venv/bin/evomerge``."""
     called = Path(sys.argv[0])
     found = shutil.which("evomerge")
     if called.name != "evomerge" or (found is not None and Path(found).absolute() == called.absolute()):
@@ -80,7 +80,7 @@ def program() -> str:
 
 
 def command_line(without: Sequence[str] = (), more: Sequence[str] = ()) -> str:
-    """The command that this process runs, to be copied and run again; no passwords are shown.
+    """The command that this process runs, to be copied and run again; without passwords.
 
     The options ``without`` and their values are left out, ``more`` is added at the end.
     """
@@ -96,7 +96,7 @@ def command_line(without: Sequence[str] = (), more: Sequence[str] = ()) -> str:
 
 
 def short(path: Path) -> str:
-    """``path`` as one types it: relative where it lies below the current folder."""
+    """``path`` relative to the current folder where it is below it, else as it is."""
     whole = path.absolute()
     return str(whole.relative_to(Path.cwd())) if whole.is_relative_to(Path.cwd()) else str(path)
 
@@ -125,9 +125,12 @@ def interval(low: float | None, high: float | None) -> str:
 
 def leaderboard_table(rows: Sequence[Row], title: str) -> Table:
     """Baselines and finalists: search, validation and test score, interval, and the value of each task."""
+    from evomerge.report.tables import other_measure
+
     table = plain_table(title, ())
     table.add_column("model", no_wrap=True)
-    for name in ("search", "valid.", "test", "95 % interval"):
+    measured = other_measure(rows)
+    for name in (*([] if measured is None else [measured]), "search", "valid.", "test", "95 % interval"):
         table.add_column(name, justify="right", no_wrap=True)
     tasks = list(dict.fromkeys(t.task for row in rows for t in row.tasks))
     heads = {task.partition("_")[0] for task in tasks}  # a family's name says nothing in each column
@@ -138,7 +141,8 @@ def leaderboard_table(rows: Sequence[Row], title: str) -> Table:
         values = {t.task: t.test if row.test is not None else t.search for t in row.tasks}
         table.add_row(
             f"{row.name} *" if row.winner else row.name,
-            number(row.search),
+            *([] if measured is None else [number(row.search)]),
+            number(row.search if measured is None else row.search_metric),
             number(row.validation),
             number(row.test),
             interval(row.low, row.high),
@@ -151,5 +155,7 @@ def leaderboard_table(rows: Sequence[Row], title: str) -> Table:
         "* = the winner, chosen on validation items.\n"
         "Tasks: on test items where a model was scored on them, else on search items."
     )
+    if measured is not None:
+        table.caption += f"\n{measured}: what the search went by, on search items; all else by the metrics."
     table.caption_justify = "left"
     return table

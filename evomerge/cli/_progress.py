@@ -1,4 +1,4 @@
-"""How a search goes, on a terminal (live) or in a log (a line per generation)."""
+"""Progress of a search, on a terminal (live) or in a log (a line per generation)."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ __all__ = ["LiveProgress"]
 _PHASES = {
     "baselines": "Scoring the baselines",
     "search": "Searching",
+    "metrics": "Scoring baselines and best candidates by their metrics",
     "validation": "Validating the best candidates",
     "test": "Testing baselines and winner",
 }
@@ -66,7 +67,7 @@ class LiveProgress(Observer):
             self._live.stop()
 
     def on_start(self, study: Study) -> None:
-        """What is searched, and where it is stored."""
+        """Print what is searched, and where it is stored."""
         self._on_search()
         if self._quiet:
             return
@@ -82,7 +83,7 @@ class LiveProgress(Observer):
         console.print(f"Storage: {study.url}")
 
     def on_phase(self, progress: search_progress.Progress) -> None:
-        """A line for each phase that has something left to do."""
+        """Print a line for each phase that has something left to do."""
         if progress.done < progress.total:
             self._line(f"{_PHASES[progress.phase.value]}: {progress.total - progress.done} to go")
         for task in self._bar.task_ids:
@@ -93,7 +94,7 @@ class LiveProgress(Observer):
         self._draw(progress)
 
     def on_trial(self, trial: Trial, progress: search_progress.Progress) -> None:
-        """Baselines and failures get a line, everything moves the live view."""
+        """Print a line for a baseline or a failure, and update the live view."""
         if trial.failure is not None:
             self._line(f"  {trial.name} failed: {trial.failure.kind.value}: {trial.failure.reason}")
         elif trial.kind == "baseline":

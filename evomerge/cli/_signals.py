@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the command ends in order and says how to go on."""
+"""Ctrl-C and SIGTERM: the command shuts down cleanly and says how to continue."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from evomerge.cli._console import command_line, tell
 __all__ = ["STOPPED", "handling", "name_of", "stoppable"]
 
 STOPPED = 130
-"""The exit code of a command that was stopped by Ctrl-C or SIGTERM and can go on."""
+"""The exit code of a command that was stopped by Ctrl-C or SIGTERM and can be continued."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextlib.contextmanager
 def handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Inside, ``handler`` gets Ctrl-C and SIGTERM; afterwards whoever had them before."""
+    """Within, ``handler`` receives Ctrl-C and SIGTERM; afterwards the former handlers are back."""
     before = {number: signal.signal(number, handler) for number in _SIGNALS}
     try:
         yield
@@ -33,9 +33,9 @@ def handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]
 
 @contextlib.contextmanager
 def stoppable(told: str) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the block alike: it cleans up, then ``told`` and the command line are printed.
+    """Within, Ctrl-C and SIGTERM end the block: it cleans up, then ``told`` and the command line are printed.
 
-    The second one ends the process at once, wherever it is.
+    A second signal ends the process at once.
     """
     stopped = False
 
@@ -44,17 +44,17 @@ def stoppable(told: str) -> Iterator[None]:
         if stopped:
             os._exit(STOPPED)
         stopped = True
-        tell(f"\n{name_of(number)}: stopping; once more leaves at once.")
+        tell(f"\n{name_of(number)}: stopping; a second signal stops at once.")
         raise KeyboardInterrupt
 
     with handling(stop):
         try:
             yield
         except KeyboardInterrupt:
-            tell(f"{told} Again with:\n  {command_line()}")
+            tell(f"{told} Run it again with:\n  {command_line()}")
             raise typer.Exit(STOPPED) from None
 
 
 def name_of(number: int) -> str:
-    """The signal as a person knows it."""
+    """The name of the signal for messages."""
     return "Ctrl-C" if number == signal.SIGINT else "SIGTERM"

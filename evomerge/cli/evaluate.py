@@ -28,7 +28,7 @@ def command(
     split: Annotated[str, typer.Option(help="Items to score: search, validation or test.")] = "test",
     device: Annotated[str, typer.Option(help="Where to run: auto, cpu, cuda, cuda:1 ...")] = "auto",
     dtype: Annotated[
-        str | None, typer.Option(help="What the model calculates in; the experiment's if not given.")
+        str | None, typer.Option(help="Dtype of the computation; the experiment's if not given.")
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the scores as JSON, with every item.")] = False,
 ) -> None:
@@ -55,7 +55,7 @@ def command(
             folder=fitness.parent,
             device=resolve_device(device),
             dtype=dtype or workers.dtype,
-            model_backend=workers.engine,
+            engine=workers.chosen_engine,
             engine_args=workers.engine_args or {},
             quantization=workers.quantization,
         )

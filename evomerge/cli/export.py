@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from evomerge.cli._console import console, print_json, warn
+from evomerge.cli._console import console, print_json, say, warn
+from evomerge.cli._gate import FailUnlessBetter, pass_gate
 from evomerge.errors import OutputError
 
 __all__ = ["command"]
@@ -29,15 +30,19 @@ def command(
         str | None, typer.Option(help="URL of the storage; then STUDY is the name of a study in it.")
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
+    fail_unless_better: FailUnlessBetter = None,
 ) -> None:
     """Write the recipe of the best trial (or of another one) for evomerge merge."""
+    from evomerge.report.verdict_text import verdict_text
     from evomerge.runs.exporting import choose_trial, export_trial
     from evomerge.runs.opened_study import open_study
 
     to_stdout = output == Path("-")
     if to_stdout and json_:
-        raise OutputError("-o", "standard output takes either the recipe or --json", "Name a file.")
+        raise OutputError("-o", "the recipe and --json cannot both go to standard output", "Name a file.")
     with open_study(study, storage) as opened:
+        verdict = opened.verdict()
+        pass_gate(verdict, fail_unless_better)
         chosen, warning = choose_trial(opened) if trial is None else (opened.study.trial(trial), None)
         if warning is not None:
             warn(warning)
@@ -57,3 +62,5 @@ def command(
         )
     else:
         console.print(f"Wrote {output}: trial {exported.trial} ({exported.name}), {exported.summary()}")
+        if verdict is not None and verdict.winner.number == exported.trial:
+            say(verdict_text(verdict)[0])

@@ -36,7 +36,7 @@ def command(
             console.print(f"{stem:28} {first}")
         return
     if name not in ready:
-        raise RecipeError(name, "there is no such search space", did_you_mean(name, ready))
+        raise RecipeError(name, "no such search space", did_you_mean(name, ready))
     text = ready[name].read_text(encoding="utf-8")
     if output == Path("-"):
         sys.stdout.write(text)

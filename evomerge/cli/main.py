@@ -52,10 +52,10 @@ def _options(
 
 
 def main() -> None:
-    """Runs the command line.
+    """Run the command line.
 
-    Exit codes: 0 done; 1 a bug, with its traceback; 2 a mistake of the user's, with one message; 130 stopped
-    by Ctrl-C or SIGTERM, to be resumed.
+    Exit codes: 0 done; 1 a bug, with its traceback; 2 a user error, with one message; 3 the winner is
+    not shown to be better (``--fail-unless-better``); 130 stopped by Ctrl-C or SIGTERM, to be resumed.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forks after threads would warn at each task
     try:
@@ -69,7 +69,7 @@ def main() -> None:
     except OSError as exception:
         if exception.errno not in _DISK:
             raise
-        # Every place that writes says more itself; this is for the rest: temporary files, standard output.
+        # Places that write files raise an OutputError; this is for temporary files and standard output.
         place = f"{exception.filename}: " if exception.filename else ""
         print(f"Error: {place}cannot be written ({exception.strerror})", file=sys.stderr)  # noqa: T201
         sys.exit(2)

@@ -16,7 +16,7 @@ __all__ = ["command"]
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _SMALLEST = 10**6
-"""Bytes. In MergeKit's option 5B stands for five billion parameters; nobody wants shards of five bytes."""
+"""Sizes in bytes. In MergeKit's option 5B means five billion parameters; here it is refused as five bytes."""
 _FINGERPRINT = re.compile(r"^# evomerge-fingerprint: ([0-9a-f]{32})\s*$", re.MULTILINE)
 
 
@@ -27,7 +27,7 @@ def command(
         str | None,
         typer.Option(help="Dtype of the output: float32, bfloat16 or float16; the recipe's if not given."),
     ] = None,
-    shard_size: Annotated[str, typer.Option(help="Most bytes in one weights file, such as 5GB.")] = "5GB",
+    shard_size: Annotated[str, typer.Option(help="Largest size of one weights file, such as 5GB.")] = "5GB",
     device: Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1 ...")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores if not given.")] = None,
     truncate_embeddings: Annotated[
@@ -102,5 +102,5 @@ def _bytes(text: str) -> int:
     if size < _SMALLEST:
         number = match.group(1)
         hint = f"Did you mean {number}GB?" if match.group(2).upper() in ("", "B") else "Write 5GB or 500MB."
-        raise RecipeError("--shard-size", f"{text!r} are {size} bytes, and the least is 1MB", hint)
+        raise RecipeError("--shard-size", f"{text!r} is {size} bytes; it must be at least 1MB", hint)
     return size

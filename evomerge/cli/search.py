@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from evomerge.cli._agreement import show_agreement
 from evomerge.cli._console import (
     command_line,
     console,
@@ -22,6 +23,7 @@ from evomerge.cli._console import (
     warn,
     warn_of_trust,
 )
+from evomerge.cli._gate import FailUnlessBetter, pass_gate
 from evomerge.cli._signals import STOPPED, handling, name_of
 
 if TYPE_CHECKING:
@@ -34,7 +36,10 @@ __all__ = ["command"]
 def command(
     experiment: Annotated[Path, typer.Argument(help="The experiment file (YAML).")],
     trials: Annotated[
-        int | None, typer.Option(min=1, help="Candidates of all runs together; more than before goes on.")
+        int | None,
+        typer.Option(
+            min=1, help="Candidates of all runs together; a larger number continues a finished study."
+        ),
     ] = None,
     study: Annotated[
         str | None, typer.Option(help="Name of the study; the experiment's if not given.")
@@ -53,8 +58,9 @@ def command(
     json_: Annotated[
         bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")
     ] = False,
+    fail_unless_better: FailUnlessBetter = None,
 ) -> None:
-    """Search for the best merge; goes on where an earlier run of the same study ended."""
+    """Search for the best merge; continues an earlier run of the same study."""
     from evomerge.runs.experiment import Experiment
     from evomerge.runs.run import Run
 
@@ -70,11 +76,12 @@ def command(
     }
     loaded = Experiment.load(experiment, {k: v for k, v in overrides.items() if v is not None})
     warn_of_trust(loaded.fitness)
-    _Search(Run(loaded), quiet=json_).run()
+    found = _Search(Run(loaded), quiet=json_).run()
+    pass_gate(found.verdict, fail_unless_better)
 
 
 class _Search:
-    """One call of the command: shows how the search goes, and ends it in order on Ctrl-C."""
+    """One call of the command: shows progress, and ends the search cleanly on Ctrl-C."""
 
     def __init__(self, run: Run, *, quiet: bool) -> None:
         self._run = run
@@ -82,7 +89,7 @@ class _Search:
         self._stop_asked = False
         self._searching = False
 
-    def run(self) -> None:
+    def run(self) -> Found:
         from evomerge.cli._progress import LiveProgress
         from evomerge.search.controller import Ending
         from evomerge.search.stream import DriftError
@@ -100,9 +107,10 @@ class _Search:
                 self._say_how_to_go_on("Stopped; nothing is lost.")
                 raise typer.Exit(STOPPED)
             self._report(found)
+            return found
 
     def _successor(self, hint: str) -> str:
-        """``hint`` with the command that starts a study in place of this one."""
+        """``hint`` with the command that starts a successor of this study."""
         from evomerge.study.storage import redact
 
         experiment = self._run.experiment
@@ -115,15 +123,21 @@ class _Search:
 
     def _report(self, found: Found) -> None:
         from evomerge.report.tables import study_document
+        from evomerge.report.verdict_text import verdict_text
         from evomerge.search.controller import Ending
 
         if self._quiet:
             with self._run.study() as opened:
-                print_json(study_document(opened.study, found.leaderboard))
+                print_json(study_document(opened.study, found.leaderboard, found.verdict, found.agreement))
             return
         console.print()
         title = f"{self._run.experiment.name}: {found.candidates} candidates"
         console.print(leaderboard_table(found.leaderboard, title))
+        if found.verdict is not None:
+            console.print()
+        for sentence in () if found.verdict is None else verdict_text(found.verdict):
+            say(sentence)
+        show_agreement(found.agreement)
         if found.ending is Ending.CONVERGED:
             console.print("The search converged before its budget was spent.")
         _next_steps(self._run.experiment)
@@ -132,7 +146,8 @@ class _Search:
     def _interruptible(self) -> Iterator[None]:
         """The first Ctrl-C (or SIGTERM) ends the search after the running candidate, the second at once.
 
-        Where no candidate is running (models are being opened, say), the first ends it at once as well.
+        Where no candidate is running (while models are opened, for example), the first ends it at once as
+        well.
         """
 
         def ask(number: int, _: object) -> None:
@@ -141,8 +156,8 @@ class _Search:
             self._stop_asked = True
             if not self._quiet:
                 say(
-                    f"\n{name_of(number)}: finishing the candidate that is running; "
-                    "once more leaves at once and loses only that."
+                    f"\n{name_of(number)}: finishing the running candidate; "
+                    "a second signal stops at once, and only that candidate is lost."
                 )
 
         with handling(ask):
@@ -153,8 +168,8 @@ class _Search:
                 raise typer.Exit(STOPPED) from None
 
     def _say_how_to_go_on(self, text: str) -> None:
-        """Also where standard output is a document."""
-        (tell if self._quiet else console.print)(f"\n{text} Go on with:\n  {command_line()}")
+        """Print ``text`` and the command line, on standard error where standard output is a document."""
+        (tell if self._quiet else console.print)(f"\n{text} Continue with:\n  {command_line()}")
 
 
 def _next_steps(experiment: Experiment) -> None:

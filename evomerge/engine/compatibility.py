@@ -1,4 +1,4 @@
-"""Whether models fit together: what they store, its names and shapes. Every offending tensor is listed."""
+"""Whether models can be merged: what they store, its names and shapes. Every offending tensor is listed."""
 
 from __future__ import annotations
 
@@ -9,11 +9,18 @@ from evomerge.checkpoints.quantization import quantization_of
 from evomerge.engine.ignored import pattern_for
 from evomerge.engine.layers import comes_before_layers
 from evomerge.engine.layout import Layout, Operands
-from evomerge.engine.modules import part_of
+from evomerge.engine.model_names import unneeded_names
+from evomerge.engine.modules import module_of
 from evomerge.engine.plan import Input
 from evomerge.errors import CheckpointError
 
-__all__ = ["check_extra", "check_inputs", "check_modules", "check_not_quantized", "unused_tensors"]
+__all__ = [
+    "check_modules",
+    "check_not_quantized",
+    "check_same_tensors",
+    "check_shapes",
+    "unused_tensors",
+]
 
 _LISTED = 8
 _QUANTIZED = (
@@ -28,10 +35,10 @@ _HINT = "Are these fine-tunes of one model?"
 
 
 def check_not_quantized(checkpoints: Mapping[str, Checkpoint]) -> None:
-    """Checks that the weights of models are numbers, not codes.
+    """Check that the weights of models are not quantized.
 
     Raises:
-        CheckpointError: Those of some models are quantized; each is named.
+        CheckpointError: Some are; each model is named.
     """
     found = {model: q for model, c in checkpoints.items() if (q := quantization_of(c)) is not None}
     if not found:
@@ -45,26 +52,20 @@ def check_not_quantized(checkpoints: Mapping[str, Checkpoint]) -> None:
     raise CheckpointError("models", listing, hint)
 
 
-def check_inputs(
+def check_shapes(
     inputs_of: Iterable[tuple[str, Sequence[Input]]], checkpoints: Mapping[str, Checkpoint]
 ) -> None:
-    """Checks that all inputs of each output tensor exist and are of one shape.
+    """Check that the inputs of each output tensor, all of which exist, are of one shape.
 
     Raises:
         CheckpointError: Some are not.
     """
-    missing, unequal = [], []
+    unequal = []
     for name, inputs in inputs_of:
-        absent = [i for i in inputs if i.tensor not in checkpoints[i.model].tensors]
-        missing += [f"{i.tensor} in {i.model}" for i in absent]
-        if absent:
-            continue
         shapes = {i.model: checkpoints[i.model].tensors[i.tensor].shape for i in inputs}
         if len(set(shapes.values())) > 1:
             each = ", ".join(f"{m} {list(shape)}" for m, shape in shapes.items())
             unequal.append(f"{name}: {each}")
-    if missing:
-        raise CheckpointError("models", _listing("tensors are missing", missing), _HINT)
     if unequal:
         embeddings = any(comes_before_layers(t) or "lm_head" in t for t in unequal)
         cure = "Embeddings of unequal size need a tokenizer section (`tokenizer: {source: base}`)."
@@ -73,51 +74,89 @@ def check_inputs(
 
 
 def check_modules(layout: Layout) -> None:
-    """Checks that every model has something of each of the modules that it is merged into.
+    """Check that every model has tensors of each module that it is merged into.
 
     Raises:
-        CheckpointError: One has not, as a language model that is merged into an image encoder.
+        CheckpointError: One has none, as a language model that is merged into an image encoder.
     """
-    for part in layout.parts:
-        for model in layout.merged_models(part) if part.name else ():
-            if not any(part_of(name, layout.parts) == part for name in layout.checkpoints[model].tensors):
+    for module in layout.modules:
+        for model in layout.merged_models(module) if module.name else ():
+            if not any(
+                module_of(name, layout.modules) == module for name in layout.checkpoints[model].tensors
+            ):
                 raise CheckpointError(
                     model,
-                    f"has no tensors of the module {part.name}",
+                    f"has no tensors of the module {module.name}",
                     "List it only in modules that it has.",
                 )
 
 
-def check_extra(layout: Layout, outputs: Iterable[str]) -> None:
-    """Checks that no model has tensors that the others lack: it would be another architecture.
+def check_same_tensors(layout: Layout, inputs_of: Mapping[str, Sequence[Input]]) -> None:
+    """Check that all models have the tensors of the config source, and no others.
 
-    Models that recipes slice may be deeper than the output.
+    ``inputs_of`` are the inputs by output tensor. Models that recipes slice may be deeper than the output.
 
     Raises:
-        CheckpointError: One has.
+        CheckpointError: A model lacks some, or has others. Tensors that transformers does not load into the
+            config source's model can be ignored, which is suggested.
     """
-    used = set(outputs)
-    extra = [
-        (name, model)
-        for part in layout.parts
-        for model in layout.merged_models(part)
-        if part.models is not None
+    missing = {
+        (i.tensor, i.model): None
+        for inputs in inputs_of.values()
+        for i in inputs
+        if i.tensor not in layout.checkpoints[i.model].tensors
+    }
+    extra = {
+        (name, model): None
+        for module in layout.modules
+        for model in layout.merged_models(module)
+        if module.models is not None
         for name in layout.checkpoints[model].tensors
-        if name not in used and part_of(name, layout.parts) in (part, None) and not layout.is_left_out(name)
-    ]
-    if extra:
-        patterns = ", ".join(f'"{p}"' for p in pattern_for((name for name, _ in extra), used))
-        raise CheckpointError(
-            "models",
-            _listing(
-                f"tensors are not in {layout.config_source}", [f"{name} in {model}" for name, model in extra]
-            ),
-            f"{_HINT} To merge without these tensors, write into the recipe: ignore: [{patterns}]",
+        if name not in inputs_of
+        and module_of(name, layout.modules) in (module, None)
+        and not layout.is_left_out(name)
+    }
+    listings = [
+        _listing(what, [f"{name} in {model}" for name, model in found])
+        for what, found in (
+            ("tensors are missing", missing),
+            (f"tensors are not in {layout.config_source}", extra),
         )
+        if found
+    ]
+    if listings:
+        hint = _ignore_hint(layout, inputs_of, dict(missing), dict(extra))
+        raise CheckpointError("models", "\n".join(listings), hint)
+
+
+def _ignore_hint(
+    layout: Layout,
+    outputs: Iterable[str],
+    missing: Iterable[tuple[str, str]],
+    extra: Iterable[tuple[str, str]],
+) -> str:
+    """What to do about tensors that only some models have."""
+    source = layout.checkpoints[layout.config_source]
+    others = dict.fromkeys(name for name, _ in (*missing, *extra))
+    unneeded = unneeded_names(source.config, dict.fromkeys((*source.tensors, *others)))
+    patterns = pattern_for(
+        [name for name in others if name in unneeded],
+        [name for name in (*outputs, *others) if name not in others or name not in unneeded],
+    )
+    hints = [_HINT]
+    if any(name not in unneeded for name, _ in extra):
+        hints = [f"Is {layout.config_source} complete, and does config.json describe it? {_HINT}"]
+    if patterns:
+        listed = ", ".join(f'"{pattern}"' for pattern in patterns)
+        hints.append(
+            f"To merge without tensors that {layout.config_source} does not need, write into the recipe: "
+            f"ignore: [{listed}]"
+        )
+    return " ".join(hints)
 
 
 def unused_tensors(layout: Layout, operands: Iterable[Operands]) -> dict[str, tuple[str, ...]]:
-    """The tensors of each model that the output does without, as models compute or tie them."""
+    """The tensors of each model that are not in the output, as models compute or tie them."""
     used = {input_ for each in operands for input_ in each.inputs}
     found = {
         model: tuple(

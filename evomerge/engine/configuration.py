@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 __all__ = [
-    "Origin",
+    "LayerOrigin",
     "is_by_layer",
     "is_tied",
     "layer_count",
@@ -33,8 +33,8 @@ _LAST = re.compile(r"layer.*(end|last)|(end|last).*layer")
 
 
 @dataclass(frozen=True)
-class Origin:
-    """Where an output layer comes from: layer ``index`` of the model with ``config``."""
+class LayerOrigin:
+    """The layer that an output layer comes from: layer ``index`` of the model with ``config``."""
 
     config: Mapping[str, Any]
     index: int
@@ -74,7 +74,7 @@ def is_tied(config: Mapping[str, Any]) -> bool | None:
     return None
 
 
-def resize(config: dict[str, Any], depth: int, origins: Sequence[Origin], *, has_encoder: bool) -> None:
+def resize(config: dict[str, Any], depth: int, origins: Sequence[LayerOrigin], *, has_encoder: bool) -> None:
     """Changes ``config``, of a model with ``depth`` layers, into that of the layers ``origins``, in place.
 
     The counts of layers, and whatever is said layer by layer: lists with an entry for each, strings with a
@@ -93,14 +93,15 @@ def resize(config: dict[str, Any], depth: int, origins: Sequence[Origin], *, has
                 part[key] = _by_layer(
                     key, value, depth, [(_at(o.config, path, key, value), o.index) for o in origins]
                 )
-    if not counted:  # transformers leaves out of nested configurations what is as usual
+    if not counted:  # transformers omits defaults from nested configurations
         parts[-1][1][_COUNTS[0]] = len(origins)
 
 
 def resize_module(config: dict[str, Any], depth: int, new: int) -> bool:
-    """Changes the count of layers of a module besides the main one, in place; False where it is not plain.
+    """Changes the number of layers of a module besides the main one, in place; False where it is ambiguous.
 
-    It is plain where one number in the configuration counts ``depth`` layers outside the text decoder.
+    It is clear where exactly one number in the configuration counts ``depth`` layers outside the text
+    decoder.
     """
     keys = (*_COUNTS, *_ENCODER_COUNTS, "depth")
     text = [id(part) for part in text_parts(config)[1:]]
@@ -157,9 +158,9 @@ def _by_layer(key: str, value: Any, depth: int, origins: Sequence[tuple[Any, int
 
 
 def _list_by_layer(key: str, value: list[Any], depth: int, origins: Sequence[tuple[Any, int]]) -> list[Any]:
-    if _is_runs(value) and _unrolled_length(value) == depth:
-        if all(_is_runs(own) and index < _unrolled_length(own) <= _LONGEST_RUN for own, index in origins):
-            return [[[_unrolled(own)[index]], 1] for own, index in origins]
+    if _is_runs(value) and _unrolled_size(value) == depth:
+        if all(_is_runs(own) and index < _unrolled_size(own) <= _LONGEST_RUN for own, index in origins):
+            return [[[_unroll(own)[index]], 1] for own, index in origins]
         return value
     if _INDICES.search(key) and _is_indices(value, depth, len(value)):
         return [i for i, (own, index) in enumerate(origins) if index in own]
@@ -182,9 +183,9 @@ def _is_runs(value: Sequence[Any]) -> bool:
     )
 
 
-def _unrolled_length(runs: Sequence[Any]) -> int:
+def _unrolled_size(runs: Sequence[Any]) -> int:
     return sum(len(kinds) * max(0, times) for kinds, times in runs)
 
 
-def _unrolled(runs: Sequence[Any]) -> list[Any]:
+def _unroll(runs: Sequence[Any]) -> list[Any]:
     return [kind for kinds, times in runs for _ in range(times) for kind in kinds]

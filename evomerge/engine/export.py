@@ -1,4 +1,4 @@
-"""The same plan, to disk: a model folder that transformers loads."""
+"""Merges to disk: a model folder that transformers loads."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from evomerge.checkpoints.checkpoint import Checkpoint
-from evomerge.checkpoints.files import read_json, recoded
+from evomerge.checkpoints.files import read_json, recode
 from evomerge.checkpoints.output_path import Protected, check_target, output_path
 from evomerge.checkpoints.writer import CheckpointWriter
 from evomerge.engine.compute import ComputePool, merge_tensor
 from evomerge.engine.fingerprint import fingerprint
 from evomerge.engine.header import check_header
-from evomerge.engine.ignored import numbered
+from evomerge.engine.ignored import group_by_number
 from evomerge.engine.inputs import Inputs
 from evomerge.engine.plan import MergePlan, TensorPlan
 from evomerge.engine.recipe_faults import with_faults
@@ -36,12 +36,12 @@ _SIDE_FILES = (
     "video_preprocessor_config.json",
     "image_processor*.json",
 )
-"""What of the config source's folder belongs to the model besides weights, configuration and tokenizer."""
+"""Files of the config source that are copied besides weights, configuration and tokenizer."""
 
 
 @dataclass(frozen=True)
 class MergeOptions:
-    """How a merge is carried out; but for ``truncate_embeddings`` none of it changes a bit of the weights."""
+    """How a merge is carried out; only ``truncate_embeddings`` changes the weights."""
 
     shard_bytes: int = 5 * 10**9
     overwrite: bool = False
@@ -56,7 +56,7 @@ class MergeOptions:
 
 @dataclass(frozen=True)
 class MergeResult:
-    """What was written: the fingerprint of the weights, their size, and what is worth a warning."""
+    """What was written: the fingerprint of the weights, their size, and warnings."""
 
     fingerprint: str
     tensors: int
@@ -135,9 +135,9 @@ def _write_weights(
     def fill(tensor: TensorPlan) -> Digest:
         def release(first: int, end: int | None) -> None:
             for part in tensor.inputs:
-                checkpoints[part.model].let_go(part.tensor, first, end)
+                checkpoints[part.model].release(part.tensor, first, end)
 
-        # Statistics serve one tensor here and are dropped with it: a merge measures each tensor once.
+        # A merge measures each tensor once, so statistics are dropped with their tensor.
         digest = merge_tensor(
             tensor,
             read,
@@ -164,9 +164,9 @@ def _write_side_files(merge_plan: MergePlan, writer: CheckpointWriter) -> None:
     found = {file.name: file for pattern in _SIDE_FILES for file in folder.glob(pattern) if file.is_file()}
     for file in (*(found[name] for name in sorted(found)), *tokenizer_files(merge_plan.tokenizer.path)):
         if file.name == "generation_config.json" and merge_plan.renumber is not None:
-            generation = merge_plan.renumber.applied(read_json(file))
+            generation = merge_plan.renumber.apply(read_json(file))
             writer.write_text(file.name, json.dumps(generation, indent=2) + "\n")
-        elif (text := recoded(file)) is not None:
+        elif (text := recode(file)) is not None:
             writer.write_text(file.name, text)
         else:
             writer.copy(file)
@@ -193,8 +193,8 @@ def _card(
 
 
 def _left_out(heading: str, models: Mapping[str, Sequence[str]]) -> str:
-    """A list of tensors by model, those of all layers in one word; nothing where there are none."""
+    """A list of tensors by model, those of all layers as one pattern; empty where there are none."""
     if not models:
         return ""
-    lines = [f"- `{model}`: {', '.join(numbered(names))}\n" for model, names in models.items()]
+    lines = [f"- `{model}`: {', '.join(group_by_number(names))}\n" for model, names in models.items()]
     return f"{heading}:\n\n{''.join(lines)}\n"

@@ -10,12 +10,12 @@ from fnmatch import fnmatchcase
 from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.errors import CheckpointError
 
-__all__ = ["numbered", "pattern_for", "unused_patterns", "without_ignored"]
+__all__ = ["group_by_number", "pattern_for", "unused_patterns", "without_ignored"]
 
 _WRAPPER = re.compile(r"^(?:_orig_mod\.|module\.|base_model\.model\.|pretrained_model\.)+")
 _INDEX = re.compile(r"(?<=\.)[0-9]+(?=\.|$)")
 _INNER = ("model", "transformer", "language_model")
-"""Modules with most of the weights: a pattern for all of one would be too wide."""
+"""Modules with most of the weights: a pattern for the whole module would be too wide."""
 
 
 def without_ignored(
@@ -52,7 +52,7 @@ def unused_patterns(patterns: Iterable[str], ignored: Mapping[str, Sequence[str]
     return [p for p in dict.fromkeys(patterns) if not any(fnmatchcase(name, p) for name in names)]
 
 
-def numbered(names: Iterable[str]) -> tuple[str, ...]:
+def group_by_number(names: Iterable[str]) -> tuple[str, ...]:
     """``names`` as code in Markdown; those that differ only in numbers as one, with ``*`` there."""
     groups: dict[str, list[str]] = {}
     for name in names:
@@ -64,7 +64,7 @@ def numbered(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def pattern_for(names: Iterable[str], kept: Iterable[str]) -> tuple[str, ...]:
-    """Patterns that match all of ``names`` and none of ``kept``, as short as they may be."""
+    """Patterns that match all of ``names`` and none of ``kept``, as short as possible."""
     rest = tuple(kept)
     patterns: list[str] = []
     for name in names:

@@ -1,4 +1,4 @@
-"""Merges in memory: resident sources, and weights of a model that each merge is written into."""
+"""Merges in memory: resident sources, and the weights of a model that each merge is written into."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Weights(Protocol):
 
 
 WeightsFor = Callable[[Recipe, MergePlan], Weights]
-"""The weights that have room for the plan of a recipe, of a new model where the last one does not fit."""
+"""Returns weights that fit the plan of a recipe, of a new model where the last one does not fit."""
 
 TakeTensors = Callable[[Iterator[tuple[str, Tensor]]], None]
 """What takes the tensors of a merge, by their names in files, one after the other."""
@@ -48,7 +48,7 @@ class InPlaceMerge:
     for them: on ``device``, in pinned host memory, or in mapped files, which the page cache keeps.
     ``itemsize`` is that of the weights, in bytes, where it is not that of the recipe's output dtype.
 
-    Not safe for use from several threads; it uses ``threads`` threads of its own.
+    Not thread-safe; it uses ``threads`` threads of its own.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class InPlaceMerge:
         return fingerprint(merge_plan.tensors, digests)
 
     def _forget_changed(self, merge_plan: MergePlan) -> None:
-        """Drops what is known of inputs that are others now: another stage, another vocabulary."""
+        """Drops what is known of inputs that have changed: another stage, another vocabulary."""
         for model, checkpoint in merge_plan.checkpoints.items():
             known = self._known.get(model)
             if known is checkpoint:
@@ -159,7 +159,7 @@ class InPlaceMerge:
 
     def _read(self, model: str, name: str) -> Tensor:
         checkpoint = self._known[model]
-        if self._sources_in is SourcesIn.MAPPED and checkpoint.mapped(name):
+        if self._sources_in is SourcesIn.MAPPED and checkpoint.is_mapped(name):
             return checkpoint.read(name).to(self._device)
         key = (model, name)
         if key not in self._resident:

@@ -1,4 +1,4 @@
-"""What recipes are merged from: open models, the stages of a recipe, vocabularies brought to one."""
+"""The inputs of recipes: open models, stages, and models aligned to one spelling and one vocabulary."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Inputs:
     """Plans recipes over ``checkpoints`` (by the names that recipes use).
 
     Stages and vocabularies that did not change since the last recipe are kept, so that what was measured on
-    them stays valid: a plan whose checkpoint is the same object reads the same weights.
+    them stays valid: where the checkpoint is the same object, the weights are the same.
     """
 
     def __init__(self, checkpoints: Mapping[str, Checkpoint], *, truncate_embeddings: bool = False) -> None:
@@ -42,7 +42,7 @@ class Inputs:
         self._unified_cache: dict[_UnifiedKey, tuple[UnifiedModels, tuple[Checkpoint, ...]]] = {}
 
     def plan(self, recipe: Recipe) -> MergePlan:
-        """The plan of ``recipe``; if there is one, the merge can run.
+        """The plan of ``recipe``; if it can be made, the merge can run.
 
         Raises:
             RecipeError: An unknown method or parameter, a value out of bounds, layers that do not exist.
@@ -82,11 +82,11 @@ class Inputs:
                     ignored[model] = tuple(dict.fromkeys((*ignored.get(model, ()), *names)))
         unused = unused_patterns(patterns, ignored)
         warnings = [f"ignore: {pattern!r} matches no tensor" for pattern in unused]
-        left_out = plan.left_out.joined(LeftOut(ignored))
+        left_out = plan.left_out.join(LeftOut(ignored))
         stages = [merge.name for merge in recipes]
         for model in dict.fromkeys(model for merge in recipes for model in merge.inputs()):
             of = "" if stage_of(model, stages) is not None else model
-            left_out = left_out.joined(pool[model].left_out, of)
+            left_out = left_out.join(pool[model].left_out, of)
         return replace(plan, warnings=(*plan.warnings, *warnings), left_out=left_out)
 
     def _without_ignored(
@@ -97,7 +97,7 @@ class Inputs:
             return checkpoint, ()
         key = (model, patterns, id(checkpoint))
         if key not in self._ignoring:
-            for old in [k for k in self._ignoring if k[:2] == key[:2]]:  # of a stage that is made anew
+            for old in [k for k in self._ignoring if k[:2] == key[:2]]:  # of a stage that was planned again
                 del self._ignoring[old]
             self._ignoring[key] = (*without_ignored(model, checkpoint, patterns), checkpoint)
         return self._ignoring[key][:2]
@@ -147,13 +147,13 @@ class Inputs:
             # One per main recipe and stage; more only where a search changes which models it merges.
             while len(self._alignments) > _KEPT + len(self._stages):
                 self._alignments.pop(next(iter(self._alignments)))
-            self._alignments[key] = self._aligned(recipe, checkpoints)
+            self._alignments[key] = self._align(recipe, checkpoints)
         return plan_merge(recipe, self._alignments[key])
 
-    def _aligned(self, recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> Alignment:
+    def _align(self, recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> Alignment:
         config_source = config_source_of(recipe)
         drop_equal = "key" in get_method(recipe.merge_method).context  # each tensor at random by its name
-        unified = self._unified(checkpoints, config_source, drop_equal=drop_equal)
+        unified = self._unify(checkpoints, config_source, drop_equal=drop_equal)
         made = self._one_vocabulary(recipe, unified.checkpoints, config_source)
         own = (f"{model}: {text}" for model, c in checkpoints.items() for text in c.warnings)
         merged = {model: checkpoints[model] for model in dict.fromkeys((config_source, *recipe.merged()))}
@@ -163,7 +163,7 @@ class Inputs:
             made, warnings=(*own, *unified.warnings, *differing, *made.warnings), left_out=left_out
         )
 
-    def _unified(
+    def _unify(
         self, checkpoints: Mapping[str, Checkpoint], config_source: str, *, drop_equal: bool
     ) -> UnifiedModels:
         """The checkpoints in one spelling; the same objects for the same checkpoints."""
@@ -195,11 +195,11 @@ _KEPT = 4
 _IgnoredKey = tuple[str, tuple[str, ...], int]
 """Model, patterns, and the checkpoint by identity (it is kept with the value)."""
 _UnifiedKey = tuple[str, bool, tuple[tuple[str, int], ...]]
-"""Donor, what becomes of second copies, and the checkpoints by identity (they are kept with the value)."""
+"""Config source, whether equal copies are dropped, and the checkpoints by identity (kept with the value)."""
 
 
 def _in_order(recipe: Recipe) -> list[Recipe]:
-    """The stages that the recipe needs, each after those that it is made from; there is no circle."""
+    """The stages that the recipe needs, each after those that it is made from; there are no cycles."""
     by_name = {stage.name: stage for stage in recipe.stages}
     found: dict[str, Recipe] = {}
 

@@ -1,4 +1,4 @@
-"""What a layer-stack keeps of each layer besides its weights: sliding or full attention, rope or none.
+"""Keeps the kind of each layer of a layer-stack: sliding or full attention, with or without rope.
 
 Many configurations state a rule (``sliding_window_pattern: 6``, ``no_rope_layer_interval: 4``) that counts
 positions, so a layer in another place would become another kind of layer. transformers works the rule out
@@ -14,14 +14,14 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evomerge.engine.configuration import Origin, is_by_layer, text_sections
+from evomerge.engine.configuration import LayerOrigin, is_by_layer, text_sections
 from evomerge.engine.model_names import ModelNames, parse_config
 from evomerge.errors import RecipeError
 
 __all__ = ["check_layer_kinds", "with_lists"]
 
 _BY_POSITION = ("scale_attn_by_inverse_layer_idx",)
-"""Settings that make a layer compute something else at another position, without a trace in its module."""
+"""Settings that make a layer depend on its position, which its module does not show."""
 _HINT = "Choose layers whose kinds follow the model's own order, such as whole periods of its pattern."
 _SHOWN = 80
 
@@ -49,7 +49,7 @@ def _with_lists(text: str, depth: int) -> dict[str, Any]:
     return config
 
 
-def check_layer_kinds(config: Mapping[str, Any], origins: Sequence[Origin]) -> None:
+def check_layer_kinds(config: Mapping[str, Any], origins: Sequence[LayerOrigin]) -> None:
     """Check that layer i of a model with ``config`` computes what the layer ``origins[i]`` did.
 
     Models that transformers cannot build, and layers of another class of model, are not compared.

@@ -8,14 +8,14 @@ from functools import cached_property
 
 from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.engine.layers import comes_before_layers, find_stacks
-from evomerge.engine.modules import Part, find_parts, part_of
+from evomerge.engine.modules import OutputModule, find_modules, module_of
 from evomerge.engine.optional_tensors import is_left_out
 from evomerge.engine.plan import Input
 from evomerge.errors import CheckpointError, RecipeError
 from evomerge.methods import Base, MergeMethod
 from evomerge.recipe import Parameters, Recipe, Slice, Source
 
-__all__ = ["Layout", "Operands", "Segment", "Slot", "config_source_of", "first_layer"]
+__all__ = ["Layout", "Operands", "OutputTensor", "Segment", "config_source_of", "first_layer"]
 
 
 def config_source_of(recipe: Recipe) -> str:
@@ -32,7 +32,7 @@ def first_layer(source: Source) -> int:
 class Segment:
     """A run of output layers, what they are merged from, and the scopes of their parameters."""
 
-    part: Part
+    module: OutputModule
     sources: tuple[Source, ...]
     base: str | None
     scopes: tuple[Parameters, ...]
@@ -50,8 +50,8 @@ class Operands:
 
 
 @dataclass(frozen=True)
-class Slot:
-    """One output tensor before its numbers are known: its place in a segment and its name in each model.
+class OutputTensor:
+    """One output tensor before its parameters are known: its segment and its name in each model.
 
     ``position`` is that of its layer in the segment, from 0 to 1.
     """
@@ -90,7 +90,7 @@ class Layout:
     def __init__(self, recipe: Recipe, checkpoints: Mapping[str, Checkpoint], method: MergeMethod) -> None:
         self.config_source = config_source_of(recipe)
         self.checkpoints = {model: checkpoints[model] for model in recipe.merged()}
-        self.parts = find_parts(recipe, checkpoints[self.config_source].tensors)
+        self.modules = find_modules(recipe, checkpoints[self.config_source].tensors)
         self.stacks = {m: find_stacks(c.tensors, c.config) for m, c in self.checkpoints.items()}
         self._recipe = recipe
         self._method = method
@@ -99,76 +99,76 @@ class Layout:
     # ----------------------------------------------------------------- layers
 
     @cached_property
-    def segments(self) -> Mapping[Part, tuple[Segment, ...]]:
-        """The runs of layers of each part, in order.
+    def segments(self) -> Mapping[OutputModule, tuple[Segment, ...]]:
+        """The runs of layers of each module, in order.
 
         Raises:
             RecipeError: Layers that do not exist.
             CheckpointError: Models of unequal depth.
         """
         return {
-            part: (self._whole(part),) if part.models is not None else self._slices(part)
-            for part in self.parts
+            module: (self._whole(module),) if module.models is not None else self._slices(module)
+            for module in self.modules
         }
 
-    def sliced(self, part: Part, model: str) -> tuple[str, ...]:
-        """The stacks of ``model`` that slices of ``part`` speak of: the main ones, or the deepest."""
-        key = (part.prefix, model)
+    def sliced(self, module: OutputModule, model: str) -> tuple[str, ...]:
+        """The stacks of ``model`` that slices of ``module`` speak of: the main ones, or the deepest."""
+        key = (module.prefix, model)
         if key not in self._sliced:
             stacks = self.stacks[model]
-            inside = [p for p in stacks.depths if part_of(p, self.parts) == part]
+            inside = [p for p in stacks.depths if module_of(p, self.modules) == module]
             deepest = max(inside, key=lambda p: stacks.depths[p], default=None)
             is_main = stacks.main in inside
             self._sliced[key] = stacks.sliced if is_main else (deepest,) if deepest is not None else ()
         return self._sliced[key]
 
-    def depth(self, part: Part, model: str) -> int:
-        """The number of layers of ``model`` that slices of ``part`` choose from."""
-        sliced = self.sliced(part, model)
+    def depth(self, module: OutputModule, model: str) -> int:
+        """The number of layers of ``model`` that slices of ``module`` choose from."""
+        sliced = self.sliced(module, model)
         return self.stacks[model].depths[sliced[0]] if sliced else 0
 
-    def merged_models(self, part: Part) -> tuple[str, ...]:
-        """The models whose weights take part; for some methods the base only gives its configuration."""
-        listed = [s.model for s in self._sources(part)]
+    def merged_models(self, module: OutputModule) -> tuple[str, ...]:
+        """The models whose weights are merged in ``module``; for some methods the base only configures it."""
+        listed = [s.model for s in self._sources(module)]
         if self._method.base is Base.NONE or self._recipe.base_model is None:
             return tuple(dict.fromkeys(listed))
         return tuple(dict.fromkeys([self._recipe.base_model, *listed]))
 
-    def _sources(self, part: Part) -> tuple[Source, ...]:
-        """The models of ``part``; a method without a base takes an unlisted base model as its last input."""
-        listed, base = part.models or (), self._recipe.base_model
+    def _sources(self, module: OutputModule) -> tuple[Source, ...]:
+        """The models of ``module``; where the method has no base, an unlisted base model is the last one."""
+        listed, base = module.models or (), self._recipe.base_model
         takes_it = self._method.base is Base.NONE and self._method.models[1] is None
         if not listed or not takes_it or base is None or any(s.model == base for s in listed):
             return listed
         return (*listed, Source(model=base))
 
-    def _whole(self, part: Part) -> Segment:
-        depths = {m: self.depth(part, m) for m in self.merged_models(part)}
+    def _whole(self, module: OutputModule) -> Segment:
+        depths = {m: self.depth(module, m) for m in self.merged_models(module)}
         if len(set(depths.values())) > 1:
             each = ", ".join(f"{m} has {n}" for m, n in depths.items())
             raise CheckpointError("models", f"the models differ in their number of layers: {each}")
-        scopes = (*part.scopes, self._recipe.parameters)
+        scopes = (*module.scopes, self._recipe.parameters)
         depth = next(iter(depths.values()))
-        return Segment(part, self._sources(part), self._recipe.base_model, scopes, 0, depth)
+        return Segment(module, self._sources(module), self._recipe.base_model, scopes, 0, depth)
 
-    def _slices(self, part: Part) -> tuple[Segment, ...]:
+    def _slices(self, module: OutputModule) -> tuple[Segment, ...]:
         segments: list[Segment] = []
-        for i, slice_ in enumerate(part.slices or ()):
+        for i, slice_ in enumerate(module.slices or ()):
             base = slice_.base_model if slice_.base_model is not None else self._recipe.base_model
-            scopes = (slice_.parameters, *part.scopes, self._recipe.parameters)
+            scopes = (slice_.parameters, *module.scopes, self._recipe.parameters)
             first = segments[-1].first + segments[-1].layers if segments else 0
-            layers = self._slice_layers(part, i, slice_)
-            segments.append(Segment(part, slice_.sources, base, scopes, first, layers))
+            layers = self._slice_layers(module, i, slice_)
+            segments.append(Segment(module, slice_.sources, base, scopes, first, layers))
         return tuple(segments)
 
-    def _slice_layers(self, part: Part, i: int, slice_: Slice) -> int:
+    def _slice_layers(self, module: OutputModule, i: int, slice_: Slice) -> int:
         layers = 0
         for source in slice_.sources:
-            depth = self.depth(part, source.model)
+            depth = self.depth(module, source.model)
             first, end = source.layer_range if source.layer_range is not None else (0, depth)
             if end > depth:
                 raise RecipeError(
-                    f"{part.place}slices[{i}]",
+                    f"{module.place}slices[{i}]",
                     f"layer_range [{first}, {end}] goes beyond the {depth} layers of {source.model!r}",
                 )
             layers = end - first
@@ -176,46 +176,48 @@ class Layout:
 
     # ----------------------------------------------------------------- tensors
 
-    def slots(self) -> Iterator[Slot]:
+    def output_tensors(self) -> Iterator[OutputTensor]:
         """Every output tensor; the layers of a sliced stack in their new order, in place of the first."""
         stacks = self.stacks[self.config_source]
-        done: list[Part] = []
+        done: list[OutputModule] = []
         for name in self.checkpoints[self.config_source].tensors:
             if self.is_left_out(name):
                 continue
             place = stacks.place(name)
-            part = part_of(name, self.parts)
-            if part is None:
+            module = module_of(name, self.modules)
+            if module is None:
                 raise RecipeError("modules", f"{name} is in none of the modules")
             if (
-                part.slices is not None
+                module.slices is not None
                 and place is not None
-                and place.prefix in self.sliced(part, self.config_source)
+                and place.prefix in self.sliced(module, self.config_source)
             ):
-                if part not in done:
-                    for segment in self.segments[part]:
-                        yield from self._layer_slots(segment)
-                done.append(part)
+                if module not in done:
+                    for segment in self.segments[module]:
+                        yield from self._layer_tensors(segment)
+                done.append(module)
                 continue
             first = place is not None or comes_before_layers(name)
-            segment = self.segments[part][0 if first else -1]
+            segment = self.segments[module][0 if first else -1]
             position = 0.0 if place is None else _position(place.index, stacks.depths[place.prefix])
             sources = tuple(Input(s.model, name) for s in segment.sources)
-            yield Slot(name, segment, position, sources, Input(segment.base, name) if segment.base else None)
+            yield OutputTensor(
+                name, segment, position, sources, Input(segment.base, name) if segment.base else None
+            )
 
     def is_left_out(self, name: str) -> bool:
-        """Whether the output does without a tensor that some model has."""
+        """Whether the output leaves out a tensor that some model has."""
         in_layers = self.stacks[self.config_source].place(name) is not None
-        part = part_of(name, self.parts)
-        models = self.merged_models(part) if part is not None and part.name and part.models else ()
+        module = module_of(name, self.modules)
+        models = self.merged_models(module) if module is not None and module.name and module.models else ()
         asked = {model: self.checkpoints[model] for model in models} or self.checkpoints
         return is_left_out(name, asked, in_layers=in_layers)
 
-    def _layer_slots(self, segment: Segment) -> Iterator[Slot]:
+    def _layer_tensors(self, segment: Segment) -> Iterator[OutputTensor]:
         """The tensors of each layer of one slice: layer k is layer ``start + k`` of each source."""
         lead = segment.sources[0]
-        stacks = self.sliced(segment.part, lead.model)
-        of_config_source = self.sliced(segment.part, self.config_source)
+        stacks = self.sliced(segment.module, lead.model)
+        of_config_source = self.sliced(segment.module, self.config_source)
         places = [self.stacks[lead.model].place(name) for name in self.checkpoints[lead.model].tensors]
         for k in range(segment.layers):
             for place in places:
@@ -232,10 +234,10 @@ class Layout:
                     layer = f"{first_layer(at) + k}{place.suffix}"
                     base = self._layer_input(segment, segment.base, nth, layer)
                 output = f"{of_config_source[nth]}{segment.first + k}{place.suffix}"
-                yield Slot(output, segment, _position(k, segment.layers), sources, base)
+                yield OutputTensor(output, segment, _position(k, segment.layers), sources, base)
 
     def _layer_input(self, segment: Segment, model: str, nth: int, layer: str) -> Input:
-        stacks = self.sliced(segment.part, model)
+        stacks = self.sliced(segment.module, model)
         if nth >= len(stacks):
             raise CheckpointError(
                 "models", f"the layers of {model!r} are not made like those of {self.config_source!r}"

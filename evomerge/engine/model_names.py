@@ -25,7 +25,7 @@ from evomerge.tokenizers.vocabulary import quiet
 
 __all__ = [
     "Group",
-    "Loaded",
+    "LoadTarget",
     "ModelNames",
     "Uncopied",
     "first_line",
@@ -33,6 +33,7 @@ __all__ = [
     "parse_config",
     "tied_head",
     "ties_embeddings",
+    "unneeded_names",
 ]
 
 
@@ -75,10 +76,24 @@ def names_in_files(config: Mapping[str, Any], names: Iterable[str]) -> dict[str,
     Only those that are one tensor in both; none where transformers cannot tell.
     """
     try:
-        loaded = ModelNames.of(config).loaded(names)
+        loaded = ModelNames.of(config).load_targets(names)
     except CheckpointError:
         return {}
     return {target.weight: name for name, target in loaded.items() if not target.is_converted}
+
+
+def unneeded_names(config: Mapping[str, Any], names: Iterable[str]) -> frozenset[str]:
+    """Those of ``names``, all of one model, that transformers does not load into a weight.
+
+    None where it cannot tell.
+    """
+    try:
+        model = ModelNames.of(config)
+    except CheckpointError:
+        return frozenset()
+    return frozenset(
+        n for n, target in model.load_targets(names).items() if target.weight not in model.weights
+    )
 
 
 def tied_head(config: Mapping[str, Any]) -> tuple[str, str, bool] | None:
@@ -105,17 +120,17 @@ def ties_embeddings(config: Mapping[str, Any]) -> bool | None:
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """What a tensor of a file becomes: ``weight`` of the module, or a part of it if it ``is_converted``.
+class LoadTarget:
+    """What a tensor of a file is loaded into: ``weight`` of the module, or (``is_converted``) a part of it.
 
-    ``canonical`` tells it from the other parts of the weight; it is a name that transformers loads, too.
+    ``canonical`` distinguishes it from the other parts of the weight; transformers loads this name as well.
     """
 
     canonical: str
     weight: str
     is_converted: bool
     inner: str = ""
-    """The name without modules of a wrapper that all tensors of the file are in."""
+    """The name without the modules of a wrapper around all tensors of the file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +169,7 @@ class ModelNames:
         Raises:
             CheckpointError: transformers cannot build the model.
         """
-        return _cached(json.dumps(config, sort_keys=True))
+        return _names_of(json.dumps(config, sort_keys=True))
 
     def tied_head(self) -> tuple[str, str, bool] | None:
         """As the function of that name."""
@@ -165,7 +180,7 @@ class ModelNames:
         return head, self.tied[head], list(self.tied.values()).count(self.tied[head]) > 1
 
     def does_without(self, name: str) -> bool:
-        """Whether the model says of itself that it has no use for such a tensor (drafting heads, say)."""
+        """Whether the model class says that it ignores such a tensor (a drafting head, for instance)."""
         patterns = getattr(self._module, "_keys_to_ignore_on_load_unexpected", None) or ()
         return any(re.search(pattern, name) for pattern in patterns)
 
@@ -190,8 +205,8 @@ class ModelNames:
         layers = fitting[0] if fitting else ()
         return type(self._module).__name__, tuple(_traits(layer) for layer in layers)
 
-    def loaded(self, names: Iterable[str]) -> dict[str, Loaded]:
-        """What becomes of each of ``names`` of one file."""
+    def load_targets(self, names: Iterable[str]) -> dict[str, LoadTarget]:
+        """What each of ``names``, all of one file, is loaded into."""
         from transformers.core_model_loading import apply_converters, apply_renamings
 
         renamings, converters = self._transforms()
@@ -199,15 +214,16 @@ class ModelNames:
         for name in sorted(names):  # some renamings depend on what came before, in this order
             plain = apply_renamings(name, renamings)
             weight, pattern = apply_converters(plain, converters)
-            before, after = self._prefixed(weight)
+            before, after = self._find_prefix(weight)
             if after + weight.removeprefix(before) not in self.weights and name in self.weights:
-                found[name] = Loaded(name, name, is_converted=False)  # some renamings are not for new names
+                # Some renamings are not for new names.
+                found[name] = LoadTarget(name, name, is_converted=False)
                 continue
             canonical = after + plain.removeprefix(before)
-            found[name] = Loaded(canonical, after + weight.removeprefix(before), pattern is not None)
+            found[name] = LoadTarget(canonical, after + weight.removeprefix(before), pattern is not None)
         return found
 
-    def _prefixed(self, weight: str) -> tuple[str, str]:
+    def _find_prefix(self, weight: str) -> tuple[str, str]:
         """(prefix to take away, prefix to put there): models load with and without that of their base."""
         prefix = f"{self.prefix}."
         if self.prefix and weight not in self.weights:
@@ -217,7 +233,7 @@ class ModelNames:
                 return "", prefix
         return "", ""
 
-    def saved(self, canonical: str) -> str:
+    def saved_name(self, canonical: str) -> str:
         """The name under which transformers saves what it knows as ``canonical``."""
         from transformers.conversion_mapping import get_model_conversion_mapping
         from transformers.core_model_loading import PrefixChange, WeightRenaming, apply_renamings
@@ -234,12 +250,12 @@ class ModelNames:
         """Those of ``weights`` that are saved as other tensors, with these, as far as they load again."""
         groups: list[Group] = []
         given = set(weights)
-        for sources in self._grouped(given).values():
+        for sources in self._by_group(given).values():
             try:
                 parts = self.split({name: self._weights[name] for name in sources})
             except Exception:  # noqa: BLE001 (what is converted only one way stays as it is)
                 parts = {}
-            again = self.loaded(parts).values()
+            again = self.load_targets(parts).values()
             if {t.weight for t in again} <= set(sources) and parts and all(t.is_converted for t in again):
                 groups.append(Group(sources, {n: tuple(p.shape) for n, p in parts.items()}))
         return groups
@@ -248,7 +264,7 @@ class ModelNames:
         """The tensors that transformers saves for the weights of a group, by canonical name; views."""
         from transformers.core_model_loading import apply_converters, dot_natural_key
 
-        converters = self._reversed()
+        converters = self._reverse_converters()
         made: dict[str, Any] = {}
         for name in sorted(weights, key=dot_natural_key):
             target, pattern = apply_converters(name, converters)
@@ -261,10 +277,10 @@ class ModelNames:
                 parts |= {n: p[0] if isinstance(p, list) else p for n, p in realized.items()}
         return parts
 
-    def _grouped(self, weights: set[str]) -> dict[str, tuple[str, ...]]:
+    def _by_group(self, weights: set[str]) -> dict[str, tuple[str, ...]]:
         from transformers.core_model_loading import apply_converters
 
-        converters = self._reversed()
+        converters = self._reverse_converters()
         found: dict[str, list[str]] = {}
         for name in self.weights if converters else ():
             target, pattern = apply_converters(name, converters)
@@ -272,7 +288,7 @@ class ModelNames:
                 found.setdefault(target, []).append(name)
         return {target: tuple(names) for target, names in found.items() if weights.issuperset(names)}
 
-    def _reversed(self) -> list[Any]:
+    def _reverse_converters(self) -> list[Any]:
         from transformers.conversion_mapping import get_model_conversion_mapping
         from transformers.core_model_loading import WeightConverter
 
@@ -289,7 +305,7 @@ class ModelNames:
 
 
 _OF_POSITION = re.compile(r"(^|_)(idx|index|id|number|name|prefix|path|seed)$|drop|training")
-"""Settings of a module that say where it stands, or matter in training only."""
+"""Settings of a module that depend on its position, or only matter in training."""
 
 
 def _traits(layer: torch.nn.Module) -> dict[str, Any]:
@@ -305,12 +321,12 @@ def _traits(layer: torch.nn.Module) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=16)
-def _cached(config: str) -> ModelNames:
+def _names_of(config: str) -> ModelNames:
     return ModelNames(json.loads(config))
 
 
 class Uncopied(TorchFunctionMode):
-    """Chunks and transposed tensors stay views of what they were taken from."""
+    """Within, chunks and transposed tensors stay views of the tensors they were taken from."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

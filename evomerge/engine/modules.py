@@ -1,4 +1,4 @@
-"""The parts of a model that a recipe merges by lists of their own: all of it, or each of its ``modules``."""
+"""The modules of a model that a recipe merges separately: all of it as one, or each of its ``modules``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from evomerge.engine.optional_tensors import is_embedding
 from evomerge.errors import RecipeError, did_you_mean
 from evomerge.recipe import Parameters, Recipe, Slice, Source
 
-__all__ = ["Part", "find_parts", "part_of"]
+__all__ = ["OutputModule", "find_modules", "module_of"]
 
 _REST = ("default", "text_decoder", "language_model")
 """Modules that own what no other module does: the language model is not always below a name of its own."""
@@ -28,7 +28,7 @@ _ALIASES = {
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class OutputModule:
     """The tensors below ``prefix`` (all others, if it is empty), and what they are merged from."""
 
     name: str
@@ -39,50 +39,50 @@ class Part:
 
     @property
     def place(self) -> str:
-        """Where the part stands in the recipe, for messages."""
+        """The beginning of its fields in the recipe, for messages."""
         return f"modules.{self.name}." if self.name else ""
 
 
-def find_parts(recipe: Recipe, tensors: Iterable[str]) -> tuple[Part, ...]:
-    """The parts of ``recipe``, for a model with these tensor names.
+def find_modules(recipe: Recipe, tensors: Iterable[str]) -> tuple[OutputModule, ...]:
+    """The modules that ``recipe`` merges, for a model with these tensor names.
 
     Raises:
         RecipeError: A module is not in the model, or a tensor is in none of the modules.
     """
     if recipe.modules is None:
-        return (Part("", "", recipe.models, recipe.slices),)
+        return (OutputModule("", "", recipe.models, recipe.slices),)
     names = list(tensors)
     components = _components(names)
-    parts: list[Part] = []
-    for name, module in recipe.modules.items():
+    modules: list[OutputModule] = []
+    for name, given in recipe.modules.items():
         prefix = _prefix(name, components)
-        clash = next((p.name for p in parts if p.prefix == prefix), None)
+        clash = next((m.name for m in modules if m.prefix == prefix), None)
         if clash is not None:
             raise RecipeError(f"modules.{name}", f"means the same tensors as {clash!r}")
-        parts.append(Part(name, prefix, module.models, module.slices, (module.parameters,)))
-    if not any(part.prefix == "" for part in parts):
-        homeless = [n for n in names if not any(n.startswith(p.prefix) for p in parts)]
-        decoder = next((i for i, p in enumerate(parts) if p.name in _REST), None)
+        modules.append(OutputModule(name, prefix, given.models, given.slices, (given.parameters,)))
+    if not any(module.prefix == "" for module in modules):
+        unassigned = [n for n in names if not any(n.startswith(m.prefix) for m in modules)]
+        decoder = next((i for i, m in enumerate(modules) if m.name in _REST), None)
         # In some spellings the head stands outside of the language model that it belongs to.
-        if homeless and decoder is not None and all(is_embedding(name) for name in homeless):
-            parts[decoder] = replace(parts[decoder], prefix="")
-            homeless = []
-        if homeless:
+        if unassigned and decoder is not None and all(is_embedding(name) for name in unassigned):
+            modules[decoder] = replace(modules[decoder], prefix="")
+            unassigned = []
+        if unassigned:
             raise RecipeError(
                 "modules",
-                f"{len(homeless)} tensors are in none of the modules, such as {homeless[0]}",
+                f"{len(unassigned)} tensors are in none of the modules, such as {unassigned[0]}",
                 "Add a module 'text_decoder' (or 'default') for all that remains.",
             )
-    return tuple(parts)
+    return tuple(modules)
 
 
-def part_of(name: str, parts: Sequence[Part]) -> Part | None:
-    """The part that the tensor (or stack) ``name`` belongs to: the one with the longest fitting prefix.
+def module_of(name: str, modules: Sequence[OutputModule]) -> OutputModule | None:
+    """The module that the tensor (or stack) ``name`` belongs to: the one with the longest fitting prefix.
 
     None where it is in no module, as may be in another model than the one that the modules were found in.
     """
-    fitting = (p for p in parts if name.startswith(p.prefix))
-    return max(fitting, key=lambda p: len(p.prefix), default=None)
+    fitting = (m for m in modules if name.startswith(m.prefix))
+    return max(fitting, key=lambda m: len(m.prefix), default=None)
 
 
 def _prefix(name: str, components: Sequence[str]) -> str:

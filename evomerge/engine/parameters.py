@@ -1,42 +1,42 @@
-"""The parameters of a recipe: which exist, and what each is for one tensor."""
+"""The parameters of a recipe: which exist, and the value of each for one tensor."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-from evomerge.engine.layout import Operands, Slot
+from evomerge.engine.layout import Operands, OutputTensor
 from evomerge.errors import RecipeError, did_you_mean
 from evomerge.methods import MergeMethod, Parameter, methods
 from evomerge.recipe import Parameters, Recipe, Slice, Source, filters_of, lookup
 
-__all__ = ["bound", "check_filters", "check_names"]
+__all__ = ["bind", "check_filters", "check_names"]
 
 
-def bound(method: MergeMethod, slot: Slot, operands: Operands) -> dict[str, Any]:
+def bind(method: MergeMethod, output: OutputTensor, operands: Operands) -> dict[str, Any]:
     """Each parameter of ``method`` for one tensor: a value, or a tuple with one for each source.
 
-    What counts for all models is looked up by the name of the output, what counts for one model by the name
-    that the tensor has there: in a slice the numbers of the layers differ.
+    Values for all models are looked up by the name of the output tensor, values for one model by the name of
+    the tensor in that model: in a slice the layer numbers differ.
 
     Raises:
-        RecipeError: A value is missing or out of bounds, or values do not go together.
+        RecipeError: A value is missing or out of bounds, or values are inconsistent.
     """
     values: dict[str, Any] = {}
-    scopes = slot.segment.scopes
+    scopes = output.segment.scopes
     inputs = operands.inputs[1:] if operands.has_base else operands.inputs
     for parameter in method.parameters.values():
         if parameter.per_model:
             values[parameter.name] = tuple(
-                _value(method, parameter, slot, input_.tensor, (source.parameters, *scopes), source.model)
+                _value(method, parameter, output, input_.tensor, (source.parameters, *scopes), source.model)
                 for source, input_ in zip(operands.sources, inputs, strict=True)
             )
         else:
-            values[parameter.name] = _value(method, parameter, slot, slot.name, scopes, None)
+            values[parameter.name] = _value(method, parameter, output, output.name, scopes, None)
     try:
         method.check(values)
     except ValueError as exception:
-        raise RecipeError("parameters", f"{method.name}: {exception} (tensor {slot.name})") from None
+        raise RecipeError("parameters", f"{method.name}: {exception} (tensor {output.name})") from None
     return values
 
 
@@ -78,22 +78,22 @@ def check_filters(recipe: Recipe, tensors: Collection[str]) -> list[str]:
 def _value(
     method: MergeMethod,
     parameter: Parameter,
-    slot: Slot,
+    output: OutputTensor,
     tensor: str,
     scopes: Sequence[Parameters],
     model: str | None,
 ) -> Any:
     whose = f" of {model!r}" if model is not None else ""
     try:
-        value = lookup(parameter.name, tensor, slot.position, scopes, parameter.check)
+        value = lookup(parameter.name, tensor, output.position, scopes, parameter.check)
     except ValueError as exception:
         raise RecipeError(f"parameters.{parameter.name}", f"{parameter.name!r}{whose}: {exception}") from None
     if value is None:
         if parameter.required:
-            is_base = model is not None and model == slot.segment.base
+            is_base = model is not None and model == output.segment.base
             raise RecipeError(
                 f"parameters.{parameter.name}",
-                f"{method.name} needs a {parameter.name!r}{whose} for tensor {slot.name}",
+                f"{method.name} needs a {parameter.name!r}{whose} for tensor {output.name}",
                 f"{method.name} merges the base_model like the other models: list it with its own"
                 f" {parameter.name!r}, or leave 'base_model' out."
                 if is_base
@@ -104,7 +104,7 @@ def _value(
 
 
 def _scopes(recipe: Recipe) -> Iterator[tuple[str, Parameters]]:
-    """Every place of the recipe that has parameters."""
+    """Every part of the recipe that has parameters, with its field."""
     yield from _scopes_of("", recipe.models, recipe.slices)
     for name, module in (recipe.modules or {}).items():
         yield from _scopes_of(f"modules.{name}.", module.models, module.slices)

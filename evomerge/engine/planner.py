@@ -1,4 +1,4 @@
-"""A recipe and the headers of its models, made into a plan: all that can be wrong with them is found here."""
+"""Makes the plan of a recipe from the headers of its models; everything that can be wrong is found here."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from evomerge.checkpoints.checkpoint import Checkpoint, LeftOut, TensorInfo, dtype_name
-from evomerge.engine.compatibility import check_extra, check_inputs, check_modules, unused_tensors
-from evomerge.engine.configuration import Origin, layer_count, resize, resize_module
+from evomerge.engine.compatibility import check_modules, check_same_tensors, check_shapes, unused_tensors
+from evomerge.engine.configuration import LayerOrigin, layer_count, resize, resize_module
 from evomerge.engine.dtypes import common_dtype, dtype_of, promoted_dtype
 from evomerge.engine.layer_kinds import check_layer_kinds, with_lists
-from evomerge.engine.layout import Layout, Operands, Segment, Slot, first_layer
-from evomerge.engine.parameters import bound, check_filters, check_names
+from evomerge.engine.layout import Layout, Operands, OutputTensor, Segment, first_layer
+from evomerge.engine.parameters import bind, check_filters, check_names
 from evomerge.engine.plan import Input, MergePlan, TensorPlan
 from evomerge.engine.vocabulary import Alignment
 from evomerge.errors import RecipeError
@@ -35,16 +35,17 @@ def plan_merge(recipe: Recipe, alignment: Alignment) -> MergePlan:
     layout = Layout(recipe, alignment.checkpoints, method)
     warnings = [*recipe.warnings, *alignment.warnings, *check_names(recipe, method)]
     check_modules(layout)
-    slots = list(layout.slots())
-    names = [slot.name for slot in slots]
-    operands = [slot.operands(method) for slot in slots]
-    check_inputs(zip(names, (o.inputs for o in operands), strict=True), layout.checkpoints)
-    check_extra(layout, names)
+    outputs = list(layout.output_tensors())
+    names = [output.name for output in outputs]
+    operands = [output.operands(method) for output in outputs]
+    inputs_of = dict(zip(names, (o.inputs for o in operands), strict=True))
+    check_same_tensors(layout, inputs_of)
+    check_shapes(inputs_of.items(), layout.checkpoints)
     of_sources = dict.fromkeys(i.tensor for o in operands for i in o.inputs)
     warnings += check_filters(recipe, tuple(dict.fromkeys([*names, *of_sources])))
     tensors = tuple(
-        _tensor(slot, of_slot, method, dtype, layout.checkpoints)
-        for slot, of_slot in zip(slots, operands, strict=True)
+        _tensor(output, of_output, method, dtype, layout.checkpoints)
+        for output, of_output in zip(outputs, operands, strict=True)
     )
     return MergePlan(
         tensors,
@@ -57,12 +58,12 @@ def plan_merge(recipe: Recipe, alignment: Alignment) -> MergePlan:
         alignment.tokenizer,
         alignment.renumber,
         tuple(warnings),
-        alignment.left_out.joined(LeftOut(unused=unused_tensors(layout, operands))),
+        alignment.left_out.join(LeftOut(unused=unused_tensors(layout, operands))),
     )
 
 
 def _tensor(
-    slot: Slot,
+    output: OutputTensor,
     operands: Operands,
     method: MergeMethod,
     dtype: torch.dtype | None,
@@ -71,25 +72,25 @@ def _tensor(
     """One tensor of the plan, in ``dtype`` or, where that is not given, in the one its inputs promote to."""
     infos = [checkpoints[i.model].tensors[i.tensor] for i in operands.inputs]
     info = infos[0]
-    common = common_dtype(slot.name, operands.inputs, infos)
-    if not common.is_floating_point:  # copied if they are equal, which is seen when they are read
-        return TensorPlan(slot.name, info.shape, common, "passthrough", operands.inputs, has_base=False)
-    output = dtype if dtype is not None else common
+    common = common_dtype(output.name, operands.inputs, infos)
+    if not common.is_floating_point:  # copied if they are equal, which is checked when they are read
+        return TensorPlan(output.name, info.shape, common, "passthrough", operands.inputs, has_base=False)
+    output_dtype = dtype if dtype is not None else common
     (low, high), given = method.models, len(operands.sources)
     if operands.has_base and given == 0 and (low, high) == (1, None):  # there are no task vectors to add
-        return _copy(slot.name, info, operands.inputs[0], output)
+        return _copy(output.name, info, operands.inputs[0], output_dtype)
     if given < low or (high is not None and given > high):
         besides = " besides the base" if operands.has_base else ""
         count = f"exactly {low}" if low == high else f"at least {low}"
         raise RecipeError("models", f"{method.name} merges {count} model(s){besides}, the recipe has {given}")
     return TensorPlan(
-        slot.name,
+        output.name,
         info.shape,
-        output,
+        output_dtype,
         method.name,
         operands.inputs,
         operands.has_base,
-        bound(method, slot, operands),
+        bind(method, output, operands),
     )
 
 
@@ -110,16 +111,16 @@ def _config(layout: Layout, dtype: torch.dtype | None) -> dict[str, Any]:
                     section[key] = dtype_name(dtype)
         if "dtype" not in config and "torch_dtype" not in config:
             config["dtype"] = dtype_name(dtype)
-    for part in layout.parts:
-        if part.slices is None:
+    for module in layout.modules:
+        if module.slices is None:
             continue
-        segments = layout.segments[part]
-        old, new = layout.depth(part, layout.config_source), sum(s.layers for s in segments)
-        if layout.sliced(part, layout.config_source) == layout.stacks[layout.config_source].sliced:
+        segments = layout.segments[module]
+        old, new = layout.depth(module, layout.config_source), sum(s.layers for s in segments)
+        if layout.sliced(module, layout.config_source) == layout.stacks[layout.config_source].sliced:
             _resize(config, layout, segments)
         elif old != new and not resize_module(config, old, new):
             raise RecipeError(
-                f"{part.place}slices",
+                f"{module.place}slices",
                 f"{new} layers in place of {old}, and config.json does not say where they are counted",
                 "Keep the number of layers of this module.",
             )
@@ -135,7 +136,7 @@ def _resize(config: dict[str, Any], layout: Layout, segments: Sequence[Segment])
     stacks = layout.stacks[layout.config_source]
     depth = layer_count(config) or stacks.depth
     origins = [
-        Origin(with_lists(layout.checkpoints[model].config, layout.depth(s.part, model)), start + k)
+        LayerOrigin(with_lists(layout.checkpoints[model].config, layout.depth(s.module, model)), start + k)
         for s in segments
         for model, start in [(s.sources[0].model, first_layer(s.sources[0]))]
         for k in range(s.layers)

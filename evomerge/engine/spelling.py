@@ -1,8 +1,8 @@
-"""One spelling for the tensors of all models of a merge: that of the model that gives the configuration.
+"""One spelling for the tensor names of all models of a merge: that of the config source.
 
 transformers loads a checkpoint under several spellings: with and without the prefix of the base model, with
 prefixes of former releases, with ``gamma`` for ``weight``, with the experts of a layer one by one or stacked.
-Two tensors are the same where transformers makes the same weight of them.
+Two tensors correspond where transformers loads them into the same weight.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from functools import partial
 from torch import Tensor
 
 from evomerge.checkpoints.checkpoint import Checkpoint, TensorInfo
-from evomerge.checkpoints.renamed import Origin, renamed
-from evomerge.engine.model_names import Group, Loaded, ModelNames
+from evomerge.checkpoints.rename import TensorOrigin, rename_tensors
+from evomerge.engine.model_names import Group, LoadTarget, ModelNames
 from evomerge.errors import CheckpointError
 
-__all__ = ["Spelled", "is_stacked", "spelled", "unwrapped"]
+__all__ = ["CanonicalTensors", "is_stacked", "match_names", "unwrap"]
 
 _INNER = re.compile(
     r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_fpw_module|_checkpoint_wrapped_module|_forward_module)\."
@@ -38,25 +38,25 @@ _GROUPS = 8
 _STACKED = re.compile(r"experts\b|gate_up_proj")
 
 
-class Spelled:
-    """A checkpoint, each of its tensors under the name that a tensor of another spelling has, too.
+class CanonicalTensors:
+    """The tensors of a checkpoint by canonical names, which are the same in every spelling.
 
-    ``origins`` and ``infos`` are by canonical name, ``own`` is the name in the files,
-    but for modules of a wrapper around all.
+    ``origins`` and ``infos`` are by canonical name, ``own`` is the name in the files, without the modules of
+    a wrapper around all tensors.
     """
 
     def __init__(self, checkpoint: Checkpoint, names: ModelNames) -> None:
         self.checkpoint = checkpoint
-        self.origins: dict[str, Origin] = {}
+        self.origins: dict[str, TensorOrigin] = {}
         self.infos: dict[str, TensorInfo] = {}
         self.own: dict[str, str] = {}
         self.unknown: list[str] = []
         """Names of tensors that are not weights of the model."""
         self.is_split = False
         self.wrapper = ""
-        """The modules around all tensors that no wrapper is known for."""
+        """The modules around all tensors, where they are not of a known wrapper."""
         self._parts = _Parts(checkpoint, names)
-        loaded = _loaded(checkpoint, names)
+        loaded = _load_targets(checkpoint, names)
         groups = _groups(checkpoint, loaded, names)
         for name in checkpoint.tensors:
             target = loaded[name]
@@ -66,27 +66,27 @@ class Spelled:
             elif target.weight in names.weights and target.canonical not in self.origins:
                 own = target.inner or name
                 self.wrapper = name.removesuffix(own)
-                self._add(target.canonical, Origin(name), checkpoint.tensors[name], own)
+                self._add(target.canonical, TensorOrigin(name), checkpoint.tensors[name], own)
             else:
                 self.unknown.append(name)
 
-    def _add(self, canonical: str, origin: Origin, info: TensorInfo, own: str) -> None:
+    def _add(self, canonical: str, origin: TensorOrigin, info: TensorInfo, own: str) -> None:
         self.origins[canonical], self.infos[canonical], self.own[canonical] = origin, info, own
 
-    def _add_parts(self, group: Group, loaded: Mapping[str, Loaded], names: ModelNames) -> None:
+    def _add_parts(self, group: Group, loaded: Mapping[str, LoadTarget], names: ModelNames) -> None:
         self.is_split = True
         files = {loaded[n].weight: n for n in loaded if loaded[n].weight in group.weights}
         dtype = self.checkpoint.tensors[files[group.weights[0]]].dtype
         for canonical, shape in group.parts.items():
             if canonical not in self.origins:
-                origin = Origin(
+                origin = TensorOrigin(
                     sources=tuple(files.values()), part=partial(self._parts.read, group, files, canonical)
                 )
-                self._add(canonical, origin, TensorInfo(shape, dtype), names.saved(canonical))
+                self._add(canonical, origin, TensorInfo(shape, dtype), names.saved_name(canonical))
 
 
 class _Parts:
-    """The tensors that the weights of groups are saved as; of some groups at a time, as views."""
+    """The tensors that the weights of groups are saved as, as views; a few groups are kept at a time."""
 
     def __init__(self, checkpoint: Checkpoint, names: ModelNames) -> None:
         self._checkpoint = checkpoint
@@ -104,11 +104,11 @@ class _Parts:
 
 
 def is_stacked(checkpoint: Checkpoint) -> bool:
-    """Whether its tensors look as if they held several that transformers saves one by one."""
+    """Whether some of its tensors look like stacks of tensors that transformers saves one by one."""
     return any(len(i.shape) > 2 and _STACKED.search(n) for n, i in checkpoint.tensors.items())
 
 
-def unwrapped(model: str, checkpoint: Checkpoint) -> tuple[Checkpoint, str | None]:
+def unwrap(model: str, checkpoint: Checkpoint) -> tuple[Checkpoint, str | None]:
     """The checkpoint without the prefixes of wrappers around its model, and a warning if it had any.
 
     Raises:
@@ -131,13 +131,13 @@ def unwrapped(model: str, checkpoint: Checkpoint) -> tuple[Checkpoint, str | Non
             f"holds the factors of an adapter beside the weights ({factor})",
             "Merge the adapter into the model first (merge_and_unload of PEFT).",
         )
-    origins = {inner: Origin(name) for name, inner in names.items()}
+    origins = {inner: TensorOrigin(name) for name, inner in names.items()}
     infos = {inner: checkpoint.tensors[name] for name, inner in names.items()}
     first, inner = next((n, i) for n, i in names.items() if n != i)
     warning = f"{model}: names of tensors hold those of a wrapper, which are taken away ({first} is {inner})"
     if dropped:
         warning += f"; {', '.join(dropped)} left out for what was trained in its place"
-    return renamed(checkpoint, origins, infos), warning
+    return rename_tensors(checkpoint, origins, infos), warning
 
 
 def _count(names: Mapping[str, str], inner: str) -> int:
@@ -148,10 +148,10 @@ def _without_wrappers(name: str) -> str:
     return _OF_PEFT.sub("", _INNER.sub("", name))
 
 
-def spelled(lead: Spelled, other: Spelled) -> dict[str, str]:
-    """Canonical name, or the own one of an unknown tensor, to the name in the spelling of ``lead``.
+def match_names(lead: CanonicalTensors, other: CanonicalTensors) -> dict[str, str]:
+    """The names of the tensors of ``other`` in the spelling of ``lead``.
 
-    What ``lead`` does not have is named like its neighbours.
+    Keys are canonical names, for unknown tensors their own. What ``lead`` lacks is named like its neighbours.
     """
     names = {canonical: lead.own[canonical] for canonical in other.origins if canonical in lead.own}
     taken = set(names.values())
@@ -159,15 +159,15 @@ def spelled(lead: Spelled, other: Spelled) -> dict[str, str]:
     for name, own in [(c, other.own[c]) for c in other.origins if c not in names] + [
         (name, name) for name in other.unknown
     ]:
-        moved = _moved(own, modules)
+        moved = _translate(own, modules)
         names[name] = moved if moved not in taken else own
         taken.add(names[name])
     return names
 
 
-def _loaded(checkpoint: Checkpoint, names: ModelNames) -> dict[str, Loaded]:
-    """What becomes of its tensors, if most become nothing: as they are in a wrapper, or in a text decoder."""
-    loaded = names.loaded(checkpoint.tensors)
+def _load_targets(checkpoint: Checkpoint, names: ModelNames) -> dict[str, LoadTarget]:
+    """What its tensors are loaded into; if most do not fit, as tensors in a wrapper or of a text decoder."""
+    loaded = names.load_targets(checkpoint.tensors)
     fitting = _fitting(loaded, names)
     if 2 * fitting >= len(loaded):
         return loaded
@@ -175,23 +175,23 @@ def _loaded(checkpoint: Checkpoint, names: ModelNames) -> dict[str, Loaded]:
     return max((loaded, *others), key=lambda found: _fitting(found, names))
 
 
-def _fitting(loaded: Mapping[str, Loaded], names: ModelNames) -> int:
+def _fitting(loaded: Mapping[str, LoadTarget], names: ModelNames) -> int:
     return sum(target.weight in names.weights for target in loaded.values())
 
 
-def _inside(checkpoint: Checkpoint, names: ModelNames) -> dict[str, Loaded]:
-    """What becomes of its tensors without the modules that all are in: a wrapper that is not known."""
+def _inside(checkpoint: Checkpoint, names: ModelNames) -> dict[str, LoadTarget]:
+    """What its tensors are loaded into without the modules around all of them (an unknown wrapper)."""
     inner = {name: name for name in checkpoint.tensors}
     while len({n.split(".", 1)[0] for n in inner.values()}) == 1 and all("." in n for n in inner.values()):
         inner = {name: n.split(".", 1)[1] for name, n in inner.items()}
-        loaded = names.loaded(inner.values())
+        loaded = names.load_targets(inner.values())
         if 2 * _fitting(loaded, names) >= len(loaded):
             return {name: replace(loaded[n], inner=n) for name, n in inner.items()}
     return {}
 
 
-def _as_decoder(checkpoint: Checkpoint, names: ModelNames) -> dict[str, Loaded]:
-    """What becomes of the tensors of a language model alone, as the decoder of a model of several towers."""
+def _as_decoder(checkpoint: Checkpoint, names: ModelNames) -> dict[str, LoadTarget]:
+    """What the tensors of a language model are loaded into as the decoder of a model of several towers."""
     decoder = names.decoder()
     try:
         own = ModelNames.of(checkpoint.config)
@@ -204,12 +204,12 @@ def _as_decoder(checkpoint: Checkpoint, names: ModelNames) -> dict[str, Loaded]:
         return name if name in names.weights else decoder + name.removeprefix(f"{own.prefix}.")
 
     return {
-        name: Loaded(inner(target.canonical), inner(target.weight), target.is_converted)
-        for name, target in own.loaded(checkpoint.tensors).items()
+        name: LoadTarget(inner(target.canonical), inner(target.weight), target.is_converted)
+        for name, target in own.load_targets(checkpoint.tensors).items()
     }
 
 
-def _groups(checkpoint: Checkpoint, loaded: Mapping[str, Loaded], names: ModelNames) -> dict[str, Group]:
+def _groups(checkpoint: Checkpoint, loaded: Mapping[str, LoadTarget], names: ModelNames) -> dict[str, Group]:
     """The tensors of files that are saved as others today, each with its group."""
     direct: dict[str, str] = {}
     for name, target in loaded.items():
@@ -230,8 +230,8 @@ def _modules(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     return found
 
 
-def _moved(name: str, modules: Mapping[str, str]) -> str:
-    """``name`` with the innermost module that is known in the place that it has in the other spelling."""
+def _translate(name: str, modules: Mapping[str, str]) -> str:
+    """``name`` with its innermost known module as it is called in the other spelling."""
     parts = name.split(".")
     for end in range(len(parts) - 1, -1, -1):
         module = ".".join(parts[:end])

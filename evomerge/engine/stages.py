@@ -1,4 +1,4 @@
-"""A merge as the input of another: a checkpoint whose tensors are merged when they are read."""
+"""A merge as an input of another: a checkpoint whose tensors are merged when they are read."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CACHE_BYTES = 2**28
 
 
 class _StageFiles:
-    """The tensors of a merge, made one at a time; nothing is written."""
+    """The tensors of a merge, computed one at a time; nothing is written."""
 
     def __init__(self, merge_plan: MergePlan) -> None:
         self._plan = merge_plan
@@ -37,20 +37,20 @@ class _StageFiles:
             if name in self._made:
                 self._made.move_to_end(name)
                 return self._made[name]
-        made = self._merged(self._tensors[name])
+        made = self._merge(self._tensors[name])
         with self._lock:
             self._made[name] = made
             while sum(t.nbytes for t in self._made.values()) > CACHE_BYTES:
                 self._made.popitem(last=False)
         return made
 
-    def mapped(self, name: str) -> bool:  # noqa: ARG002
+    def is_mapped(self, name: str) -> bool:  # noqa: ARG002
         return False
 
-    def let_go(self, name: str, first: int = 0, end: int | None = None) -> None:
-        """The cache decides for itself."""
+    def release(self, name: str, first: int = 0, end: int | None = None) -> None:
+        """Does nothing: the cache has a size of its own."""
 
-    def _merged(self, tensor: TensorPlan) -> Tensor:
+    def _merge(self, tensor: TensorPlan) -> Tensor:
         out = torch.empty(tensor.shape, dtype=tensor.dtype)
 
         def read(model: str, name: str) -> Tensor:
@@ -58,7 +58,7 @@ class _StageFiles:
 
         merge_tensor(tensor, read, Statistics(), InMemory(rows_of(out)))
         for part in tensor.inputs:
-            self._plan.checkpoints[part.model].let_go(part.tensor)
+            self._plan.checkpoints[part.model].release(part.tensor)
         return out
 
 

@@ -1,4 +1,4 @@
-"""The models of a merge as checkpoints of one spelling, with embeddings that are tied in all or in none."""
+"""The models of a merge as checkpoints of one spelling, with embeddings tied in all of them or in none."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from evomerge.checkpoints.checkpoint import Checkpoint
-from evomerge.checkpoints.renamed import Origin, renamed
+from evomerge.checkpoints.rename import TensorOrigin, rename_tensors
 from evomerge.engine.configuration import is_tied
 from evomerge.engine.model_names import ModelNames
 from evomerge.engine.optional_tensors import is_embedding, is_left_out
-from evomerge.engine.spelling import Spelled, is_stacked, spelled, unwrapped
+from evomerge.engine.spelling import CanonicalTensors, is_stacked, match_names, unwrap
 from evomerge.engine.ties import Ties
 from evomerge.errors import CheckpointError
 
@@ -22,7 +22,7 @@ _LISTED = 8
 
 @dataclass(frozen=True)
 class UnifiedModels:
-    """Checkpoints whose tensors have the names of the config source's, and what is worth a warning.
+    """Checkpoints whose tensors are named as in the config source, and warnings.
 
     ``unused`` are names of tensors that they no longer have.
     """
@@ -46,7 +46,7 @@ def unify(
     """
     plain, warnings = {}, []
     for model, checkpoint in checkpoints.items():
-        plain[model], warning = unwrapped(model, checkpoint)
+        plain[model], warning = unwrap(model, checkpoint)
         warnings += [warning] if warning is not None else []
     if not _may_differ(plain):
         return UnifiedModels(plain, tuple(warnings))
@@ -54,7 +54,7 @@ def unify(
         names = ModelNames.of(plain[config_source].config)
     except CheckpointError:  # the models are compared by their names as they are
         return UnifiedModels(plain, tuple(warnings))
-    models = {model: Spelled(checkpoint, names) for model, checkpoint in plain.items()}
+    models = {model: CanonicalTensors(checkpoint, names) for model, checkpoint in plain.items()}
     ties = Ties(models, config_source)
     is_changed = ties.settle(drop_equal=drop_equal)
     unused = _without_unused(models, names)
@@ -75,8 +75,8 @@ def unify(
     return UnifiedModels(views, (*warnings, *ties.warnings), unused)
 
 
-def _without_unused(models: Mapping[str, Spelled], names: ModelNames) -> dict[str, tuple[str, ...]]:
-    """Drops what only some models have and none has a use for; its names, by model."""
+def _without_unused(models: Mapping[str, CanonicalTensors], names: ModelNames) -> dict[str, tuple[str, ...]]:
+    """Drops tensors that only some models have and that the model class ignores; their names, by model."""
     unused: dict[str, tuple[str, ...]] = {}
     stored = {model: own.checkpoint for model, own in models.items()}
     for model, own in models.items():
@@ -85,7 +85,7 @@ def _without_unused(models: Mapping[str, Spelled], names: ModelNames) -> dict[st
             for name in own.unknown
             if names.does_without(name)
             and not all(name in other.unknown for other in models.values())
-            and not is_left_out(name, stored, in_layers=True)  # which goes without a word
+            and not is_left_out(name, stored, in_layers=True)  # which needs no warning
         ]
         if dropped:
             own.unknown = [name for name in own.unknown if name not in set(dropped)]
@@ -102,7 +102,7 @@ def _unused_warning(model: str, dropped: Sequence[str]) -> str:
 
 
 def _may_differ(checkpoints: Mapping[str, Checkpoint]) -> bool:
-    """Whether it is worth to ask transformers, which takes a second."""
+    """Whether transformers must be asked, which takes a second."""
     if not _are_equal(checkpoints):
         return True
     return any(is_stacked(c) or _has_second_head(c) or _has_odd_root(c) for c in checkpoints.values())
@@ -113,7 +113,7 @@ def _are_equal(checkpoints: Mapping[str, Checkpoint]) -> bool:
 
 
 def _has_odd_root(checkpoint: Checkpoint) -> bool:
-    """Whether all its tensors are in one module that is not called as that of most models."""
+    """Whether all its tensors are in one module with an unusual name."""
     roots = {name.split(".", 1)[0] for name in checkpoint.tensors if "." in name}
     return len(roots) == 1 and not roots <= {"model", "transformer"}
 
@@ -126,18 +126,18 @@ def _has_second_head(checkpoint: Checkpoint) -> bool:
     return len(set(shapes)) < len(shapes)
 
 
-def _save_names(lead: Spelled, names: ModelNames) -> None:
-    """Has ``lead`` written as transformers saves it, if its file is spelled like the weights in memory."""
+def _save_names(lead: CanonicalTensors, names: ModelNames) -> None:
+    """Gives ``lead`` the names that transformers saves, where its file has the names of weights in memory."""
     if not lead.is_split:
         return
-    saved = {c: names.saved(c) if own == c else own for c, own in lead.own.items()}
-    loaded = names.loaded(saved.values())
+    saved = {c: names.saved_name(c) if own == c else own for c, own in lead.own.items()}
+    loaded = names.load_targets(saved.values())
     if all(loaded[name].canonical == canonical for canonical, name in saved.items()):
         lead.own.update(saved)
 
 
-def _view(lead: Spelled, other: Spelled) -> Checkpoint:
-    names = spelled(lead, other)
+def _view(lead: CanonicalTensors, other: CanonicalTensors) -> Checkpoint:
+    names = match_names(lead, other)
     if (
         all(o.part is None and o.name == names[c] for c, o in other.origins.items())
         and len(names) == len(other.checkpoint.tensors)
@@ -147,6 +147,6 @@ def _view(lead: Spelled, other: Spelled) -> Checkpoint:
     origins = {names[c]: origin for c, origin in other.origins.items()}
     infos = {names[c]: info for c, info in other.infos.items()}
     for name in other.unknown:
-        origins[names[name]] = Origin(name)
+        origins[names[name]] = TensorOrigin(name)
         infos[names[name]] = other.checkpoint.tensors[name]
-    return renamed(other.checkpoint, origins, infos)
+    return rename_tensors(other.checkpoint, origins, infos)

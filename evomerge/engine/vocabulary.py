@@ -1,4 +1,4 @@
-"""Models of different vocabularies brought to one: embeddings with rows moved, taken over, or cut off."""
+"""Aligns models with different vocabularies: rows of embeddings are moved, taken over, or removed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from evomerge.tokenizers.chat_templates import (
     read_chat_template,
     write_chat_template,
 )
-from evomerge.tokenizers.row_maps import Embedding, Origin, RowMap, TokenChoice, origin_of, row_maps
+from evomerge.tokenizers.row_maps import Embedding, RowMap, RowOrigin, TokenChoice, origin_of, row_maps
 from evomerge.tokenizers.vocabulary import (
     Vocabulary,
     has_tokenizer,
@@ -41,18 +41,18 @@ _NOT_WORDS = ("position", "wpe", "pos_emb", "token_type", "norm", "project_", "p
 
 @dataclass(frozen=True)
 class Renumbering:
-    """Where token ids have gone; an id whose token is gone becomes that of its role (``eos_token_id``)."""
+    """New token ids by old; an id whose token was removed becomes that of its role (``eos_token_id``)."""
 
     ids: Mapping[int, int]
     roles: Mapping[str, int]
 
-    def applied(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """``config`` with every token id, at any depth, in its new place."""
-        return {key: self._moved(key, value) for key, value in config.items()}
+    def apply(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """``config`` with every token id, at any depth, replaced by the new one."""
+        return {key: self._renumber(key, value) for key, value in config.items()}
 
-    def _moved(self, key: str, value: Any) -> Any:
+    def _renumber(self, key: str, value: Any) -> Any:
         if isinstance(value, Mapping):
-            return self.applied(value)
+            return self.apply(value)
         if not key.endswith(("token_id", "token_index", "token_ids")):
             return value
         if isinstance(value, list):
@@ -64,7 +64,7 @@ class Renumbering:
 
 @dataclass(frozen=True)
 class Alignment:
-    """Checkpoints that share one vocabulary, its tokenizer, and how the config source's token ids changed.
+    """Checkpoints with one vocabulary, its tokenizer, and how the config source's token ids changed.
 
     ``left_out`` are tensors that the checkpoints no longer have.
     """
@@ -77,7 +77,7 @@ class Alignment:
 
 
 def align(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], config_source: str) -> Alignment:
-    """``checkpoints`` as the tokenizer section and the chat template of ``recipe`` want them.
+    """``checkpoints`` with the vocabulary and chat template that ``recipe`` asks for.
 
     Raises:
         RecipeError: The section names a model or a token that does not exist.
@@ -91,7 +91,7 @@ def align(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], config_source: 
     elif spec is not None and (spec.tokens or spec.pad_to_multiple_of is not None):
         raise CheckpointError(
             config_source,
-            "the recipe has a tokenizer section, and there are no tokenizer files in any of its models",
+            "the recipe has a tokenizer section, but none of its models has tokenizer files",
             "Copy those of the base model into the folder.",
         )
     else:
@@ -123,7 +123,7 @@ def truncate(checkpoints: Mapping[str, Checkpoint], config_source: str) -> Align
     views, warnings = {}, []
     for model, checkpoint in checkpoints.items():
         names = embedding_tensors(checkpoint) if sizes[model] > size else ()
-        made = {name: partial(_cut, checkpoint, name, size) for name in names}
+        made = {name: partial(_truncate, checkpoint, name, size) for name in names}
         views[model] = _view(checkpoint, made, size, None)
         if names:
             warnings.append(f"{model}: {', '.join(names)} cut from {sizes[model]} to {size} rows")
@@ -182,7 +182,7 @@ class _Aligner:
             choices=self._choices(),
             pad_to_multiple_of=self.spec.pad_to_multiple_of,
         )
-        views = {m: self._aligned(m, maps[m], output) for m in self.checkpoints}
+        views = {m: self._align_model(m, maps[m], output) for m in self.checkpoints}
         return Alignment(views, folder, self._renumbering(config_source, output), self._warnings(output))
 
     def _choices(self) -> dict[str, TokenChoice]:
@@ -203,24 +203,24 @@ class _Aligner:
             choices[token] = TokenChoice(origin, rule.force)
         return choices
 
-    def _aligned(self, model: str, rows: RowMap, output: Vocabulary) -> Checkpoint:
+    def _align_model(self, model: str, rows: RowMap, output: Vocabulary) -> Checkpoint:
         checkpoint = self.checkpoints[model]
         names = embedding_tensors(checkpoint)
         made = {}
         if not rows.is_identity(self.embeddings[model].rows):
-            made = {name: partial(self._moved, model, name, rows) for name in names}
+            made = {name: partial(self._move_rows, model, name, rows) for name in names}
         view = _view(checkpoint, made, rows.size, names)
         renumber = self._renumbering(model, output)
         if renumber is not None:
-            view.config = renumber.applied(view.config)
+            view.config = renumber.apply(view.config)
         return view
 
-    def _moved(self, model: str, name: str, rows: RowMap) -> Tensor:
+    def _move_rows(self, model: str, name: str, rows: RowMap) -> Tensor:
         """The embedding on its new rows; float32 where it holds means, or rows of another dtype."""
         own = self.checkpoints[model].read(name)
         taken = _by_model(rows.taken.items())
         shares = _by_model((i, origin) for i, origins in rows.means.items() for origin in origins)
-        rows_of = {m: self._rows_taken(m, name, own) for m in dict.fromkeys((*taken, *shares))}
+        rows_of = {m: self._take_rows(m, name, own) for m in dict.fromkeys((*taken, *shares))}
         is_exact = all(rows_of[m].dtype == own.dtype for m in taken) and not rows.means and not rows.gaps
         moved = torch.zeros((rows.size, *own.shape[1:]), dtype=own.dtype if is_exact else torch.float32)
         kept = [i for i, row in enumerate(rows.own) if row >= 0]
@@ -237,7 +237,7 @@ class _Aligner:
             moved[~used] = moved[used].double().mean(dim=0).to(moved.dtype)
         return moved
 
-    def _rows_taken(self, model: str, name: str, own: Tensor) -> Tensor:
+    def _take_rows(self, model: str, name: str, own: Tensor) -> Tensor:
         checkpoint = self.checkpoints[model]
         if name not in checkpoint.tensors:  # tied there: the output embedding is the input embedding
             tied = [n for n in embedding_tensors(checkpoint) if len(checkpoint.tensors[n].shape) == own.dim()]
@@ -252,7 +252,7 @@ class _Aligner:
         return tensor
 
     def _renumbering(self, model: str, output: Vocabulary) -> Renumbering | None:
-        """Old id to new id for the tokens that both have; None where nothing moves."""
+        """Old id to new id for the tokens that both have; None where no id changes."""
         ids = {i: output.ids[t] for t, i in self.vocabularies[model].ids.items() if t in output.ids}
         complete = len(ids) == len(self.vocabularies[model].ids)
         if complete and all(old == new for old, new in ids.items()):
@@ -275,7 +275,7 @@ class _Aligner:
 _LISTED = 8
 
 
-def _by_model(origins: Iterable[tuple[int, Origin]]) -> dict[str, tuple[list[int], list[int]]]:
+def _by_model(origins: Iterable[tuple[int, RowOrigin]]) -> dict[str, tuple[list[int], list[int]]]:
     """Output rows and input rows, by the model that the input rows are of."""
     found: dict[str, tuple[list[int], list[int]]] = {}
     for i, origin in origins:
@@ -286,7 +286,7 @@ def _by_model(origins: Iterable[tuple[int, Origin]]) -> dict[str, tuple[list[int
 
 
 def _model(source: TokenSource) -> str:
-    return str(source.model)  # the schema makes sure of one
+    return str(source.model)  # the schema requires one
 
 
 def _with_chat_template(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], made: Alignment) -> Alignment:
@@ -326,7 +326,7 @@ def _view(
     return view
 
 
-def _cut(checkpoint: Checkpoint, name: str, size: int) -> Tensor:
+def _truncate(checkpoint: Checkpoint, name: str, size: int) -> Tensor:
     return checkpoint.read(name)[:size]
 
 

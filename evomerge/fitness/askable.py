@@ -18,8 +18,31 @@ class EvalLM(Protocol):
 
     Beyond what lm-eval says, answers are a function of the weights and the requests alone (nothing is cached
     from one candidate to the next), and where logits are not finite no answer is made of them:
-    log-likelihoods are then not finite either, and generation raises ``NonFiniteLogitsError``.
+    log-likelihoods are then not finite either, and generation raises ``NonFiniteLogitsError``. Where memory
+    runs out it tries again with fewer sequences at a time; what does not fit one by one is a
+    ``CandidateError``.
+
+    Chat templates are applied to prompts before they are asked. Generation options (the second argument of a
+    request) are lm-eval's and transformers' (``until``, ``max_gen_toks``, ``temperature`` ...), and:
+
+    - ``seed``: of sampled answers;
+    - ``think_end_token``: a text, or the id of a token. The answer is what follows its last occurrence,
+      without blanks in front; the whole answer where it does not occur. Stop texts are looked for after that
+      (``lm_eval.models.utils.postprocess_generated_text``).
     """
+
+    @property
+    def pools(self) -> bool:
+        """Whether requests of several tasks are asked together; else those of one task at a time.
+
+        One that pools answers each sampled request from the ``seed`` in its generation options.
+        """
+        ...
+
+    @property
+    def tokenizer(self) -> Any:
+        """Of the merged model, as transformers has it: its chat template, the recipe's, makes prompts."""
+        ...
 
     @property
     def max_length(self) -> int:
@@ -36,7 +59,11 @@ class EvalLM(Protocol):
         ...
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """For each request log p(continuation | context), and whether that is the greedy answer."""
+        """For each request log p(continuation | context), and whether that is the greedy answer.
+
+        Raises:
+            CandidateError: Memory or time do not suffice; so do the other kinds of requests.
+        """
         ...
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
@@ -64,8 +91,8 @@ class Askable(Protocol):
 
 
 class NonFiniteLogitsError(Exception):
-    """While generating, the logits of a prompt were not finite; holds the prompt's tokens, padded left."""
+    """While generating, the logits after a prompt were not finite; holds the position of its request."""
 
-    def __init__(self, tokens: list[int]) -> None:
-        super().__init__(tokens)
-        self.tokens = tokens
+    def __init__(self, request: int) -> None:
+        super().__init__(request)
+        self.request = request

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from functools import cached_property, partial
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evomerge.errors import CandidateError, FailureKind, FitnessError, did_you_mean
+from evomerge.errors import FitnessError, did_you_mean
+from evomerge.fitness.chat import ChatError, chat_warnings, own_template, template_digest
 from evomerge.fitness.items import ItemSet, Measure
-from evomerge.fitness.scored import ScoredDigest
-from evomerge.fitness.scores import Scores, Split, TaskScore
+from evomerge.fitness.scored import CHAT_TEMPLATE, ScoredDigest
+from evomerge.fitness.scores import Scores, Split
 from evomerge.fitness.spec import FitnessSpec
 from evomerge.fitness.task_info import TaskInfo
 
 if TYPE_CHECKING:
     from evomerge.fitness.askable import Askable
     from evomerge.fitness.deadline import Deadline
-    from evomerge.fitness.lm_eval_tasks import EvalTask
+    from evomerge.fitness.tasks import Task
 
 __all__ = ["Evaluator"]
 
@@ -53,20 +54,50 @@ class Evaluator:
         """
         splits = tuple(splits)
         cut = {task.info.task: task.check_requests(tokenizer, context, splits) for task in self._tasks}
-        return tuple(
+        told = [
             f"task {task!r}: {count} prompts are longer than the model's context of {context} tokens, so "
             "their beginning is dropped"
             for task, count in cut.items()
             if count
-        )
+        ]
+        for task in self._tasks:
+            told += chat_warnings(task.info, tokenizer)
+        if self._says_nothing_of_chat and own_template(tokenizer):
+            told.append(
+                "the merged model has a chat template, and tasks are asked without it: set fitness.chat: "
+                "true to ask as its users do, or false"
+            )
+        return tuple(told)
 
-    def digest(self) -> ScoredDigest:
+    def check_chat(self, tokenizers: Mapping[str, Any]) -> tuple[str, ...]:
+        """A warning for each baseline, by name, whose tokenizer has no chat template that tasks can use."""
+        told = []
+        for name, tokenizer in tokenizers.items():
+            try:
+                for task in self._tasks:
+                    chat_warnings(task.info, tokenizer)
+            except ChatError as error:
+                told.append(
+                    f"baseline {name!r} will fail: {error.reason}. fitness.chat.template with the name of a "
+                    "format, or Jinja text, is one for all models"
+                )
+        return tuple(told)
+
+    def digest(self, tokenizers: Sequence[Any] = ()) -> ScoredDigest:
         """What decides the scores: items, prompts, targets, metrics; needs no model.
+
+        ``tokenizers`` are those of the models to be scored as far as they are known: of tasks that are asked
+        with chat templates, it takes their templates up.
 
         Raises:
             FitnessError: as ``describe``; also an item of which no request can be made.
         """
-        return ScoredDigest({task.info.task: task.digest() for task in self._tasks}, self.as_drawn)
+        found = {task.info.task: task.digest() for task in self._tasks}
+        for info in self.describe():
+            if info.chat is not None and info.chat.applied and tokenizers:
+                templates = dict.fromkeys(template_digest(info.chat, t) for t in tokenizers)
+                found[info.task] = found[info.task].having(CHAT_TEMPLATE, ", ".join(templates))
+        return ScoredDigest(found, self.as_drawn)
 
     def score(
         self,
@@ -80,8 +111,7 @@ class Evaluator:
         An item has the same prompt and examples in every set. Its score may differ in the last bits of a
         log-likelihood where other items are in its batch, and at random where a task samples its answers.
 
-        Out of memory, a task is tried again with half the batch, and so on down to single sequences. A
-        ``deadline`` is looked at between two forward passes: one that hangs is not ended.
+        A ``deadline`` is looked at between two forward passes: one that hangs is not ended.
 
         Raises:
             FitnessError: as ``describe``; also a task that does not fit the model or tokenizer, and items
@@ -90,14 +120,27 @@ class Evaluator:
         """
         import torch
 
+        from evomerge.fitness.answering import answer
+
         self._refuse_other_tasks(items)
+        lm = model.lm(self.spec.batch_size, deadline)
         with torch.inference_mode():
-            tasks = tuple(self._score(task, model, items, measure, deadline) for task in self._tasks)
+            answer(lm, [request for task in self._tasks for request in task.requests(items, measure, lm)])
+            tasks = tuple(task.score(items, measure, lm) for task in self._tasks)
         return Scores(items.split, tasks)
 
+    @property
+    def _says_nothing_of_chat(self) -> bool:
+        return self.spec.chat is None and all(task.chat is None for task in self.spec.tasks)
+
+    def close(self) -> None:
+        """Releases what the tasks opened; may be called twice."""
+        for task in self.__dict__.get("_tasks", ()):  # only where they were built
+            task.close()
+
     @cached_property
-    def _tasks(self) -> tuple[EvalTask, ...]:
-        from evomerge.fitness.lm_eval_tasks import build_tasks
+    def _tasks(self) -> tuple[Task, ...]:
+        from evomerge.fitness.building import build_tasks
 
         return build_tasks(self.spec, self.base_dir, as_drawn=self.as_drawn)
 
@@ -108,44 +151,3 @@ class Evaluator:
             raise FitnessError(
                 "fitness.tasks", f"there is no task {other[0]!r}", did_you_mean(other[0], known)
             )
-
-    def _score(
-        self, task: EvalTask, model: Askable, items: ItemSet, measure: Measure, deadline: Deadline | None
-    ) -> TaskScore:
-        score = {Measure.METRIC: task.score}[measure]
-        batch_size, tried = self.spec.batch_size, list[str]()
-        while batch_size:
-            scored = _unless_out_of_memory(partial(score, model.lm(batch_size, deadline), items))
-            if scored is not None:
-                return scored
-            tried.append(str(batch_size))
-            batch_size //= 2
-        raise CandidateError(
-            FailureKind.OUT_OF_MEMORY,
-            f"task {task.info.task!r} does not fit into memory, even with a batch of {tried[-1]} "
-            f"(tried: {', '.join(tried)})",
-        )
-
-
-def _unless_out_of_memory(score: Callable[[], TaskScore]) -> TaskScore | None:
-    """What ``score`` returns, or ``None`` (and memory as free as it gets) where memory ran out."""
-    import torch
-
-    try:
-        return score()
-    except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
-            raise
-    # Out of the handler: the exception held the tensors of the failed pass.
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return None
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    import torch
-
-    # Seen with torch 2.13: the allocator for CPUs, cuBLAS and cuDNN raise a plain RuntimeError.
-    told = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
-    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return known or any(text in str(error) for text in told)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -12,10 +12,9 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.utils import normalize_gen_kwargs
 
 from evomerge.errors import FitnessError
+from evomerge.fitness.generation_spec import LENGTH_KEYS
 
-__all__ = ["asks", "check_room", "is_cut", "random_stream", "token_count", "with_answer_cap"]
-
-_LENGTH_KEYS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+__all__ = ["check_room", "is_cut", "is_sampled", "random_stream", "token_count", "with_answer_cap"]
 
 
 def check_room(where: str, context: int, instances: Sequence[Instance]) -> None:
@@ -29,16 +28,8 @@ def check_room(where: str, context: int, instances: Sequence[Instance]) -> None:
         raise FitnessError(
             where,
             f"answers of {longest} tokens do not fit into the model's context of {context}",
-            "Set fitness.max_gen_toks, or max_gen_toks in the generation_kwargs of the task.",
+            "Set fitness.max_gen_toks, or max_gen_toks in the generation options of the task.",
         )
-
-
-def asks(
-    instances: Iterable[Instance], tokens: Sequence[int], tok_encode: Callable[[str], list[int]]
-) -> bool:
-    """Whether the prompt of one of ``instances`` ends ``tokens`` (padding lies to the left)."""
-    prompts = (tok_encode(instance.args[0])[-len(tokens) :] for instance in instances)
-    return any(prompt == list(tokens[-len(prompt) :]) for prompt in prompts)
 
 
 def token_count(tokenizer: Any, instance: Instance) -> int:
@@ -51,7 +42,7 @@ def with_answer_cap(instance: Instance, cap: int) -> Instance:
     if instance.request_type != "generate_until":
         return instance
     prompt, kwargs, *rest = instance.args
-    kept = {key: value for key, value in kwargs.items() if key not in _LENGTH_KEYS}
+    kept = {key: value for key, value in kwargs.items() if key not in LENGTH_KEYS}
     length = min(cap, _answer_length(instance))
     return replace(instance, arguments=(prompt, {**kept, "max_gen_toks": length}, *rest))
 
@@ -68,7 +59,7 @@ def is_cut(instances: Sequence[Instance], tokenizer: Any, context: int) -> bool:
 @contextmanager
 def random_stream(calls: Sequence[Instance], device: torch.device, seed: int) -> Iterator[None]:
     """Where an answer of ``calls`` is sampled, torch draws from ``seed``; the global stream is not moved."""
-    if not any(_is_sampled(call) for call in calls):
+    if not any(is_sampled(call) for call in calls):
         yield
         return
     devices = [device] if device.type == "cuda" else []
@@ -77,7 +68,8 @@ def random_stream(calls: Sequence[Instance], device: torch.device, seed: int) ->
         yield
 
 
-def _is_sampled(call: Instance) -> bool:
+def is_sampled(call: Instance) -> bool:
+    """Whether its answer is drawn at random."""
     generates = call.request_type == "generate_until"
     return bool(generates and normalize_gen_kwargs(call.args[1]).get("do_sample"))
 

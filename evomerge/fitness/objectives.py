@@ -1,57 +1,23 @@
-"""Scores of several tasks to one number, and how sure it is. Only here are directions and weights known.
-
-Most of lm-eval's aggregations are a function of one ratio, sum of values over sum of weights, so that a
-task's value follows from its items. For the others (``f1``, ``matthews_corrcoef``,
-``bleu``, ``chrf``, ``ter``, ``median``, a task's own) it does not, and intervals are approximations.
-"""
+"""Scores of several tasks to one number, and how sure it is. Only here are directions and weights known."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from evomerge.errors import FitnessError, did_you_mean
+from evomerge.fitness.items import Measure
 from evomerge.fitness.objective_registry import OBJECTIVES, ObjectiveFunction, TaskValue
+from evomerge.fitness.resampling import percentiles, resampled
 from evomerge.fitness.scores import Scores, TaskScore
 from evomerge.fitness.spec import FitnessSpec, TaskSpec
 
-__all__ = ["EXACT_AGGREGATIONS", "POSITIVE_AGGREGATIONS", "Fitness"]
+__all__ = ["POSITIVE_AGGREGATIONS", "Fitness"]
 
-_Array = npt.NDArray[np.float64]
-
-RESAMPLES = 1000
-_SEED = 20_240_229
-_BLOCK = 2**20
-"""Draws held in memory at once by the bootstrap."""
-
-
-def _mean(ratio: float) -> float:
-    return ratio
-
-
-def _exp(ratio: float) -> float:
-    return math.exp(-ratio)
-
-
-def _bits(ratio: float) -> float:
-    return -ratio / math.log(2)
-
-
-# lm-eval's aggregations (0.4.13, api/metrics.py) as functions of sum(values) / sum(weights).
-_OF_RATIO: dict[str, Callable[[float], float]] = {
-    "mean": _mean,
-    "nanmean": _mean,  # an item without a number has value 0 and weight 0
-    "brier_score": _mean,
-    "perplexity": _exp,
-    "weighted_perplexity": _exp,
-    "bits_per_byte": _bits,
-}
-
-EXACT_AGGREGATIONS = tuple(_OF_RATIO)
-"""Aggregations whose value follows from the items."""
+Array = npt.NDArray[np.float64]
 
 POSITIVE_AGGREGATIONS = ("perplexity", "weighted_perplexity", "bits_per_byte")
 """Aggregations whose value has a logarithm, whatever the model."""
@@ -111,29 +77,41 @@ class Fitness:
         A percentile bootstrap over the items within each task, 1000 resamples from a generator of its
         own: the same scores always give the same interval.
         """
-        resampled = [
-            (task.task, weight, [self._better(task, value) for value in _resampled(task, position)])
-            for position, (task, weight) in enumerate(zip(scores.tasks, self._weights(scores), strict=True))
+        rows = [resampled(task, position) for position, task in enumerate(scores.tasks)]
+        return percentiles(self.combined(scores, rows), confidence)
+
+    def combined(self, scores: Scores, rows: Sequence[Sequence[float]]) -> Array:
+        """The fitness for other values of the tasks: ``rows`` has R values for each task of ``scores``.
+
+        Returns R numbers. Values are in the metric's own unit, neither transformed nor turned.
+        """
+        parts = [
+            (task.task, weight, [self._better(task, value) for value in row])
+            for task, weight, row in zip(scores.tasks, self._weights(scores), rows, strict=True)
             if weight > 0.0
         ]
         if self._function is None:
-            total = np.zeros(RESAMPLES)
-            for _, weight, values in resampled:
+            total = np.zeros(len(rows[0]))
+            for _, weight, values in parts:
                 total += weight * np.array(values)
-            return _percentiles(total / self._total, confidence)
+            return total / self._total
         scored = [
-            self._called([TaskValue(task, values[i], weight) for task, weight, values in resampled])
-            for i in range(RESAMPLES)
+            self._called([TaskValue(task, values[i], weight) for task, weight, values in parts])
+            for i in range(len(rows[0]))
         ]
-        return _percentiles(np.array(scored), confidence)
+        return np.array(scored)
+
+    def counts(self, task: TaskScore) -> bool:
+        """Whether the task has a weight in the score; others are reported only."""
+        return self._spec(task).weight > 0.0
 
     def task_interval(self, task: TaskScore, confidence: float = 0.95) -> tuple[float, float]:
         """The same for one task's value, in the metric's own unit: neither transformed nor turned.
 
-        For an aggregation outside ``EXACT_AGGREGATIONS`` it is an approximation: the spread of the
+        For an aggregation outside ``resampling.EXACT_AGGREGATIONS`` it is an approximation: the spread of the
         mean of the items' own values, around the task's value. Infinite when the items hold no numbers.
         """
-        return _percentiles(np.array(_resampled(task, 0)), confidence)
+        return percentiles(np.array(resampled(task, 0)), confidence)
 
     def _called(self, values: Sequence[TaskValue]) -> float:
         assert self._function is not None  # noqa: S101 (callers look)
@@ -160,6 +138,8 @@ class Fitness:
         return [spec.weight / sum(each is spec for each in specs) for spec in specs]
 
     def _better(self, task: TaskScore, value: float) -> float:
+        if task.metric == Measure.ANSWER_LIKELIHOOD:  # whatever the direction of the metric
+            return value
         spec = self._spec(task)
         if spec.transform == "log":
             if value <= 0.0:
@@ -171,41 +151,3 @@ class Fitness:
             value = math.log(value)
         higher = task.higher_is_better if spec.direction is None else spec.direction == "maximize"
         return value if higher else -value
-
-
-def _resampled(task: TaskScore, position: int) -> list[float]:
-    """The task's value for each resample of its items; ``position`` keeps the tasks' draws apart."""
-    values = np.array([item.value for item in task.items])
-    weights = np.array([item.weight for item in task.items])
-    if weights.sum() == 0.0:
-        return [-math.inf] * (RESAMPLES // 2) + [math.inf] * (RESAMPLES // 2)
-    ratios = _ratios(values, weights, np.random.default_rng([_SEED, position])).tolist()
-    if task.aggregation in _OF_RATIO:
-        return [_OF_RATIO[task.aggregation](ratio) for ratio in ratios]
-    centre = float(values.sum() / weights.sum())
-    return [task.value + ratio - centre for ratio in ratios]
-
-
-def _ratios(values_N: _Array, weights_N: _Array, generator: np.random.Generator) -> _Array:  # noqa: N803 (N items)
-    """sum(values) / sum(weights) of each resample."""
-    n = len(values_N)
-    rows = max(1, _BLOCK // n)
-    ratios = []
-    for first in range(0, RESAMPLES, rows):
-        draws = generator.integers(n, size=(min(rows, RESAMPLES - first), n))
-        weight = weights_N[draws].sum(axis=1)
-        total = values_N[draws].sum(axis=1)
-        whole = float(values_N.sum() / weights_N.sum())
-        # A resample of items without weight says nothing: it counts as the whole.
-        ratios.append(np.divide(total, weight, out=np.full_like(total, whole), where=weight > 0.0))
-    return np.concatenate(ratios)
-
-
-def _percentiles(values: _Array, confidence: float) -> tuple[float, float]:
-    if not 0.0 < confidence < 1.0:
-        raise ValueError(f"confidence lies in (0, 1), got {confidence}")
-    tail = (1.0 - confidence) / 2.0
-    ordered = np.sort(values)  # no interpolation: infinite ends stay infinite
-    low = ordered[math.floor(tail * (len(ordered) - 1))]
-    high = ordered[math.ceil((1.0 - tail) * (len(ordered) - 1))]
-    return float(low), float(high)

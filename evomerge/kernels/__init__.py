@@ -1,7 +1,7 @@
-"""What touches weights: the operations that merge methods are made of, in up to three implementations.
+"""The operations on weights that merge methods are made of, in up to three implementations.
 
-``operations`` is the table of them, ``dispatch`` the one place that chooses; ``reference`` defines them in
-torch, ``cpu`` has them in numba and ``gpu`` in Triton. ``chunks`` says what they work on.
+``operations`` is the table of them, and ``dispatch`` chooses the implementation; ``reference`` defines them
+in torch, ``cpu`` has them in numba and ``gpu`` in Triton. ``chunks`` defines what they work on.
 """
 
 from evomerge.kernels.chunks import ROW_BLOCK, Chunk, Chunks
@@ -13,11 +13,11 @@ from evomerge.kernels.operations import (
     MEASURES,
     InputMeasure,
     Kernel,
+    ReferenceKernel,
     arcee_fusion,
     column_grams,
     gram,
     importance,
-    line_weighted_sum,
     magnitudes,
     masked_sum,
     nearswap,
@@ -27,16 +27,17 @@ from evomerge.kernels.operations import (
     sce,
     task_gram,
     variances,
+    vector_weighted_sum,
     weighted_sum,
 )
 from evomerge.kernels.reference.arcee_fusion import Importance
-from evomerge.kernels.reference.line_coefficients import LineCoefficients, stable_coefficients
-from evomerge.kernels.reference.linear_combinations import LineGrams
+from evomerge.kernels.reference.linear_combinations import VectorGrams
 from evomerge.kernels.reference.masked_sum import Mask, MaskedSum, Trim
 from evomerge.kernels.reference.ram import Ram
 from evomerge.kernels.reference.random_masks import key_of
-from evomerge.kernels.reference.ranks import Cut, Histogram
-from evomerge.kernels.reference.sce import VarianceCut, Variances
+from evomerge.kernels.reference.ranks import Cutoff, Histogram
+from evomerge.kernels.reference.sce import VarianceCutoff, Variances
+from evomerge.kernels.reference.vector_coefficients import VectorCoefficients, stable_coefficients
 
 __all__ = [
     "KERNELS",
@@ -44,7 +45,7 @@ __all__ = [
     "ROW_BLOCK",
     "Chunk",
     "Chunks",
-    "Cut",
+    "Cutoff",
     "Destination",
     "Digest",
     "Histogram",
@@ -52,22 +53,22 @@ __all__ = [
     "InMemory",
     "InputMeasure",
     "Kernel",
-    "LineCoefficients",
-    "LineGrams",
     "Mask",
     "MaskedSum",
     "Ram",
+    "ReferenceKernel",
     "Sink",
     "Trim",
-    "VarianceCut",
+    "VarianceCutoff",
     "Variances",
+    "VectorCoefficients",
+    "VectorGrams",
     "arcee_fusion",
     "chunk_elements",
     "column_grams",
     "gram",
     "importance",
     "key_of",
-    "line_weighted_sum",
     "magnitudes",
     "masked_sum",
     "nearswap",
@@ -79,6 +80,7 @@ __all__ = [
     "take_measure",
     "task_gram",
     "variances",
+    "vector_weighted_sum",
     "weighted_sum",
     "write_rows",
 ]

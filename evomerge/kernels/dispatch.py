@@ -1,4 +1,4 @@
-"""The one place that chooses what does the work: Triton on a GPU, numba on a CPU, torch anywhere."""
+"""Chooses the implementation of an operation: Triton on a GPU, numba on a CPU, torch anywhere."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def uses_triton(device: torch.device) -> bool:
 
 
 def chunk_elements(device: torch.device) -> int:
-    """Elements of a chunk that suit what does the work on ``device``."""
+    """Elements of a chunk that suit the implementation for ``device``."""
     if device.type != "cpu":
         return _CHUNK_ELEMENTS["other"]
     return _CHUNK_ELEMENTS["numba" if uses_numba(device) else "cpu"]
 
 
 def take_measure(measure: InputMeasure, chunks: Chunks) -> Any:
-    """What ``measure`` says of the inputs that ``chunks`` are cut from."""
+    """The statistic ``measure`` of the inputs whose ``chunks`` are given."""
     device = next(chunks()).device
     if measure.gpu is not None and uses_triton(device):
         return measure.gpu(chunks)
@@ -59,15 +59,15 @@ def take_measure(measure: InputMeasure, chunks: Chunks) -> Any:
     return measure.reference(chunks)
 
 
-def write_rows(kernel: Kernel, numbers: Any, chunks: Chunks, whole: Chunk, sink: Sink) -> None:
-    """Writes a tensor to ``sink``; ``chunks`` and ``whole`` are its inputs, cut and uncut."""
-    on_gpu = _gpu_kernel(kernel, numbers, whole, sink)
+def write_rows(kernel: Kernel, coefficients: Any, chunks: Chunks, whole: Chunk, sink: Sink) -> None:
+    """Writes a tensor to ``sink``; ``chunks`` and ``whole`` are its inputs, in chunks and as one."""
+    on_gpu = _gpu_kernel(kernel, coefficients, whole, sink)
     if on_gpu is not None:
-        _write_on_gpu(on_gpu, numbers, whole, sink)
+        _write_on_gpu(on_gpu, coefficients, whole, sink)
     elif kernel.cpu is not None and uses_numba(whole.device):
-        _write_chunks(kernel.cpu, numbers, chunks, sink)
+        _write_chunks(kernel.cpu, coefficients, chunks, sink)
     else:
-        _write_chunks(_writing(kernel.reference), numbers, chunks, sink)
+        _write_chunks(_writing(kernel.reference), coefficients, chunks, sink)
 
 
 def add_to_digest(state: Tensor, rows_RC: Tensor, first: int) -> None:
@@ -75,38 +75,38 @@ def add_to_digest(state: Tensor, rows_RC: Tensor, first: int) -> None:
     (cpu if uses_numba(rows_RC.device) else reference).digest.add(state, rows_RC, first)
 
 
-def _write_chunks(kernel: CpuKernel, numbers: Any, chunks: Chunks, sink: Sink) -> None:
-    found = kernel.reduce(chunks, numbers) if kernel.reduce is not None else None
+def _write_chunks(kernel: CpuKernel, coefficients: Any, chunks: Chunks, sink: Sink) -> None:
+    reduction = kernel.reduce(chunks, coefficients) if kernel.reduce is not None else None
     for chunk in chunks():
         out_RC = sink.destination.room(chunk.row, chunk.x_MRC[0], sink.dtype)
-        kernel.apply(chunk, numbers, found, Target(out_RC, sink.dtype, sink.state))
+        kernel.apply(chunk, coefficients, reduction, Target(out_RC, sink.dtype, sink.state))
         sink.destination.put(chunk.row, out_RC)
 
 
 def _writing(kernel: ReferenceKernel) -> CpuKernel:
     """The reference with the last steps: rounding and the digest."""
 
-    def apply(chunk: Chunk, numbers: Any, found: Any, target: Target) -> None:
-        reference.digest.round_rows(kernel.apply(chunk, numbers, found), target)
+    def apply(chunk: Chunk, coefficients: Any, reduction: Any, target: Target) -> None:
+        reference.digest.round_rows(kernel.apply(chunk, coefficients, reduction), target)
         reference.digest.add(target.state, target.place_RC, chunk.first)
 
     return CpuKernel(apply, kernel.reduce)
 
 
-def _gpu_kernel(kernel: Kernel, numbers: Any, whole: Chunk, sink: Sink) -> GpuKernel | None:
+def _gpu_kernel(kernel: Kernel, coefficients: Any, whole: Chunk, sink: Sink) -> GpuKernel | None:
     """The implementation for GPUs, where it can do the whole work."""
-    found = kernel.gpu
-    if found is None or not uses_triton(whole.device) or not gpu.launch.fits(whole.x_MRC, sink.dtype):
+    on_gpu = kernel.gpu
+    if on_gpu is None or not uses_triton(whole.device) or not gpu.launch.fits(whole.x_MRC, sink.dtype):
         return None
-    return found if found.can is None or found.can(whole, numbers) else None
+    return on_gpu if on_gpu.can is None or on_gpu.can(whole, coefficients) else None
 
 
-def _write_on_gpu(kernel: GpuKernel, numbers: Any, whole: Chunk, sink: Sink) -> None:
-    found = kernel.reduce(whole, numbers, sink.dtype) if kernel.reduce is not None else None
+def _write_on_gpu(kernel: GpuKernel, coefficients: Any, whole: Chunk, sink: Sink) -> None:
+    reduction = kernel.reduce(whole, coefficients, sink.dtype) if kernel.reduce is not None else None
     place_RC = sink.destination.place(whole.device)
     if place_RC is not None:
-        kernel.apply(whole, numbers, found, Target(place_RC, sink.dtype, sink.state))
+        kernel.apply(whole, coefficients, reduction, Target(place_RC, sink.dtype, sink.state))
         return
     out_RC = torch.empty(whole.shape, dtype=sink.dtype, device=whole.device)
-    kernel.apply(whole, numbers, found, Target(out_RC, sink.dtype, sink.state))
+    kernel.apply(whole, coefficients, reduction, Target(out_RC, sink.dtype, sink.state))
     sink.destination.put(0, out_RC)

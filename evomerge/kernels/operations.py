@@ -1,9 +1,9 @@
 """The table of operations: what merge methods are made of, and the implementations of each.
 
-A *measure* reads the inputs of a tensor once per study; what it finds depends on no searched parameter. A
-*kernel* makes the weights of one tensor for one candidate from the candidate's numbers. Each has a definition
-in torch (``reference``); some have an implementation for CPUs in numba (``cpu``) and for GPUs in Triton
-(``gpu``), with the same bits. ``dispatch`` chooses; shape letters are those of ``chunks``.
+A *measure* reads the inputs of a tensor once per study; its result depends on no searched parameter. A
+*kernel* computes the weights of one tensor for one candidate from the candidate's coefficients. Each is
+defined in torch (``reference``); some also have an implementation for CPUs in numba (``cpu``) and for GPUs in
+Triton (``gpu``), which give the same bits. ``dispatch`` chooses; shape letters are those of ``chunks``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ __all__ = [
     "column_grams",
     "gram",
     "importance",
-    "line_weighted_sum",
     "magnitudes",
     "masked_sum",
     "nearswap",
@@ -40,6 +39,7 @@ __all__ = [
     "sce",
     "task_gram",
     "variances",
+    "vector_weighted_sum",
     "weighted_sum",
 ]
 
@@ -56,9 +56,9 @@ class InputMeasure:
 
 @dataclass(frozen=True)
 class ReferenceKernel:
-    """``apply`` makes float32 rows, (R, C), from a chunk, the candidate's numbers and what ``reduce`` found.
+    """``apply`` computes float32 rows, (R, C), from a chunk, the coefficients and the result of ``reduce``.
 
-    ``reduce`` is an optional pass over all chunks before; it returns None where the numbers need no pass.
+    ``reduce`` is an optional pass over all chunks before it; it returns None where no pass is needed.
     """
 
     apply: Callable[[Chunk, Any, Any], Tensor]
@@ -77,8 +77,8 @@ class CpuKernel:
 class GpuKernel:
     """As that for CPUs, but on a whole tensor, which is one chunk; nothing in it waits for the device.
 
-    ``can`` says whether it knows numbers like these (all of them, without it); ``reduce`` also gets the dtype
-    of the output.
+    ``can`` says whether it supports these coefficients (without it, all); ``reduce`` also gets the dtype of
+    the output.
     """
 
     apply: Callable[[Chunk, Any, Any, Target], None]
@@ -99,7 +99,7 @@ class Kernel:
 # --------------------------------------------------------------------------- measures
 
 nothing = InputMeasure("nothing", lambda _: None)
-"""For methods whose numbers come from the parameters alone; no input is read."""
+"""For methods whose coefficients follow from the parameters alone; no input is read."""
 
 gram = InputMeasure("gram", reference.linear_combinations.gram, cpu=cpu.linear_combinations.gram)
 """Gram matrix of the inputs taken as vectors; (M, M), float64."""
@@ -110,10 +110,10 @@ task_gram = InputMeasure(
 """The same of base and task vectors, subtracted before they are multiplied; without a base, ``gram``."""
 
 row_grams = InputMeasure("row_grams", reference.linear_combinations.row_grams)
-"""Gram matrix of base and task vectors (of the inputs, without a base) for each row; ``LineGrams``."""
+"""Gram matrix of base and task vectors (of the inputs, without a base) for each row; ``VectorGrams``."""
 
 column_grams = InputMeasure("column_grams", reference.linear_combinations.column_grams)
-"""The same for each column: along the first dimension, however many there are; ``LineGrams``."""
+"""The same for each column: along the first dimension, however many there are; ``VectorGrams``."""
 
 magnitudes = InputMeasure(
     "magnitudes",
@@ -139,16 +139,18 @@ weighted_sum = Kernel(
     CpuKernel(cpu.linear_combinations.weighted_sum),
     GpuKernel(gpu.linear_combinations.weighted_sum, can=gpu.linear_combinations.can_weighted_sum),
 )
-"""Sum of the inputs times their coefficients. Numbers: c_M, one for each input, float64."""
+"""Sum of the inputs times their coefficients. Coefficients: c_M, one for each input, float64."""
 
-line_weighted_sum = Kernel(
-    "line_weighted_sum",
-    ReferenceKernel(reference.linear_combinations.line_weighted_sum),
-    CpuKernel(cpu.linear_combinations.line_weighted_sum),
-    GpuKernel(gpu.linear_combinations.line_weighted_sum, can=gpu.linear_combinations.can_line_weighted_sum),
+vector_weighted_sum = Kernel(
+    "vector_weighted_sum",
+    ReferenceKernel(reference.linear_combinations.vector_weighted_sum),
+    CpuKernel(cpu.linear_combinations.vector_weighted_sum),
+    GpuKernel(
+        gpu.linear_combinations.vector_weighted_sum, can=gpu.linear_combinations.can_vector_weighted_sum
+    ),
 )
-"""The same with coefficients for each row or column. Numbers: ``LineCoefficients``; those of a whole tensor
-are one line that serves every row."""
+"""The same with coefficients for each row or column: ``VectorCoefficients``. Where there is one set, it is
+used for the whole tensor."""
 
 masked_sum = Kernel(
     "masked_sum",
@@ -156,14 +158,14 @@ masked_sum = Kernel(
     CpuKernel(cpu.masked_sum.apply, cpu.masked_sum.reduce),
     GpuKernel(gpu.masked_sum.apply, gpu.masked_sum.reduce, gpu.masked_sum.can),
 )
-"""The base plus masked task vectors, with an election of signs where asked for. Numbers: ``MaskedSum``."""
+"""The base plus masked task vectors, with an election of signs if asked for. Coefficients: ``MaskedSum``."""
 
 sce = Kernel(
     "sce",
     ReferenceKernel(reference.sce.apply, reference.sce.reduce),
     CpuKernel(cpu.sce.apply, cpu.sce.reduce),
 )
-"""The base plus what task vectors agree on where they vary most. Numbers: ``VarianceCut``."""
+"""The base plus what task vectors agree on where they vary most. Coefficients: ``VarianceCutoff``."""
 
 nearswap = Kernel(
     "nearswap",
@@ -171,7 +173,7 @@ nearswap = Kernel(
     CpuKernel(cpu.nearswap.apply),
     GpuKernel(gpu.nearswap.apply),
 )
-"""The base, moved towards the other model by t at most, element by element. Numbers: t."""
+"""The base, moved towards the other model by t at most, element by element. Coefficients: t."""
 
 arcee_fusion = Kernel(
     "arcee_fusion",
@@ -179,7 +181,7 @@ arcee_fusion = Kernel(
     CpuKernel(cpu.arcee_fusion.apply),
     GpuKernel(gpu.arcee_fusion.apply),
 )
-"""The base, with the other model's change where it is important. Numbers: ``Importance``."""
+"""The base, with the other model's change where it is important. Coefficients: ``Importance``."""
 
 ram = Kernel(
     "ram",
@@ -187,6 +189,6 @@ ram = Kernel(
     CpuKernel(cpu.ram.apply, cpu.ram.reduce),
     GpuKernel(gpu.ram.apply, can=gpu.ram.can),
 )
-"""The base plus changes of one model alone, and the mean of shared ones. Numbers: ``Ram``."""
+"""The base plus changes of one model alone, and the mean of shared ones. Coefficients: ``Ram``."""
 
-KERNELS = (weighted_sum, line_weighted_sum, masked_sum, sce, nearswap, arcee_fusion, ram)
+KERNELS = (weighted_sum, vector_weighted_sum, masked_sum, sce, nearswap, arcee_fusion, ram)

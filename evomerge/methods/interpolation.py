@@ -16,15 +16,15 @@ from torch import Tensor
 
 from evomerge.kernels import (
     InputMeasure,
-    LineCoefficients,
-    LineGrams,
+    VectorCoefficients,
+    VectorGrams,
     column_grams,
     gram,
-    line_weighted_sum,
     nothing,
     row_grams,
     stable_coefficients,
     task_gram,
+    vector_weighted_sum,
     weighted_sum,
 )
 from evomerge.methods.registry import Base, Bound, PerModel, Range, merge_method
@@ -36,7 +36,7 @@ _TINY_NORM = 1e-8
 _RESOLVED_SIN = 1e-5
 """Sine of an angle below which vectors count as parallel or opposite. A Gram matrix in float64 has cosines to
 some 1e-16, so the direction between vectors at this angle to one part in 1e5; a cosine in float32, as the
-dialect computes it, tells nothing of sines below 3e-4."""
+dialect computes it, cannot resolve sines below 3e-4."""
 _RESOLVED_SUM = 1e-6
 """Length of a weighted sum of unit vectors, relative to the weights, below which they cancel out."""
 _POLE = 1e-6
@@ -106,25 +106,25 @@ def _nuslerp_measure(parameters: Bound) -> InputMeasure:
     "nuslerp",
     source="Shoemake 1985, per row or per column; weights instead of t",
     measure=_nuslerp_measure,
-    kernel=line_weighted_sum,
+    kernel=vector_weighted_sum,
     base=Base.OPTIONAL,
     models=(2, 2),
 )
 def nuslerp(
-    grams: Tensor | LineGrams,
+    grams: Tensor | VectorGrams,
     *,
     has_base: bool,
     weight: Annotated[PerModel, Range("share of the model; only their ratio counts")],
     nuslerp_flatten: Annotated[bool, Range("the tensor as one vector")] = True,  # noqa: ARG001
     nuslerp_row_wise: Annotated[bool, Range("vectors along the first dimension, not the last")] = False,  # noqa: ARG001
-) -> LineCoefficients:
+) -> VectorCoefficients:
     """Great-circle interpolation of two models, or of their task vectors; c_LM.
 
     Vectors that are parallel or opposite (|sin| < 1e-5) are interpolated linearly.
     """
-    lines = LineGrams(grams[None], per_column=False) if isinstance(grams, Tensor) else grams
+    vectors = VectorGrams(grams[None], per_column=False) if isinstance(grams, Tensor) else grams
     first = 1 if has_base else 0
-    g_L22 = lines.grams_LMM.numpy()[:, first : first + 2, first : first + 2]
+    g_L22 = vectors.grams_LMM.numpy()[:, first : first + 2, first : first + 2]
     total = weight[0] + weight[1]
     t = 0.5 if abs(total) < 1e-6 else weight[1] / total
     norms = [np.maximum(np.sqrt(np.maximum(g_L22[:, i, i], 0)), 1e-7) for i in range(2)]
@@ -136,7 +136,7 @@ def nuslerp(
     if has_base:
         c_ML.insert(0, 1 - c_ML[0] - c_ML[1])
     return stable_coefficients(
-        np.stack(c_ML, axis=1), lines.grams_LMM.numpy(), has_base=has_base, per_column=lines.per_column
+        np.stack(c_ML, axis=1), vectors.grams_LMM.numpy(), has_base=has_base, per_column=vectors.per_column
     )
 
 
@@ -172,7 +172,7 @@ class _Span:
     "multislerp",
     source="Goddard et al. 2025, MergeKit: interpolation in the tangent space of a weighted mean direction",
     measure=task_gram,
-    kernel=line_weighted_sum,
+    kernel=vector_weighted_sum,
     base=Base.OPTIONAL,
     models=(1, None),
 )
@@ -183,7 +183,7 @@ def multislerp(
     weight: Annotated[PerModel, Range("share of the model")],
     normalize_weights: Annotated[bool, Range("divide the weights by their sum")] = True,
     eps: Annotated[float, Range("below this a length counts as zero", 0)] = 1e-8,
-) -> LineCoefficients:
+) -> VectorCoefficients:
     """Barycentre on the sphere in the tangent space of the mean direction, with the mean length; c_LM.
 
     A vector without length has no direction and takes no part in the mean. Where the mean is shorter than
@@ -234,7 +234,7 @@ def _sinc(angle: float) -> float:
     "karcher",
     source="Karcher 1977; Grove and Karcher 1973: Riemannian centre of mass on the sphere",
     measure=gram,
-    kernel=line_weighted_sum,
+    kernel=vector_weighted_sum,
     models=(1, None),
 )
 def karcher(
@@ -243,7 +243,7 @@ def karcher(
     weight: Annotated[PerModel, Range("share of the model (ours; equal in the dialect)", 0)] = (1.0,),
     max_iter: Annotated[int, Range("most steps", 1)] = 10,
     tol: Annotated[float, Range("steps and angles below this count as zero", 0)] = 1e-5,
-) -> LineCoefficients:
+) -> VectorCoefficients:
     """The direction with the least mean squared angle to all models, with their mean length; c_LM.
 
     A model opposite to the mean pulls in no direction more than in another, so it does not pull.
@@ -295,18 +295,18 @@ def _model_stock_measure(parameters: Bound) -> InputMeasure:
     "model_stock",
     source="Jang et al. 2024, arXiv:2403.19522",
     measure=_model_stock_measure,
-    kernel=line_weighted_sum,
+    kernel=vector_weighted_sum,
     base=Base.REQUIRED,
     models=(2, None),
 )
 def model_stock(
-    grams: Tensor | LineGrams,
+    grams: Tensor | VectorGrams,
     *,
     filter_wise: Annotated[bool, Range("one ratio per row")] = False,  # noqa: ARG001
-) -> LineCoefficients:
+) -> VectorCoefficients:
     """Between the base and the mean of the models, by the mean angle between their task vectors; c_LM.
 
-    Where the angles leave no ratio (two opposite task vectors, say), the base stays.
+    Where the angles leave no ratio (two opposite task vectors, for example), the base stays.
     """
     g_LMM: _Floats = (grams[None] if isinstance(grams, Tensor) else grams.grams_LMM).numpy()
     count = g_LMM.shape[1] - 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from evomerge import kernels
-from evomerge.kernels import Importance, InputMeasure, Ram, VarianceCut, Variances, nothing
+from evomerge.kernels import Importance, InputMeasure, Ram, VarianceCutoff, Variances, nothing
 from evomerge.methods.registry import Base, Bound, Range, merge_method
 
 _Epsilon = Annotated[float, Range("changes up to this size count as none", 0)]
@@ -28,12 +28,12 @@ def sce(
     select_topk: Annotated[
         float, Range("share of the positions kept, by variance over the models", 0, 1)
     ] = 1.0,
-) -> VarianceCut:
+) -> VarianceCutoff:
     """Select positions where the models differ most, weight the models by them, erase minorities."""
     if variances is None:
-        return VarianceCut(None)
+        return VarianceCutoff(None)
     rank = int(variances.nonzero * select_topk)
-    return VarianceCut(variances.histogram.cut(rank)) if rank > 0 else VarianceCut(None, empty=True)
+    return VarianceCutoff(variances.histogram.cutoff(rank)) if rank > 0 else VarianceCutoff(None, empty=True)
 
 
 @merge_method(

@@ -73,8 +73,8 @@ def _interval(histogram: Histogram, first: int, last: int, *, rescale: bool) -> 
     if last <= first:
         return Mask(empty=True)
     trim = Trim(
-        last=histogram.cut(last, with_l1=rescale),
-        first=histogram.cut(first, with_l1=rescale) if first > 0 else None,
+        last=histogram.cutoff(last, with_l1=rescale),
+        first=histogram.cutoff(first, with_l1=rescale) if first > 0 else None,
     )
     return Mask(trim=trim, l1=histogram.l1() if rescale else 0.0)
 

@@ -1,4 +1,4 @@
-"""Recipes as people write them, brought into the one form that the schema reads.
+"""Converts recipes as people write them to the form that the schema reads.
 
 Numbers and booleans as text (YAML 1.1 reads ``1e-5`` as a text), other names of dtypes and methods, empty
 sections, and fields that mean nothing here. What is ignored or means something else than in MergeKit gives a
@@ -41,7 +41,7 @@ _SLIPS = frozenset(
     base method params torch_dtype output_dtype
     """.split()  # noqa: SIM905
 )
-"""Slips that are too far from the field that is meant to be found by their letters."""
+"""Mistaken field names that are too far from the right ones to be found by their letters."""
 _DTYPES = {
     "bf16": "bfloat16",
     "fp16": "float16",
@@ -57,7 +57,7 @@ _BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False,
 _NUMBER = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
 _LONGEST = 400
 _EMPTY = ("models", "slices", "modules", "tokenizer_source", "chat_template")
-"""Fields that may be left empty by who fills in a form, as in MergeKit."""
+"""Fields that may be left empty, as in MergeKit."""
 _KINDS = ("float", "int", "choice")
 _MOST_UNKNOWN = 100
 """Fields of one section that recipes do not have; a document with more is not a recipe."""
@@ -116,11 +116,11 @@ def without_extras(
         and k not in model.model_fields
         and (k in carriers or k == "description" or k.startswith(("x-", ".")))
     ]
-    warnings = [*(document.warnings if isinstance(document, Document) else ()), *map(_ignored, extras)]
+    warnings = [*(document.warnings if isinstance(document, Document) else ()), *map(_no_effect, extras)]
     return {k: v for k, v in document.items() if k not in extras}, tuple(warnings)
 
 
-def _ignored(place: str) -> str:
+def _no_effect(place: str) -> str:
     return f"{place} has no effect: it is not a field of this file"
 
 
@@ -151,12 +151,12 @@ class _Reader:
         if isinstance(given, Document):
             carriers = given.carriers
             self.warnings += given.warnings
-        document = self._parameters(self._seeded(dict(given), place))
+        document = self._parameters(self._read_seed(dict(given), place))
         document = {k: v for k, v in document.items() if not (k in _EMPTY and v in ("", [], {}))}
-        document = self._known(document, Recipe, place, carriers)
+        document = self._keep_known(document, Recipe, place, carriers)
         for field, read in (("merge_method", _method), ("dtype", _dtype), ("out_dtype", _dtype)):
             if field in document:
-                document[field] = _chosen(document[field], read)
+                document[field] = _read_choices(document[field], read)
         self._reference(document, "base_model", place)
         self._entries(document, "models", self._source, place)
         self._entries(document, "slices", self._slice, place)
@@ -168,7 +168,7 @@ class _Reader:
         self._entries(document, "stages", self.recipe, place)
         return document
 
-    def _known(
+    def _keep_known(
         self, node: dict[str, Any], model: type[BaseModel], place: str, carriers: frozenset[str] = frozenset()
     ) -> dict[str, Any]:
         """``node`` without what has no meaning here; slips stay, for the schema to refuse."""
@@ -187,7 +187,7 @@ class _Reader:
                 kept[key] = value
         return kept
 
-    def _seeded(self, document: dict[str, Any], place: str) -> dict[str, Any]:
+    def _read_seed(self, document: dict[str, Any], place: str) -> dict[str, Any]:
         """``random_seed``, a field or an option of MergeKit, as the parameter ``seed``."""
         if "random_seed" not in document or not isinstance(document.get("parameters") or {}, Mapping):
             return document
@@ -219,15 +219,15 @@ class _Reader:
             ]
 
     def _source(self, given: Mapping[str, Any], place: str) -> dict[str, Any]:
-        node = self._located(self._parameters(dict(given)), place)
-        node = self._known(node, Source, place)
+        node = self._read_location(self._parameters(dict(given)), place)
+        node = self._keep_known(node, Source, place)
         self._reference(node, "model", place)
         bounds = node.get("layer_range")
         if isinstance(bounds, list | tuple):
             node["layer_range"] = [_setting(b) if _is_hole(b) else whole(b) for b in bounds]
         return node
 
-    def _located(self, node: dict[str, Any], place: str) -> dict[str, Any]:
+    def _read_location(self, node: dict[str, Any], place: str) -> dict[str, Any]:
         """``revision`` and ``lora`` beside ``model`` as parts of the reference, which MergeKit ignores."""
         model = node.get("model")
         for field, sign in (("revision", "@"), ("lora", "+")):
@@ -245,7 +245,7 @@ class _Reader:
         return node
 
     def _slice(self, given: Mapping[str, Any], place: str) -> dict[str, Any]:
-        node = self._known(self._parameters(dict(given)), Slice, place)
+        node = self._keep_known(self._parameters(dict(given)), Slice, place)
         self._reference(node, "base_model", place)
         self._entries(node, "sources", self._source, place)
         return node
@@ -253,7 +253,7 @@ class _Reader:
     def _module(self, given: Any, place: str) -> Any:
         if not isinstance(given, Mapping) or _is_hole(given):
             return given
-        node = self._known(self._parameters(dict(given)), Module, place)
+        node = self._keep_known(self._parameters(dict(given)), Module, place)
         self._entries(node, "models", self._source, place)
         self._entries(node, "slices", self._slice, place)
         return node
@@ -261,7 +261,7 @@ class _Reader:
     def _tokenizer(self, given: Mapping[str, Any], place: str) -> dict[str, Any]:
         if _is_hole(given):
             return dict(given)
-        node = self._known(dict(given), TokenizerSpec, place)
+        node = self._keep_known(dict(given), TokenizerSpec, place)
         if "tokens" in node and node["tokens"] is None:
             del node["tokens"]
         if "pad_to_multiple_of" in node:
@@ -275,12 +275,12 @@ class _Reader:
             return {}
         if not isinstance(given, Mapping) or _is_hole(given):
             return given
-        node = self._known(dict(given), TokenRule, place)
+        node = self._keep_known(dict(given), TokenRule, place)
         if "force" in node:
             node["force"] = as_plain(node["force"])
         source = node.get("source")
         if isinstance(source, Mapping) and "kind" in source:
-            node["source"] = self._known(dict(source), TokenSource, f"{place}source.")
+            node["source"] = self._keep_known(dict(source), TokenSource, f"{place}source.")
             if "token_id" in node["source"]:
                 node["source"]["token_id"] = whole(node["source"]["token_id"])
         return node
@@ -321,11 +321,11 @@ def _setting(node: Any) -> Any:
     return as_plain(node)
 
 
-def _chosen(node: Any, read: Any) -> Any:
+def _read_choices(node: Any, read: Any) -> Any:
     """``read`` of a text, or of each choice of a hole."""
     if isinstance(node, Mapping) and isinstance(node.get("choice"), list):
-        choices = {k: _chosen(v, read) for k, v in node.items() if k == "init"}
-        return {**node, **choices, "choice": [_chosen(v, read) for v in node["choice"]]}
+        choices = {k: _read_choices(v, read) for k, v in node.items() if k == "init"}
+        return {**node, **choices, "choice": [_read_choices(v, read) for v in node["choice"]]}
     return read(node) if isinstance(node, str) else node
 
 

@@ -82,7 +82,7 @@ def _text(path: Path, error: type[UserError]) -> str:
             raise error(
                 str(path), f"the file is larger than {MAX_YAML_BYTES // 2**20} MiB, too large for a recipe"
             )
-        return _decoded(path.read_bytes())
+        return _decode(path.read_bytes())
     except FileNotFoundError:
         near = did_you_mean(path.name, (p.name for p in sorted(path.parent.glob("*.y*ml"))))
         raise error(str(path), "there is no such file", near) from None
@@ -90,7 +90,7 @@ def _text(path: Path, error: type[UserError]) -> str:
         raise error(str(path), f"cannot be read ({exception})") from None
 
 
-def _decoded(data: bytes) -> str:
+def _decode(data: bytes) -> str:
     """Text in UTF-8, or in UTF-16 where the first bytes say so (YAML 1.1, section 5.2); without a BOM."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return data.decode("utf-16")

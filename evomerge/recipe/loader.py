@@ -1,4 +1,4 @@
-"""YAML of plain values: what a recipe or an experiment may hold, and what its writer meant as a text."""
+"""Reads YAML of plain values, all that a recipe or an experiment may hold; some fields always as text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MOST_REPEATED = 100
 _TAG = "tag:yaml.org,2002:"
 _TAGS = ("null", "bool", "int", "float", "str", "seq", "map")
 _UNFIT = re.compile("[\0\ud800-\udfff]")
-"""What no file name, no database and no JSON of ours can hold."""
+"""Characters that file names, databases and JSON cannot hold."""
 
 _TEXTS = frozenset(
     """
@@ -158,11 +158,11 @@ class _PlainLoader(yaml.SafeLoader):
                     None, None, "a key must be a plain value", key_node.start_mark
                 )
             if key in pairs:
-                self._repeated(node, key, pairs[key], (key_node, value))
+                self._check_repeated(node, key, pairs[key], (key_node, value))
             pairs[key] = (key_node, value)
         return [*merges, *pairs.values()]
 
-    def _repeated(
+    def _check_repeated(
         self,
         node: yaml.MappingNode,
         key: Any,

@@ -31,9 +31,9 @@ Values = dict[str, Value]
 """One value per dimension, by its name."""
 
 MAX_DIMENSIONS = 5000
-"""A search in more would not get anywhere, and checking the space alone would take minutes."""
+"""A search in more dimensions would not converge, and checking the space alone would take minutes."""
 _LARGEST = {"int": 2**53, "float": 1e300}
-"""Bounds of bounds: coordinates are floats, and the difference of two bounds must be one, too."""
+"""The largest bound: coordinates are floats, and the difference of two bounds must be finite as well."""
 
 _KINDS: tuple[Kind, ...] = ("float", "int", "choice")
 _OPTIONS = ("init", "log", "points", "name")
@@ -172,7 +172,7 @@ class SearchSpace:
         Raises:
             RecipeError: The filled recipe is not valid.
         """
-        return parse(Recipe, _filled(self.document, self._tree, values))
+        return parse(Recipe, _fill(self.document, self._tree, values))
 
     def values_of(self, recipe: Recipe) -> Values | None:
         """The values that make ``recipe`` of this space; ``None`` where none do. The inverse of ``fill``."""
@@ -373,11 +373,11 @@ def _tree(holes: Iterable[Hole]) -> _Tree:
     return root
 
 
-def _filled(node: Any, tree: _Tree | Hole, values: Mapping[str, Value]) -> Any:
-    """``node`` with its holes filled. Only the way to a hole is copied; the rest is shared, so only read."""
+def _fill(node: Any, tree: _Tree | Hole, values: Mapping[str, Value]) -> Any:
+    """``node`` with its holes filled. Only what contains a hole is copied; the rest is shared."""
     if isinstance(tree, Hole):
         return [values[name] for name in tree.names] if tree.gradient else values[tree.names[0]]
     filled = node.copy()
     for part, below in tree.items():
-        filled[part] = _filled(node[part], below, values)
+        filled[part] = _fill(node[part], below, values)
     return filled

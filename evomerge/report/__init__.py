@@ -1,1 +1,1 @@
-"""Studies to tables and documents."""
+"""Studies as tables and documents."""

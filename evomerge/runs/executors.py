@@ -26,9 +26,9 @@ def make_executor(experiment: Experiment, scored: ScoredDigest | None = None) ->
         device=workers.device,
         dtype=workers.dtype,
         threads=workers.threads,
+        engine=experiment.engine,
         as_drawn=scored is not None and scored.as_drawn,
         scored=None if scored is None else scored.by_task(),
-        model_backend=workers.engine,
         engine_args=workers.engine_args or {},
         quantization=workers.quantization,
     )

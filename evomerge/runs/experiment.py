@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -22,7 +22,7 @@ from evomerge.checkpoints.files import find_file, find_folder, local_path
 from evomerge.checkpoints.references import Reference, locate, parse_source
 from evomerge.errors import CheckpointError, ExperimentError, UserError, did_you_mean
 from evomerge.fitness.objectives import Fitness
-from evomerge.fitness.spec import FitnessSpec
+from evomerge.fitness.spec import FitnessSpec, TaskSpec
 from evomerge.recipe import (
     Document,
     SearchSpace,
@@ -58,7 +58,19 @@ AS_IT_WAS: Mapping[str, Any] = {
     "search.lag": 0,
     "search.warm_start": None,
     "fitness.objective": "weighted_mean",
-    "workers.engine": "transformers",
+    "fitness.chat": None,
+    "fitness.generation": None,
+    "fitness.think_end_token": None,
+    "fitness.tasks[].chat": None,
+    "fitness.tasks[].description": None,
+    "fitness.tasks[].gen_prefix": None,
+    "fitness.tasks[].repeats": None,
+    "fitness.tasks[].generation": None,
+    "fitness.tasks[].think_end_token": None,
+    "fitness.tasks[].python": None,
+    "fitness.tasks[].name": None,
+    "fitness.tasks[].measure": "metric",
+    "workers.engine": "lm_eval",
     "workers.engine_args": None,
     "workers.quantization": None,
 }
@@ -220,8 +232,24 @@ class Experiment:
             "recipe": self.space.document,
             "fitness": self.spec.fitness.model_dump(mode="json"),
             "search": self.spec.search.model_dump(mode="json"),
-            "workers": self.spec.workers.model_dump(mode="json", include=SCORED_BY),
+            "workers": {
+                **self.spec.workers.model_dump(mode="json", include=SCORED_BY),
+                "engine": self.engine,
+            },
         }
+
+    @property
+    def engine(self) -> str:
+        """What runs the models."""
+        return self.spec.workers.chosen_engine
+
+    def of_study(self, document: Mapping[str, Any] | None) -> Experiment:
+        """The experiment with settings that are not given as in the stored ``document`` of its study."""
+        if document is None or self.spec.workers.engine is not None:
+            return self
+        engine = read_document(document)["workers"]["engine"]
+        workers = self.spec.workers.model_copy(update={"engine": engine})
+        return replace(self, spec=self.spec.model_copy(update={"workers": workers}))
 
 
 _HOLE_HINT = "Replace a value by a hole, for instance weight: {float: [0, 1]}."
@@ -317,12 +345,27 @@ def _nodes_at(node: Any, parents: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def fitness_of_document(fitness: FitnessSpec, path: Path) -> FitnessSpec:
-    """The fitness section of the file ``path`` with absolute folders of task definitions.
+    """The fitness section of the file ``path`` with absolute folders of task definitions and Python files.
 
     Raises:
-        ExperimentError: A folder does not exist.
+        ExperimentError: A folder or a file does not exist.
     """
-    return fitness.model_copy(update={"include_path": _include_paths(fitness, path)})
+    tasks = tuple(_with_file(task, number, path) for number, task in enumerate(fitness.tasks))
+    return fitness.model_copy(update={"include_path": _include_paths(fitness, path), "tasks": tasks})
+
+
+def _with_file(task: TaskSpec, number: int, path: Path) -> TaskSpec:
+    """``task`` with the absolute file of its class: looked up like folders with task definitions."""
+    if task.python is None:
+        return task
+    text, _, name = task.python.rpartition(":")
+    files = [folder / local_path(text) for folder in (path.parent, Path(), data_folder("fitness"))]
+    file = next((f for f in files if find_file(f)), None)
+    if file is None:
+        raise ExperimentError(
+            f"fitness.tasks[{number}].python", f"there is no file {text!r}", f"Looked in {files[0].parent}."
+        )
+    return task.model_copy(update={"python": f"{file.resolve()}:{name}"})
 
 
 def _include_paths(fitness: FitnessSpec, path: Path) -> tuple[str, ...] | None:

@@ -19,7 +19,7 @@ __all__ = ["Exported", "choose_trial", "export_trial"]
 
 @dataclass(frozen=True)
 class Exported:
-    """A trial's recipe and what is known of it. ``text`` is the recipe file, whose comments tell the same.
+    """A trial's recipe and its results. ``text`` is the recipe file, whose comments state the results too.
 
     ``scores`` by split, higher is better; ``None`` where the trial was not scored.
     """
@@ -39,7 +39,7 @@ class Exported:
 
 
 def choose_trial(opened: OpenedStudy) -> tuple[Trial, str | None]:
-    """The winner, or before the finalists are validated the best so far; and what to warn of.
+    """The winner, or before the finalists are validated the best candidate so far; and a warning if needed.
 
     Raises:
         StudyError: No candidate has a score.
@@ -67,7 +67,7 @@ def export_trial(opened: OpenedStudy, trial: Trial, path: Path | None = None) ->
 
     Raises:
         OutputError: ``path`` holds something that no export wrote.
-        RecipeError: The values of a failed candidate make no recipe.
+        RecipeError: The values of a failed candidate do not give a valid recipe.
     """
     from evomerge.version import __version__
 

@@ -1,4 +1,4 @@
-"""Finding the study that a person means, and reading what it was made from."""
+"""Finding a study by the name, folder or file that a person gives, and reading its experiment."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from evomerge.recipe import Recipe, SearchSpace
 from evomerge.runs.experiment import Experiment, SearchSpec, read_settings
 from evomerge.runs.frame import trials_frame
 from evomerge.runs.run_folder import RUN_FILE
+from evomerge.search.agreement import Agreement, agreement
 from evomerge.search.baselines import baselines
 from evomerge.search.leaderboard import Row, leaderboard
 from evomerge.search.ranking import finalists, fitness_of, winner
+from evomerge.search.verdict import Verdict, verdict
 from evomerge.study.study import Study, Trial
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ __all__ = ["OpenedStudy", "open_study"]
 
 @dataclass(frozen=True)
 class OpenedStudy:
-    """A study with what its experiment says: how to judge, and how to write a trial's recipe."""
+    """A study with its experiment: how its trials are scored, and how their recipes are written."""
 
     study: Study
     fitness: Fitness
@@ -36,7 +38,7 @@ class OpenedStudy:
 
     @classmethod
     def of(cls, study: Study) -> Self:
-        """``study`` with what its document says; closed with it."""
+        """``study`` with the experiment of its document; closing it closes the study."""
         fitness, search = read_settings(study.document)
         return cls(study, Fitness.of(fitness), search)
 
@@ -63,11 +65,19 @@ class OpenedStudy:
         """The finalist with the best validation score; ``None`` before one is validated."""
         return winner(self.study, self.fitness, self.top_k)
 
+    def verdict(self) -> Verdict | None:
+        """What the search has shown; ``None`` before its winner has been scored on test items."""
+        return verdict(self.study, self.fitness, baselines(self.space), self.top_k)
+
     def unvalidated(self) -> tuple[int, int]:
         """Finalists without a result on validation items, and finalists."""
         best = finalists(self.study, self.top_k)
         done = self.study.split_results(Split.VALIDATION)
         return sum(1 for t in best if t.number not in done), len(best)
+
+    def agreement(self) -> Agreement | None:
+        """Whether the search's measure ranks models as their metrics do; ``None`` where it is the metric."""
+        return agreement(self.study, self.fitness)
 
     def recipe(self, trial: Trial) -> Recipe:
         """The recipe of a trial, with folders and hub ids in place of short names."""
@@ -89,6 +99,8 @@ class OpenedStudy:
 
         Columns ``param/NAME`` hold the filled values (empty for baselines), ``task/NAME`` the task's own
         metric on search items; ``search``, ``validation`` and ``test`` the fitness, higher is better.
+        Where the search is by another measure, ``search_metric`` is the fitness by the metrics on search
+        items, of the models that were scored by both.
         """
         return trials_frame(self.study, self.fitness)
 

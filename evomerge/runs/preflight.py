@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -22,10 +23,11 @@ from evomerge.engine.recipe_faults import with_faults
 from evomerge.engine.sources import identities, open_sources
 from evomerge.errors import CheckpointError, ExperimentError, UserError
 from evomerge.fitness import Evaluator, Split, TaskInfo
+from evomerge.fitness.items import Measure
 from evomerge.fitness.scored import ScoredDigest
 from evomerge.fitness.spec import FitnessSpec
 from evomerge.recipe import Recipe
-from evomerge.runs.experiment import FREE_FIELDS, Experiment, WorkersSpec, read_document
+from evomerge.runs.experiment import FREE_FIELDS, Experiment, read_document
 from evomerge.runs.run_folder import check_folder, check_run_folder
 from evomerge.search.samplers import first_population, make_sampler
 from evomerge.study.lookup import Known, known, study_names
@@ -33,17 +35,18 @@ from evomerge.study.storage import refuse_foreign, storage_file
 from evomerge.study.study import Study
 from evomerge.tokenizers.vocabulary import has_tokenizer, load_tokenizer
 
-__all__ = ["Preflight", "preflight", "trust_warning", "without_effect"]
+__all__ = ["Preflight", "mixed_measures", "preflight", "trust_warning", "without_effect"]
 
 
 @dataclass(frozen=True)
 class Preflight:
     """The models of an experiment, opened; the plan of the recipe that its search starts from; its tasks.
 
-    ``sources`` are digests of what the models hold, ``scored`` of the tasks, ``warnings`` what the user
-    should know.
+    ``experiment`` has the settings that its study decides. ``sources`` are digests of what the models hold,
+    ``scored`` of the tasks, ``warnings`` what the user should know.
     """
 
+    experiment: Experiment
     checkpoints: dict[str, Checkpoint]
     plan: MergePlan
     tasks: tuple[TaskInfo, ...]
@@ -85,8 +88,9 @@ def preflight(experiment: Experiment, *, dry: bool = False) -> Preflight:
     check_folder(experiment.folder)
     check_run_folder(experiment.folder, experiment.path, file)
     study = known(experiment.storage, experiment.name, wait=not dry)
+    experiment = experiment.of_study(study.document)
     try:
-        _check_workers(experiment.spec.workers)
+        _check_workers(experiment)
         make_sampler(experiment.sampler(), experiment.space.dimensions)
         space = experiment.space
         recipe = space.fill(space.decode(space.start()))
@@ -96,9 +100,12 @@ def preflight(experiment: Experiment, *, dry: bool = False) -> Preflight:
         evaluator = Evaluator(experiment.fitness, experiment.path.parent, as_drawn=study.as_drawn)
         tasks = evaluator.describe()
         warnings |= dict.fromkeys(_model_warnings(first, recipe))
-        prompts = _check_requests(evaluator, first, experiment.spec.workers, tuple(Split) if dry else ())
-        sources, scored = identities(inputs.checkpoints), evaluator.digest()
-        check_tables(plans)  # as late, as it needs the weights of models of the hub, which are here now
+        prompts = _check_requests(evaluator, first, experiment, tuple(Split) if dry else ())
+        names = [baseline.name for baseline in experiment.baselines()]
+        tokenizers = _chat_tokenizers(evaluator, plans)
+        prompts += evaluator.check_chat(dict(zip(names, tokenizers[1:], strict=False)))
+        sources, scored = identities(inputs.checkpoints), evaluator.digest(tokenizers)
+        check_tables(plans)  # late, as it needs the weights of models of the hub, which are here now
         _try_engine(experiment, recipe)
     except UserError as exception:
         raise exception.within(str(experiment.path)) from None
@@ -113,9 +120,12 @@ def preflight(experiment: Experiment, *, dry: bool = False) -> Preflight:
         *_first_digest(study),
         *prompts,
         *unused,
+        *mixed_measures(experiment.fitness, tasks),
         *without_effect(experiment),
     )
-    return Preflight(inputs.checkpoints, first, tasks, sources, scored, study, tuple(dict.fromkeys(told)))
+    return Preflight(
+        experiment, inputs.checkpoints, first, tasks, sources, scored, study, tuple(dict.fromkeys(told))
+    )
 
 
 def _first_digest(study: Known) -> tuple[str, ...]:
@@ -124,6 +134,24 @@ def _first_digest(study: Known) -> tuple[str, ...]:
     return (
         "this study is of release 0.1.0, which did not record what its tasks were: whether they have changed "
         "since cannot be told; from now on it is compared",
+    )
+
+
+def mixed_measures(fitness: FitnessSpec, tasks: Sequence[TaskInfo]) -> tuple[str, ...]:
+    """A sentence where the search adds up numbers without a common scale: log-likelihoods have no bound."""
+    kinds: dict[str, list[str]] = {}
+    for spec in fitness.tasks:
+        found = [t for t in tasks if spec.covers(t.task, t.metric) and t.weight > 0.0]
+        for task in found:
+            kind = "choices" if task.output_type == "multiple_choice" else "texts"
+            named = "metrics" if spec.measure == "metric" else f"{spec.measure} of {kind}"
+            kinds.setdefault(named, []).append(task.task)
+    if len(kinds) < 2 or fitness.search_measure is Measure.METRIC:
+        return ()
+    listed = ", ".join(f"{kind} ({', '.join(names)})" for kind, names in kinds.items())
+    return (
+        f"fitness.tasks: the search adds up measures that have no common scale: {listed}; choose weights "
+        "that make up for that, or measure all tasks alike",
     )
 
 
@@ -168,8 +196,9 @@ def _open_models(experiment: Experiment) -> dict[str, Checkpoint]:
     return checkpoints
 
 
-def _check_workers(workers: WorkersSpec) -> None:
-    if workers.engine == "vllm":
+def _check_workers(experiment: Experiment) -> None:
+    workers = experiment.spec.workers
+    if experiment.engine == "vllm":
         check_settings(workers.quantization)
     try:
         resolve_device(workers.device)
@@ -187,7 +216,7 @@ def _check_workers(workers: WorkersSpec) -> None:
 def _try_engine(experiment: Experiment, recipe: Recipe) -> None:
     """Has another engine than transformers make the first candidate, where workers run on this machine."""
     workers = experiment.spec.workers
-    if workers.engine == "transformers" or workers.address is not None:
+    if experiment.engine in ("transformers", "lm_eval") or workers.address is not None:
         return
     settings = ModelSettings(
         models=tuple(experiment.references.items()),
@@ -198,7 +227,7 @@ def _try_engine(experiment: Experiment, recipe: Recipe) -> None:
         engine_args=workers.engine_args or {},
         quantization=workers.quantization,
     )
-    try_out(workers.engine, settings, recipe)
+    try_out(experiment.engine, settings, recipe)
 
 
 def _model_warnings(plan: MergePlan, recipe: Recipe) -> list[str]:
@@ -207,7 +236,7 @@ def _model_warnings(plan: MergePlan, recipe: Recipe) -> list[str]:
 
 
 def _check_requests(
-    evaluator: Evaluator, plan: MergePlan, workers: WorkersSpec, splits: Sequence[Split]
+    evaluator: Evaluator, plan: MergePlan, experiment: Experiment, splits: Sequence[Split]
 ) -> tuple[str, ...]:
     if not has_tokenizer(plan.tokenizer.path):
         raise CheckpointError(
@@ -217,9 +246,19 @@ def _check_requests(
         )
     tokenizer = with_padding(load_tokenizer(plan.tokenizer.path))
     context = context_length(parse_config(plan.config)[0], tokenizer)
-    if workers.engine == "vllm":
-        context = room(plan.config, context, (workers.engine_args or {}).get("max_model_len")).scored
+    if experiment.engine == "vllm":
+        given = experiment.spec.workers.engine_args or {}
+        context = room(plan.config, context, given.get("max_model_len")).scored
     return evaluator.check_requests(tokenizer, context, splits)
+
+
+def _chat_tokenizers(evaluator: Evaluator, plans: Sequence[MergePlan]) -> list[Any]:
+    """The tokenizer of each plan; none where no task is asked with a chat template."""
+    if not any(task.chat is not None and task.chat.applied for task in evaluator.describe()):
+        return []
+    paths = [plan.tokenizer.path for plan in plans]
+    loaded = {path: load_tokenizer(path) for path in dict.fromkeys(paths)}
+    return [loaded[path] for path in paths]
 
 
 def _check_study(experiment: Experiment, sources: dict[str, str], scored: ScoredDigest) -> None:

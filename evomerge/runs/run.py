@@ -22,9 +22,11 @@ from evomerge.runs.opened_study import OpenedStudy
 from evomerge.runs.preflight import Preflight, preflight
 from evomerge.runs.run_folder import write_run_file
 from evomerge.runs.warm_starting import find_warm_start
+from evomerge.search.agreement import Agreement, agreement
 from evomerge.search.controller import Ending, SearchPlan, search
 from evomerge.search.leaderboard import Row, leaderboard
 from evomerge.search.observers import Observer, make_observers
+from evomerge.search.verdict import Verdict, verdict
 from evomerge.study.study import Study, Trial
 from evomerge.study.warm_start import WarmStart
 
@@ -51,15 +53,19 @@ class Check:
 
 @dataclass(frozen=True)
 class Found:
-    """What a search came to. ``winner`` is the best finalist on validation items, once there is one.
+    """The result of a search. ``winner`` is the best finalist on validation items, once there is one.
 
-    ``leaderboard`` holds baselines, then finalists, the winner first; ``candidates`` counts all runs of the
+    ``leaderboard`` holds baselines, then finalists, the winner first; ``verdict`` says what
+    the test items show, once the winner was scored on them; ``agreement`` is that of the search's measure
+    with the metrics, where it is another one; ``candidates`` counts all runs of the
     study, ``evaluated`` the jobs of this one (baselines, validation and test included).
     """
 
     ending: Ending
     winner: Trial | None
     leaderboard: tuple[Row, ...]
+    verdict: Verdict | None
+    agreement: Agreement | None
     candidates: int
     evaluated: int
 
@@ -102,7 +108,7 @@ class Run:
         )
 
     def prepare(self) -> tuple[str, ...]:
-        """Check what ``search`` needs, once; the warnings. ``search`` calls it if nobody has.
+        """Check what ``search`` needs, once; returns the warnings. ``search`` calls it if it was not called.
 
         Raises:
             UserError: The experiment cannot be searched.
@@ -115,7 +121,7 @@ class Run:
     def search(
         self, *, observers: Sequence[Observer] = (), should_stop: Callable[[], bool] = lambda: False
     ) -> Found:
-        """Search until the budget is spent; goes on where an earlier run of the same study ended.
+        """Search until the budget is spent; continues an earlier run of the same study.
 
         ``should_stop`` is asked between two results. Whatever ends the call, finished trials are kept.
 
@@ -134,15 +140,18 @@ class Run:
                 trials=experiment.spec.search.trials,
                 top_k=experiment.spec.search.top_k,
                 lag=experiment.spec.search.lag,
+                measure=experiment.fitness.search_measure,
             )
-            executor = make_executor(experiment, self._checked.scored)
+            executor = make_executor(self._prepared.experiment, self._prepared.scored)
             try:
                 watching = (*observers, *make_observers(experiment.spec.observers, experiment.folder))
                 result = search(plan, study, executor, watching, should_stop)
             finally:
                 executor.close()
             rows = leaderboard(study, fitness, plan.top_k)
-        return Found(result.ending, result.winner, rows, result.candidates, result.evaluated)
+            shown = verdict(study, fitness, plan.baselines, plan.top_k)
+        ranks = agreement(study, fitness)
+        return Found(result.ending, result.winner, rows, shown, ranks, result.candidates, result.evaluated)
 
     def study(self) -> OpenedStudy:
         """The study as it is now, to be read and closed (a context manager).
@@ -166,14 +175,14 @@ class Run:
             return export_trial(opened, chosen, path)
 
     @property
-    def _checked(self) -> Preflight:
+    def _prepared(self) -> Preflight:
         self.prepare()
         assert self._preflight is not None  # noqa: S101 (prepare sets it)
         return self._preflight
 
     @contextmanager
     def _writable_study(self) -> Iterator[Study]:
-        experiment, checked = self.experiment, self._checked
+        experiment, checked = self.experiment, self._prepared
         try:
             experiment.folder.mkdir(parents=True, exist_ok=True)
         except OSError as exception:
@@ -183,7 +192,7 @@ class Run:
         with Study.open(
             experiment.storage,
             experiment.name,
-            document=experiment.document(checked.sources),
+            document=checked.experiment.document(checked.sources),
             dimensions=experiment.space.dimensions,
             free=FREE_FIELDS,
             scored=checked.scored,
@@ -191,6 +200,6 @@ class Run:
         ) as study:
             if self._warm is not None and not study.trials():
                 study.begin_from(self._warm)
-            # Not before: what is there may point to another study.
+            # Only now: a run.json that is there may name another study.
             write_run_file(experiment.folder, experiment)
             yield study

@@ -28,11 +28,11 @@ RUN_FILE = "run.json"
 
 _SHOWN = 5
 _UNOWNED = {".DS_Store", ".gitignore", ".gitkeep", "lost+found"}
-"""Names that do not make a folder somebody's."""
+"""Names that do not count as files of the user."""
 
 
 class RunFile(Enum):
-    """Whose the ``run.json`` of a folder is."""
+    """Who wrote the ``run.json`` of a folder."""
 
     ABSENT = "absent"
     OURS = "ours"
@@ -40,7 +40,7 @@ class RunFile(Enum):
 
 
 def write_run_file(folder: Path, experiment: Experiment) -> None:
-    """Leaves beside the study what ``status`` and ``export`` need to find it again.
+    """Write ``run.json`` beside the study, from which ``status`` and ``export`` find it again.
 
     A storage elsewhere is not named: its URL may hold a password.
     """

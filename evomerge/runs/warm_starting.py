@@ -27,21 +27,21 @@ _FIELD = "search.warm_start"
 
 
 def find_warm_start(experiment: Experiment, checked: Preflight) -> WarmStart | None:
-    """What the study of ``experiment`` is to take over; ``None`` where that is nothing, or is in it already.
+    """What the study of ``experiment`` is to take over; ``None`` if nothing, or where that was done.
 
-    A study that has trials, or took over for the same experiment, does not need the other one any longer.
+    A study that has trials, or that took over for the same experiment, no longer needs the other study.
 
-    Results are taken over where models, tasks, items and compute dtype are those of the other study; points
-    as far as the new space can express them.
+    Results are taken over where models, tasks, items and compute dtype equal those of the other study; points
+    where the new space can express them.
 
     Raises:
         ExperimentError: There is no such study or recipe, or nothing of it can be expressed.
     """
     given, study = experiment.spec.search.warm_start, checked.study
-    digest = _digest(experiment, checked)
+    digest = _digest(checked)
     if study.has_trials or study.warm_started == digest:
         return None
-    if given is None:  # the experiment was mended before the first trial
+    if given is None:  # the experiment was corrected before the first trial
         return None if study.warm_started is None else WarmStart("", experiment=digest)
     try:
         if isinstance(given, str):
@@ -57,9 +57,9 @@ def find_warm_start(experiment: Experiment, checked: Preflight) -> WarmStart | N
     return replace(found, experiment=digest)
 
 
-def _digest(experiment: Experiment, checked: Preflight) -> str:
-    """Of all that decides what can be taken over."""
-    document = experiment.document(checked.sources)
+def _digest(checked: Preflight) -> str:
+    """Digest of everything that decides what can be taken over."""
+    document = checked.experiment.document(checked.sources)
     decides = {name: document[name] for name in ("sources", "recipe", "fitness", "workers")}
     decides |= {"from": document["search"]["warm_start"], "scored": checked.scored.document()}
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:32]
@@ -75,7 +75,7 @@ def _from_study(experiment: Experiment, checked: Preflight, other: OpenedStudy) 
     points = {t.name: _vector_of(experiment.space, t) for t in trials}
     vectors = [v for v in points.values() if v is not None]
     notes = _left_out(points, f"points of study {other.name!r}")
-    why = _other_results(experiment, checked, other)
+    why = _other_results(checked, other)
     results = {} if why else dict(_results(other))
     if why:
         notes += (f"results of study {other.name!r} are not taken over: {why}",)
@@ -120,21 +120,24 @@ def _encode(space: SearchSpace, values: Mapping[str, object]) -> Vector | None:
     return tuple(vector)
 
 
-def _other_results(experiment: Experiment, checked: Preflight, other: OpenedStudy) -> str:
-    """Why results of the other study are not results of this experiment; empty where they are."""
-    theirs, ours = read_document(other.study.document), read_document(experiment.document(checked.sources))
+def _other_results(checked: Preflight, other: OpenedStudy) -> str:
+    """Why results of the other study cannot be used in this experiment; empty where they can."""
+    theirs, ours = (
+        read_document(other.study.document),
+        read_document(checked.experiment.document(checked.sources)),
+    )
     # A recipe that only one of the two can have answers nothing, so models that only one has do not matter.
     if any(ours["sources"].get(name, digest) != digest for name, digest in theirs["sources"].items()):
-        return "its models are others, or hold other weights"
+        return "its models or their weights differ"
     if theirs["workers"]["dtype"] != ours["workers"]["dtype"]:
         return "it calculated in another dtype (workers.dtype)"
     if theirs["workers"] != ours["workers"]:
-        return "its models were run by another engine, or otherwise (workers.engine)"
+        return "its models were run by another engine, or with other settings of it (workers.engine)"
     scored: ScoredDigest | None = other.study.scored
     if scored is None:
         return "it did not record what its tasks were (release 0.1.0)"
     if theirs["fitness"] != ours["fitness"] or scored != checked.scored:
-        return "its fitness section or its tasks are others"
+        return "its fitness section or its tasks differ"
     return ""
 
 
@@ -157,7 +160,7 @@ def _from_recipes(experiment: Experiment, files: Sequence[Path]) -> WarmStart:
 
 
 def _left_out(points: Mapping[str, Vector | None], what: str) -> tuple[str, ...]:
-    """A sentence on the ``points`` that are none of the new space."""
+    """A sentence on the ``points`` that are not in the new space."""
     names = [name for name, vector in points.items() if vector is None]
     if not names:
         return ()

@@ -58,10 +58,11 @@ class WorkersSpec(BaseModel):
         default=None, description="Ray cluster to join (auto, or host:port); a local one if not given."
     )
 
-    engine: str = Field(
-        default="transformers",
-        description="What runs the model: transformers; vllm: vLLM, with the merge inside its own workers "
-        "(docs/vllm.md).",
+    engine: str | None = Field(
+        default=None,
+        description="What runs the models. transformers: requests of all tasks together; lm_eval: as lm-eval "
+        "itself runs transformers, one task after the other; vllm: vLLM, with the merge inside its own "
+        "workers. As the study was begun if not given, and a new one with transformers.",
     )
     engine_args: dict[str, Any] | None = Field(
         default=None, description="Arguments of the engine, by the names that vLLM's EngineArgs have."
@@ -70,6 +71,11 @@ class WorkersSpec(BaseModel):
         default=None,
         description="How the engine stores the weights it calculates with; as they are if not given.",
     )
+
+    @property
+    def chosen_engine(self) -> str:
+        """What runs the models of a new study."""
+        return self.engine or "transformers"
 
     @model_validator(mode="before")
     @classmethod
@@ -81,15 +87,15 @@ class WorkersSpec(BaseModel):
 
     @field_validator("engine")
     @classmethod
-    def _known(cls, engine: str) -> str:
-        if engine not in BACKENDS:
+    def _known(cls, engine: str | None) -> str | None:
+        if engine is not None and engine not in BACKENDS:
             raise ValueError(f"there is no engine {engine!r}. {did_you_mean(engine, BACKENDS)}")
         return engine
 
     @model_validator(mode="after")
     def _for_an_engine(self) -> Self:
         for field in ("engine_args", "quantization"):
-            if self.engine == "transformers" and getattr(self, field) is not None:
+            if self.engine in (None, "transformers", "lm_eval") and getattr(self, field) is not None:
                 raise ValueError(f"{field} needs an engine that has it: set engine: vllm")
         return self
 

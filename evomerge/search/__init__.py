@@ -1,1 +1,1 @@
-"""Which candidate next: samplers, the study, the loop. Nothing heavy is imported here."""
+"""The search: samplers, the stream of candidates, scoring, ranking. Nothing heavy is imported here."""

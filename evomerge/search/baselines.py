@@ -1,4 +1,4 @@
-"""What a searched merge has to beat, and the points where a search starts."""
+"""The baselines of a search, and the points where it starts."""
 
 from __future__ import annotations
 
@@ -18,10 +18,14 @@ _VOCABULARY = ("tokenizer_source", "tokenizer", "chat_template")
 
 @dataclass(frozen=True)
 class Baseline:
-    """A model that nobody searched for. ``name`` is unique within an experiment."""
+    """A model to compare with: a parent, or a merge without search. ``name`` is unique in an experiment.
+
+    ``is_parent``: one of the models that are merged, as it is.
+    """
 
     name: str
     recipe: Recipe
+    is_parent: bool = False
 
 
 def baselines(
@@ -48,7 +52,10 @@ def baselines(
             ties = [{"model": e, "parameters": {"weight": 1.0, "density": 0.5}} for e in experts]
             found.append(("ties", {"merge_method": "ties", "base_model": base, "models": ties, **merged}))
     names = _unique([name for name, _ in found])
-    return tuple(Baseline(n, parse_recipe(d)) for n, (_, d) in zip(names, found, strict=True))
+    return tuple(
+        Baseline(name, parse_recipe(document), is_parent=position < len(singles))
+        for position, (name, (_, document)) in enumerate(zip(names, found, strict=True))
+    )
 
 
 def starts(space: SearchSpace) -> tuple[tuple[float, ...], ...]:
@@ -79,7 +86,7 @@ def _base_of(space: SearchSpace) -> str | None:
 
 
 def _plain(space: SearchSpace, fields: Sequence[str]) -> dict[str, Any]:
-    """Those fields of the document that are set and hold no hole."""
+    """Those fields of the document that are set and contain no hole."""
     holes = {hole.path[0] for hole in space.holes}
     return {f: space.document[f] for f in fields if space.document.get(f) is not None and f not in holes}
 

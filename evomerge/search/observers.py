@@ -1,4 +1,4 @@
-"""Those who watch a search. They are told after a result is in the study, and decide nothing."""
+"""Observers of a search: called after a result is in the study, without influence on the search."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _log = logging.getLogger(__name__)
 
 
 class Observer:
-    """Told what happens in a search; override what you care about. All calls come from the driver's thread.
+    """Receives the events of a search, all from the driver's thread; override the methods you need.
 
-    Calls for one search: ``on_start``, then phases with their trials, then ``on_end``. A killed search makes
-    no ``on_end``; the run that resumes it begins with ``on_start`` again, and tells nothing twice.
+    Calls for one search: ``on_start``, then phases with their trials, then ``on_end``. A killed search does
+    not call ``on_end``; the run that resumes it begins with ``on_start`` again, and reports no trial twice.
     """
 
     def on_start(self, study: Study) -> None:
@@ -46,14 +46,14 @@ class Observer:
         """A generation is complete, and was told to the sampler unless its run had converged before."""
 
     def on_split(self, trial: Trial, split: Split, result: SplitResult, progress: Progress) -> None:
-        """A trial's result on validation or test items is recorded."""
+        """A trial's result on validation or test items is recorded; in phase ``metrics``, on search items."""
 
     def on_end(self, result: SearchResult) -> None:
         """The search is over, or was stopped by ``should_stop``."""
 
 
 class Observers(Observer):
-    """Several observers as one. One that raises is logged and told nothing more; the search goes on.
+    """Several observers as one. One that raises is logged and not called again; the search continues.
 
     A ``UserError`` passes: it is meant for the person who runs the search.
     """
@@ -93,7 +93,7 @@ class Observers(Observer):
                 raise
             except Exception:  # noqa: BLE001 (it is not ours, and must not cost a search)
                 self._watching.remove(observer)
-                _log.exception("the observer %s failed and is told nothing more", type(observer).__name__)
+                _log.exception("the observer %s failed and is not called again", type(observer).__name__)
 
 
 MakeObserver = Callable[[Path], Observer]

@@ -1,4 +1,4 @@
-"""Where a search stands. Nothing here decides."""
+"""The progress of a search, for display."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ class Phase(StrEnum):
 
     BASELINES = "baselines"
     SEARCH = "search"
+    METRICS = "metrics"
+    """Baselines and finalists by their metrics, where the search uses another measure."""
     VALIDATION = "validation"
     TEST = "test"
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a search stands; ``seconds`` and ``evaluated`` count this phase of this run only."""
+    """The progress of a search; ``seconds`` and ``evaluated`` count this phase of this run only."""
 
     phase: Phase
     done: int

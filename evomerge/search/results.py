@@ -18,7 +18,7 @@ class Ending(StrEnum):
     CONVERGED = "converged"
     """The sampler had nothing left to propose; validation and test are done as well."""
     STOPPED = "stopped"
-    """``should_stop`` said so; the same call goes on where this one ended."""
+    """``should_stop`` returned true; the same call continues the search."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from evomerge.errors import did_you_mean
 from evomerge.recipe import Dimension
-from evomerge.search.samplers import SAMPLERS, SamplerSettings, Whole, filled_settings
+from evomerge.search.samplers import SAMPLERS, SamplerSettings, Whole, settings_with_defaults
 from evomerge.study.storage import redact
 
 __all__ = ["SearchSpec", "read_search", "search_model", "stored_search"]
@@ -54,16 +54,16 @@ class SearchSpec(BaseModel):
 
     @property
     def settings(self) -> SamplerSettings:
-        """Those of the sampler."""
+        """The settings of the sampler."""
         model = SAMPLERS[self.sampler].Settings
         return model.model_validate({name: getattr(self, name) for name in model.model_fields})
 
-    def shown(self, dimensions: Sequence[Dimension]) -> dict[str, Any]:
+    def with_defaults(self, dimensions: Sequence[Dimension]) -> dict[str, Any]:
         """Every field by name, with what stands for those that are not given in a space of ``dimensions``."""
         common = self.model_dump(include=set(SearchSpec.model_fields))
         if self.sampler not in SAMPLERS:  # read from a study; the package that has it is not installed
             return common
-        return {**common, **filled_settings(self.settings, dimensions)}
+        return {**common, **settings_with_defaults(self.settings, dimensions)}
 
     @field_serializer("warm_start")
     def _without_password(self, warm_start: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
@@ -73,15 +73,15 @@ class SearchSpec(BaseModel):
     @model_validator(mode="wrap")
     @classmethod
     def _explain(cls, given: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """Says of a field that is not one of this sampler's whose it is."""
+        """Names the sampler that an unknown field belongs to, if there is one."""
         try:
             return handler(given)
         except ValidationError as exception:
-            found = [cls._explained(e) for e in exception.errors(include_url=False)]
+            found = [cls._explain_error(e) for e in exception.errors(include_url=False)]
             raise ValidationError.from_exception_data(cls.__name__, found) from None
 
     @classmethod
-    def _explained(cls, error: Any) -> InitErrorDetails:
+    def _explain_error(cls, error: Any) -> InitErrorDetails:
         details = InitErrorDetails(
             type=error["type"], loc=error["loc"], input=error["input"], ctx=error.get("ctx", {})
         )

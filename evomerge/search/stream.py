@@ -1,12 +1,12 @@
 """What is proposed, and when: the candidates of a search as one stream, numbered in the order of submission.
 
 The rule: the sampler is told whole generations, in the order of the stream, and candidate n is drawn when
-exactly those generations have been told that end at least ``lag`` candidates before n. How much more is
-known by then does not matter. So the stream is a function of settings, lag and scores; workers, timing and
-kills have no part in it. With a lag of 0 a generation is drawn when the one before is whole.
+exactly those generations have been told that end at least ``lag`` candidates before n. Other results that are
+known by then are not used. So the stream is a function of settings, lag and scores; workers, timing and kills
+do not change it. With a lag of 0 a generation is drawn when the one before is whole.
 
-What was drawn ahead from a run that then converges is scored and recorded, but gives no update: its
-generations end where the stream had got to, and the next run begins behind them.
+What was drawn ahead from a run that then converges is scored and recorded, but gives no update: its last
+generation ends with the last candidate drawn, and the next run begins after it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 class DriftError(StudyError):
-    """The sampler proposes something else than the study recorded, be it in one bit."""
+    """The sampler proposes something else than the study recorded."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class _Generation:
     vectors: list[Vector] = field(default_factory=list)
     counts: bool = True
     foreign: bool = False
-    """Whether it holds others than the sampler proposed, in a study whose drift was accepted."""
+    """Whether it has other vectors than the sampler proposed, in a study whose drift was accepted."""
     rounded: bool = False
     """Whether what is recorded differs from what was proposed by rounding: another processor wrote it."""
 
@@ -60,8 +60,8 @@ class _Generation:
 class Stream:
     """The proposals of ``sampler``, compared with what ``study`` holds already.
 
-    Of what was accepted as drift, the recorded points stand in place of the sampler's; ``trials`` ends the
-    stream, in the midst of a generation where it must.
+    Where a drift was accepted, the recorded points replace those of the sampler. The stream ends after
+    ``trials`` candidates, if need be within a generation.
     """
 
     def __init__(self, sampler: Sampler, lag: int, trials: int, study: Study) -> None:
@@ -93,7 +93,7 @@ class Stream:
 
     @property
     def converged(self) -> bool:
-        """Whether it ended because the sampler has nothing left to propose."""
+        """Whether the stream ended because the sampler has nothing left to propose."""
         return not self._sampler.population and self._proposed < self._trials
 
     def take(self) -> list[Proposal]:
@@ -102,7 +102,7 @@ class Stream:
         return fresh
 
     def check_is_at(self, last: Trial) -> None:
-        """Nothing, if ``last``, the last candidate that the study holds, is one that is proposed by now.
+        """Check that ``last``, the last candidate in the study, is among those proposed by now.
 
         Raises:
             DriftError: It is not: a generation before it has another size than the sampler's.
@@ -113,7 +113,7 @@ class Stream:
         if not proposed and last.generation >= self._accepted:
             raise _drift(self.generation, len(self._open[0].recorded) if self._open else 0)
 
-    def finished(self, trial: Trial) -> None:
+    def note_recorded(self, trial: Trial) -> None:
         """A proposal taken from here has been recorded as ``trial``."""
         for generation in self._open:
             if generation.number == trial.generation:
@@ -133,10 +133,10 @@ class Stream:
         return trials
 
     def refuse_mass_failure(self) -> None:
-        """Nothing, unless more than half of the candidates told so far have failed.
+        """Check that at most half of the candidates told so far have failed.
 
         Raises:
-            StudyError: They have.
+            StudyError: More have failed.
         """
         if 2 * len(self._failures) <= self._told:
             return
@@ -146,7 +146,7 @@ class Stream:
             f"study {self._study.name!r}",
             f"stopped: {len(self._failures)} of {self._told} candidates failed ({listed}); "
             f"the last: {self._failures[-1].reason}",
-            "Mend the cause, or narrow the bounds that lead there, and begin a new study.",
+            "Fix the cause, or narrow the bounds that lead there, and begin a new study.",
         )
 
     def _update(self, generation: _Generation, trials: Sequence[Trial]) -> None:
@@ -155,15 +155,15 @@ class Stream:
             self._sampler.adopt(generation.vectors)
         elif generation.rounded:
             self._sampler.restate(generation.vectors)
-        self._sampler.tell([_told(v, t) for v, t in zip(generation.vectors, trials, strict=True)])
+        self._sampler.tell([_as_told(v, t) for v, t in zip(generation.vectors, trials, strict=True)])
         if self._sampler.run != run or not self._sampler.population:
             for ahead in self._open:
                 ahead.counts = False
             if self._open:
-                self._cut(self._open[-1])
+                self._end_generation(self._open[-1])
 
-    def _cut(self, last: _Generation) -> None:
-        """Ends a generation where the stream has got to, or with the last that is accepted of it."""
+    def _end_generation(self, last: _Generation) -> None:
+        """Ends a generation with the last candidate drawn, or with the last that was accepted."""
         kept = last.recorded if last.number < self._accepted else {}
         size = max(len(last.vectors), max(kept, default=-1) + 1)
         last.left -= last.size - size
@@ -172,7 +172,7 @@ class Stream:
             self._put(last, kept.get(index, kept[min(kept)]))
 
     def _draw(self) -> None:
-        """Proposes what may be drawn from the sampler as it is now."""
+        """Proposes what may be drawn from the current state of the sampler."""
         first = self._open[0].size if self._open else self._size(self._begun)
         count = first + self._lag - sum(len(g.vectors) for g in self._open)
         drawn = self._sampler.ask(count) if count > 0 else []
@@ -182,20 +182,20 @@ class Stream:
             self._put(self._open[-1], vector)
         if not self._open and self._begun < self._accepted and self._study.generation(self._begun):
             self._begin()  # the sampler has converged where the study went on
-            self._cut(self._open[-1])
+            self._end_generation(self._open[-1])
             self._open[-1].foreign = True
 
     def _size(self, number: int) -> int:
-        recorded = self._recorded(number) if number < self._accepted else {}
+        recorded = self._recorded_vectors(number) if number < self._accepted else {}
         if number < self._closed:
             return len(recorded)
         return max(self._sampler.population, max(recorded, default=-1) + 1)
 
-    def _recorded(self, number: int) -> dict[int, Vector]:
+    def _recorded_vectors(self, number: int) -> dict[int, Vector]:
         return {t.index: t.vector for t in self._study.generation(number)}
 
     def _begin(self) -> None:
-        number, size, recorded = self._begun, self._size(self._begun), self._recorded(self._begun)
+        number, size, recorded = self._begun, self._size(self._begun), self._recorded_vectors(self._begun)
         self._begun += 1
         if recorded and max(recorded) >= size:
             raise _drift(number, size)
@@ -228,15 +228,15 @@ def open_stream(
         StudyError: The study is damaged, or too many candidates have failed.
     """
     try:
-        return _caught_up(make_sampler(plan, dimensions), lag, trials, study)
+        return _catch_up(make_sampler(plan, dimensions), lag, trials, study)
     except DriftError as drift:
         recorded = ([study.versions] + [d.versions for d in study.accepted_drifts])[-1]
-        raise _explained(drift, recorded, versions()) from None
+        raise _name_changes(drift, recorded, versions()) from None
 
 
-def _caught_up(sampler: Sampler, lag: int, trials: int, study: Study) -> Stream:
-    """A stream that was told every generation that is recorded whole, and so has compared all that is."""
-    study.closed(lag)  # is it damaged?
+def _catch_up(sampler: Sampler, lag: int, trials: int, study: Study) -> Stream:
+    """A stream that was told every generation recorded as whole, and has compared all recorded candidates."""
+    study.count_closed(lag)  # is it damaged?
     stream = Stream(sampler, lag, trials, study)
     while stream.tell():
         stream.refuse_mass_failure()
@@ -245,7 +245,7 @@ def _caught_up(sampler: Sampler, lag: int, trials: int, study: Study) -> Stream:
     return stream
 
 
-def _told(vector: Vector, trial: Trial) -> Told:
+def _as_told(vector: Vector, trial: Trial) -> Told:
     return Told(vector, () if trial.score is None else (trial.score,), failed=trial.score is None)
 
 
@@ -253,7 +253,7 @@ def _drift(generation: int, index: int) -> DriftError:
     return DriftError("study", f"the sampler proposes another g{generation}.{index} than the study recorded")
 
 
-def _explained(drift: DriftError, recorded: Mapping[str, str], now: Mapping[str, str]) -> DriftError:
+def _name_changes(drift: DriftError, recorded: Mapping[str, str], now: Mapping[str, str]) -> DriftError:
     """``drift`` with the libraries that changed."""
     changed = versions_text(differences(recorded, now))
     why = f"; since then these versions changed: {changed}." if changed else ", though no version changed."

@@ -1,4 +1,4 @@
-"""What a study holds, and questions about it."""
+"""The contents of a study, and queries over them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Contents:
 
     name: str
     url: str
-    """The storage, without a password: fit for messages."""
+    """The URL of the storage without a password, for messages."""
 
     def __init__(self, name: str, url: str) -> None:
         self.name = name
@@ -29,6 +29,7 @@ class Contents:
         self._generations: dict[int, dict[int, Trial]] = {}
         self._events: dict[int, tuple[MoreItems, ...]] = {}
         self._splits: dict[tuple[Split, int], SplitResult] = {}
+        self._by_metric: dict[int, SplitResult] = {}
 
     def trials(self) -> tuple[Trial, ...]:
         """Baselines, then candidates, by (generation, index)."""
@@ -64,7 +65,7 @@ class Contents:
         """The candidates by generation, each by index; of the last ones some may be missing."""
         return tuple(self.generation(n) for n in range(max(self._generations, default=-1) + 1))
 
-    def closed(self, lag: int) -> int:
+    def count_closed(self, lag: int) -> int:
         """How many generations must be whole, as the last candidate is ``lag`` or more beyond their end.
 
         Raises:
@@ -98,17 +99,26 @@ class Contents:
             return {t.number: t.scores for t in self.trials() if t.scores is not None}
         return {n: r.scores for n, r in self.split_results(split).items() if r.scores is not None}
 
+    def metric_results(self) -> dict[int, SplitResult]:
+        """What was recorded by the tasks' own metrics on search items, by trial number, in their order.
+
+        Only where candidates are scored by another measure, of those that were scored by both.
+        """
+        return dict(sorted(self._by_metric.items()))
+
     def snapshot(self) -> dict[str, Any]:
-        """All that must be equal between a study that was killed and resumed and one that was not.
+        """Everything that must be equal between a study that was killed and resumed and one that was not.
 
         Plain JSON: ``trials`` (by generation and index), ``validation``, ``test``. Without numbers, times,
-        attempts and the wording of failures.
+        attempts and the wording of failures. Where trials have results by two measures, also ``metric``.
         """
         names = {t.number: t.name for t in self.trials()}
         splits = {
             split.value: {names[n]: split_snapshot(r) for n, r in self.split_results(split).items()}
             for split in (Split.VALIDATION, Split.TEST)
         }
+        if self._by_metric:
+            splits["metric"] = {names[n]: split_snapshot(r) for n, r in self.metric_results().items()}
         return {"trials": [trial_snapshot(t) for t in self.trials()], **splits}
 
     def digest(self) -> str:

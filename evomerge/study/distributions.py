@@ -1,4 +1,4 @@
-"""The dimensions of a search space in Optuna's words."""
+"""The dimensions of a search space as Optuna distributions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["distributions_of"]
 
 
 def distributions_of(dimensions: Sequence[Dimension]) -> dict[str, BaseDistribution]:
-    """Optuna's words for the dimensions, for those who look at a study with its tools; not read here."""
+    """Optuna distributions of the dimensions, for Optuna's own tools; evomerge does not read them."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     made: dict[str, BaseDistribution] = {}

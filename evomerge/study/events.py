@@ -1,4 +1,4 @@
-"""What is added to trials after they were finished: events in the log, merged where a study is read.
+"""Items that are added to finished trials: events in the log, merged when a study is read.
 
 An event is a user attribute of the study, ``event/<trial>/<k>/<driver>``: the k-th of that trial. Keys of two
 drivers never collide; of two events with one k, that of the later driver counts (the earlier had lost the
@@ -23,7 +23,7 @@ _EVENT = "event/"
 
 
 def event_key(number: int, k: int, driver: str) -> str:
-    """Under which the ``k``-th event of trial ``number`` is stored."""
+    """The key under which the ``k``-th event of trial ``number`` is stored."""
     return f"{_EVENT}{number}/{k}/{driver}"
 
 
@@ -33,7 +33,7 @@ def ordered_events(
     """The events among the ``attributes`` of a study, by trial number, in order.
 
     Raises:
-        one of ``SENSELESS``: One of them was damaged.
+        one of ``DAMAGE_ERRORS``: One of them was damaged.
     """
     latest: dict[tuple[int, int], tuple[int, str]] = {}
     for key in attributes:
@@ -57,14 +57,14 @@ def merge(trial: Trial, event: MoreItems) -> Trial:
     if trial.scores is None:
         raise ValueError("it has no scores")
     added = {(task.task, task.metric): task for task in event.scores.tasks}
-    tasks = tuple(_merged(task, added.pop((task.task, task.metric), None)) for task in trial.scores.tasks)
+    tasks = tuple(_merge_task(task, added.pop((task.task, task.metric), None)) for task in trial.scores.tasks)
     if added:
         raise ValueError(f"it was not scored on {next(iter(added))[0]!r}")
     scores = Scores(trial.scores.split, tasks)
     return replace(trial, values=event.values, scores=scores, basis=event.basis)
 
 
-def _merged(task: TaskScore, more: TaskScore | None) -> TaskScore:
+def _merge_task(task: TaskScore, more: TaskScore | None) -> TaskScore:
     if more is None:
         return task
     both = {item.item for item in task.items} & {item.item for item in more.items}

@@ -11,13 +11,13 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from evomerge.errors import StudyError
 from evomerge.fitness.scores import Scores
-from evomerge.study.storage_row import SENSELESS, json_text
+from evomerge.study.storage_row import DAMAGE_ERRORS, json_text
 
 __all__ = ["ItemLists", "Stored", "StoredScores", "scores_document", "scores_from"]
 
 
 class Stored(BaseModel):
-    """What stored text must be before it is believed; fields of later versions are left alone."""
+    """Base of the models that stored text is validated with; fields of later versions are ignored."""
 
     model_config = ConfigDict(strict=True)
 
@@ -49,7 +49,7 @@ class ItemLists:
         return self._items[digest]
 
     def digest(self, items: Sequence[str]) -> str:
-        """What stands for ``items`` where scores are stored."""
+        """The digest that replaces ``items`` where scores are stored."""
         key = tuple(items)
         if key not in self._digests:
             self._digests[key] = hashlib.blake2b(json_text(key).encode(), digest_size=8).hexdigest()
@@ -64,10 +64,10 @@ class ItemLists:
                 yield _ITEMS + digest, json_text(items)
 
     def add(self, key: str, text: str) -> None:
-        """Takes up an attribute of the study, if it is one of these.
+        """Reads an attribute of the study, if it is a list of items.
 
         Raises:
-            one of ``SENSELESS``: The text was damaged.
+            one of ``DAMAGE_ERRORS``: The text was damaged.
         """
         if key.startswith(_ITEMS):
             items = tuple(_LIST.validate_json(text))
@@ -79,9 +79,9 @@ _LIST = TypeAdapter(list[str], config=ConfigDict(strict=True))
 
 
 class StoredScores(Scores):
-    """Scores that are read from their text when somebody looks at them.
+    """Scores that are parsed from their text on first access.
 
-    A search looks at few of them again, and the items of ten thousand trials are millions of objects.
+    A search reads few of them again, and the items of ten thousand trials are millions of objects.
     """
 
     def __init__(self, text: str, lists: ItemLists) -> None:
@@ -94,7 +94,7 @@ class StoredScores(Scores):
             raise AttributeError(name)
         try:
             scores = scores_from(json.loads(self._text), self._lists)
-        except SENSELESS:
+        except DAMAGE_ERRORS:
             raise StudyError("the study", "is damaged: the scores of a trial cannot be read") from None
         object.__setattr__(self, "split", scores.split)
         object.__setattr__(self, "tasks", scores.tasks)
@@ -116,7 +116,7 @@ def scores_from(stored: Any, lists: ItemLists) -> Scores:
     """The scores that ``scores_document`` wrote.
 
     Raises:
-        one of ``SENSELESS``: The document was damaged.
+        one of ``DAMAGE_ERRORS``: The document was damaged.
     """
     _StoredSplit.model_validate(stored)
     tasks = [{**task, "items": lists[task["items"]]} for task in stored["tasks"]]

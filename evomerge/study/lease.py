@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import StudyError
-from evomerge.study.storage_row import EPOCHS, LEASE, SENSELESS, LeaseLost
+from evomerge.study.storage_row import DAMAGE_ERRORS, EPOCHS, LEASE, LeaseLost
 
 if TYPE_CHECKING:
     from evomerge.study.storage import Storage
@@ -69,10 +69,10 @@ class Holder:
 
 @dataclass(frozen=True)
 class Driver:
-    """Who holds a study, for those who only look. ``since`` is UTC.
+    """The driver that holds a study, as a reader sees it. ``since`` is UTC.
 
     ``alive`` is certain on the driver's own machine; from another one it means that the last sign of life is
-    young enough. ``silent_s`` is its age in seconds, by the clock of who looks.
+    recent enough. ``silent_s`` is its age in seconds, by the reader's clock.
     """
 
     host: str
@@ -113,22 +113,22 @@ class Lease:
         """
         with self._storage.exclusively(self._study):
             if self._storage.system_attribute(self._study, LEASE) != self._text:
-                raise self.lost()
+                raise self.lost_error()
             before = self._storage.system_attribute(self._study, EPOCHS) or []
             now = [*before, [self._holder.token, first]]
             self._storage.set_system_attribute(self._study, EPOCHS, now)
 
     def release(self) -> None:
-        """Let the next driver in at once; may be called twice."""
+        """Give up the lease, so that the next driver need not wait; may be called twice."""
         if self._stop.is_set():
             return
         self._stop.set()
         self._thread.join(timeout=_JOIN_S)
-        # A storage that is gone is not waited for: a lease of a process that has ended binds nobody.
+        # A storage that is gone is not waited for: the lease of an ended process does not block others.
         with contextlib.suppress(StudyError):
             self._storage.release(self._study, self._text, RELEASED)
 
-    def lost(self) -> StudyError:
+    def lost_error(self) -> StudyError:
         """What to raise when a write found that another driver has the study."""
         other = holder_of(self._storage, self._study)
         return StudyError(
@@ -160,9 +160,9 @@ class Lease:
         mine = self._holder
         if other.machine == mine.machine:
             # A second driver in this very process replaces the first, which then refuses to write.
-            if other.pid == mine.pid or _started(other.pid) != other.started:
+            if other.pid == mine.pid or _start_time(other.pid) != other.started:
                 return True
-            raise self._taken(other, "it is running")
+            raise self._taken_error(other, "it is running")
         return False
 
     def _watch(self, other: Holder) -> None:
@@ -183,9 +183,9 @@ class Lease:
             if not self._moves():
                 return
         age = max(_age(self._storage, self._study, other), 0)
-        raise self._taken(other, f"its last sign of life came {age:.0f} s ago")
+        raise self._taken_error(other, f"its last sign of life came {age:.0f} s ago")
 
-    def _taken(self, other: Holder, sign: str) -> StudyError:
+    def _taken_error(self, other: Holder, sign: str) -> StudyError:
         return StudyError(
             f"study {self._study!r} in {self._storage.url}",
             f"another driver is at work on it: {other}; {sign}",
@@ -213,7 +213,7 @@ class Lease:
             beat = json.dumps({"token": self._holder.token, "at": _now()})
             try:
                 self._storage.beat(self._study, _BEAT, beat)
-            except StudyError:  # the next one may get through; a write that does not says so itself
+            except StudyError:  # the next beat may succeed; a failing write reports the error
                 continue
             except LeaseLost:  # the next write says so
                 return
@@ -226,7 +226,7 @@ class Epochs:
         """From the study's system attribute.
 
         Raises:
-            one of ``SENSELESS``: It was damaged.
+            one of ``DAMAGE_ERRORS``: It was damaged.
         """
         listed = [(str(token), int(first)) for token, first in stored or ()]  # type: ignore[attr-defined]
         self._order = {token: i for i, (token, _) in enumerate(listed)}
@@ -253,7 +253,7 @@ def driver_of(storage: Storage, study: str) -> Driver | None:
         return None
     age = max(0.0, _age(storage, study, holder))
     here = holder.machine == _machine()
-    alive = _started(holder.pid) == holder.started if here else age <= DEAD_AFTER_S
+    alive = _start_time(holder.pid) == holder.started if here else age <= DEAD_AFTER_S
     return Driver(holder.host, holder.pid, holder.since, alive, age)
 
 
@@ -263,7 +263,7 @@ def _age(storage: Storage, study: str, holder: Holder) -> float:
     said = beat.get("at") if beat.get("token") == holder.token else holder.since
     try:
         return (datetime.now(UTC) - datetime.fromisoformat(str(said)).replace(tzinfo=UTC)).total_seconds()
-    except SENSELESS:
+    except DAMAGE_ERRORS:
         raise _damage_error() from None
 
 
@@ -280,7 +280,7 @@ def _parse_holder(text: str | None) -> Holder | None:
 def _json(text: str | None) -> dict[str, Any]:
     try:
         document = json.loads(text) if text else {}
-    except SENSELESS:
+    except DAMAGE_ERRORS:
         raise _damage_error() from None
     if not isinstance(document, dict):
         raise _damage_error()
@@ -293,7 +293,7 @@ def _damage_error() -> StudyError:
 
 def _myself() -> Holder:
     pid = os.getpid()
-    return Holder(uuid.uuid4().hex, _machine(), socket.gethostname(), pid, _started(pid), _now())
+    return Holder(uuid.uuid4().hex, _machine(), socket.gethostname(), pid, _start_time(pid), _now())
 
 
 def _now() -> str:
@@ -309,7 +309,7 @@ def _machine() -> str:
         return socket.gethostname()
 
 
-def _started(pid: int) -> str:
+def _start_time(pid: int) -> str:
     """When process ``pid`` was started, in the machine's own count; empty if there is none."""
     if Path("/proc/self/stat").exists():
         try:
@@ -322,7 +322,7 @@ def _started(pid: int) -> str:
             )
         except OSError:
             return ""
-        return "" if state in "ZX" else fields[18]  # a zombie has ended, only nobody has taken note
+        return "" if state in "ZX" else fields[18]  # a zombie has ended, but was not waited for yet
     if sys.platform == "win32":  # where signal 0 ends the process
         return "unknown"
     try:

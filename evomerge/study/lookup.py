@@ -1,15 +1,18 @@
-"""What can be told of the studies of a storage without opening one of them."""
+"""What is known of the studies in a storage without opening one for writing."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from evomerge.errors import StudyError
 from evomerge.fitness.scored import ScoredDigest
+from evomerge.study.manifest import Manifest
 from evomerge.study.scored_tasks import SCORED, scored_of
 from evomerge.study.serialization import is_trial
 from evomerge.study.storage import open_storage, storage_file
-from evomerge.study.storage_row import SENSELESS
+from evomerge.study.storage_row import DAMAGE_ERRORS
 from evomerge.study.warm_start import warm_started_experiment
 
 __all__ = ["Known", "known", "study_names"]
@@ -17,16 +20,18 @@ __all__ = ["Known", "known", "study_names"]
 
 @dataclass(frozen=True)
 class Known:
-    """What can be told of a study without opening it for writing."""
+    """What is known of a study without opening it for writing."""
 
     has_trials: bool = False
     scored: ScoredDigest | None = None
+    document: Mapping[str, Any] | None = None
+    """The stored document of its experiment, once it has trials."""
     warm_started: str | None = None
     """Digest of the experiment for which it took something over from another study."""
 
     @property
     def as_drawn(self) -> bool:
-        """Whether its few-shot examples are those of release 0.1.0, which went on or is to go on."""
+        """Whether few-shot examples are drawn as by release 0.1.0, as the study was begun with it."""
         return self.scored.as_drawn if self.scored is not None else self.has_trials
 
 
@@ -51,9 +56,10 @@ def known(storage: str, name: str, *, wait: bool = False) -> Known:
         has_trials = any(is_trial(row) for row in opened.trials(name))
         try:
             warm_started = warm_started_experiment(attributes)
-        except SENSELESS:
+        except DAMAGE_ERRORS:
             raise StudyError(where, "the study is damaged: what it took over cannot be read") from None
-        return Known(has_trials, scored, warm_started)
+        document = Manifest.read(attributes, where).experiment if has_trials else None
+        return Known(has_trials, scored, document, warm_started)
     finally:
         opened.close()
 

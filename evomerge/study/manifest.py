@@ -1,4 +1,4 @@
-"""What a study says of itself: its experiment, the versions of libraries, drifts that were accepted."""
+"""The manifest of a study: its experiment, the versions of libraries, drifts that were accepted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from evomerge.errors import StudyError
-from evomerge.study.storage_row import SENSELESS
+from evomerge.study.storage_row import DAMAGE_ERRORS
 from evomerge.version import __version__
 
 __all__ = [
@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 FORMAT = 2
-"""Of what is stored; a study of a later format is refused. 1: release 0.1.0."""
+"""The version of what is stored; a study of a later format is refused. 1: release 0.1.0."""
 
 MANIFEST = "evomerge"
 """User attribute of the study that holds its manifest."""
@@ -52,7 +52,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class AcceptedDrift:
-    """From here on the sampler went on from a history that it would not have proposed itself.
+    """A point from which on the sampler continued from a history that it would not have proposed itself.
 
     The first ``generations`` are from before (``candidates`` in all; but for the first ``closed``, they may
     only have been begun); the others were proposed under ``versions``, of which ``changed`` differ from those
@@ -75,9 +75,9 @@ class _StoredDrift(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What a study says of itself. ``versions`` are those of its creation.
+    """The experiment of a study, and ``versions`` of libraries at its creation.
 
-    What a later evomerge added is kept.
+    Fields that a later evomerge added are kept.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="allow")
@@ -106,7 +106,7 @@ class Manifest(BaseModel):
                 later = stored["versions"].get("evomerge")
                 raise StudyError(where, f"was written by a later evomerge ({later})", "Update.")
             return cls.model_validate({**stored, "drifts": tuple(stored.get("drifts", ()))})
-        except SENSELESS:
+        except DAMAGE_ERRORS:
             raise StudyError(where, "the study is damaged: its own record cannot be read") from None
 
     def stored(self) -> dict[str, Any]:
@@ -125,7 +125,7 @@ class Manifest(BaseModel):
         return tuple(found)
 
     def with_experiment(self, document: Mapping[str, Any]) -> Manifest:
-        """With the experiment as it is now, to be written by this release."""
+        """The manifest with the experiment as it is now, in the format of this release."""
         return self.model_copy(update={"experiment": _plain(document), "format": FORMAT})
 
     def differences(
@@ -169,7 +169,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[Differe
 
 
 def _plain(document: Mapping[str, Any]) -> dict[str, Any]:
-    """As it comes back from the storage: lists for tuples, texts for enumerations."""
+    """``document`` as the storage returns it: lists for tuples, texts for enumerations."""
     plain: dict[str, Any] = json.loads(json.dumps(document))
     return plain
 

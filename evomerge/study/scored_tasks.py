@@ -1,4 +1,4 @@
-"""What a study scored: kept beside its manifest, compared when it goes on."""
+"""What a study scored: kept beside its manifest, compared when it is resumed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from evomerge.errors import StudyError
 from evomerge.fitness.scored import ScoredDigest
-from evomerge.study.storage_row import SENSELESS
+from evomerge.study.storage_row import DAMAGE_ERRORS
 
 __all__ = ["SCORED", "refuse_other_tasks", "scored_of"]
 
@@ -22,7 +22,7 @@ def scored_of(document: Any, where: str) -> ScoredDigest | None:
     """
     try:
         return None if document is None else ScoredDigest.from_document(document)
-    except SENSELESS:
+    except DAMAGE_ERRORS:
         raise StudyError(where, "the study is damaged: what it scored cannot be read") from None
 
 

@@ -1,7 +1,8 @@
-"""How trials, events and results of other splits are written down and read back.
+"""How trials, events and results of other splits are serialized.
 
-Format 2: what a person wants to see of a trial is one user attribute each; vector, parameters and item scores
-are system attributes. Format 1 (release 0.1.0): one user attribute for all of it, one for the item scores.
+Format 2: what a person wants to read of a trial is one user attribute each; vector, parameters and item
+scores are system attributes. Format 1 (release 0.1.0): one user attribute for all of it, one for the item
+scores.
 """
 
 from __future__ import annotations
@@ -80,6 +81,8 @@ class _StoredAttributes(Stored):
     failure: str | None = None
     reason: str | None = None
     cached_from: str | None = None
+    config: str | None = None
+    same_weights_as: str | None = None
     attempts: int
     seconds_materialize: float
     seconds_evaluate: float
@@ -138,7 +141,7 @@ def row_of(
 
 
 def _attributes(trial: Trial) -> dict[str, Any]:
-    """What a person wants to see of ``trial``; what is absent is left out."""
+    """The readable attributes of ``trial``; what is absent is left out."""
     tasks = () if trial.scores is None else trial.scores.tasks
     attributes = {
         "name": trial.name,
@@ -152,6 +155,8 @@ def _attributes(trial: Trial) -> dict[str, Any]:
         "seconds_evaluate": trial.seconds.evaluate,
         "attempts": trial.attempts,
         "cached_from": trial.cached_from,
+        "config": trial.config,
+        "same_weights_as": trial.same_weights_as,
         "failure": None if trial.failure is None else trial.failure.kind.value,
         "reason": None if trial.failure is None else trial.failure.reason,
     }
@@ -172,7 +177,7 @@ def trial_of(row: StorageRow, lists: ItemLists) -> Trial:
     """The trial in ``row``, in whatever format.
 
     Raises:
-        one of ``SENSELESS``: The row was damaged.
+        one of ``DAMAGE_ERRORS``: The row was damaged.
     """
     if row.values is not None and not all(isinstance(value, int | float) for value in row.values):
         raise TypeError(f"values are numbers, not {row.values!r}")
@@ -195,6 +200,8 @@ def trial_of(row: StorageRow, lists: ItemLists) -> Trial:
         seconds=Seconds(shown.seconds_materialize, shown.seconds_evaluate),
         cached_from=shown.cached_from,
         attempts=shown.attempts,
+        config=shown.config,
+        same_weights_as=shown.same_weights_as,
         number=row.number,
         basis=_basis_from(main.basis),
     )
@@ -223,7 +230,7 @@ def _trial_of_format_1(row: StorageRow, lists: ItemLists) -> Trial:
 
 
 def scores_of(row: StorageRow, lists: ItemLists) -> StoredScores | None:
-    """The scores in ``row``, not read before somebody looks."""
+    """The scores in ``row``, parsed on first access."""
     text = row.system.get(_SYSTEM_SCORES) if MAIN in row.system else row.attributes.get(_SCORES)
     return None if text is None else StoredScores(text, lists)
 
@@ -244,7 +251,7 @@ def event_of(text: str, lists: ItemLists) -> MoreItems:
     """The event that ``event_text`` wrote.
 
     Raises:
-        one of ``SENSELESS``: The text was damaged.
+        one of ``DAMAGE_ERRORS``: The text was damaged.
     """
     stored = _StoredEvent.model_validate_json(text)
     return MoreItems(tuple(stored.values), scores_from(stored.scores, lists), _basis_from(stored.basis))
@@ -265,7 +272,7 @@ def split_result_of(text: str, lists: ItemLists) -> SplitResult:
     """The result that ``split_text`` wrote.
 
     Raises:
-        one of ``SENSELESS``: The text was damaged.
+        one of ``DAMAGE_ERRORS``: The text was damaged.
     """
     stored = json.loads(text)
     scores = None if stored["scores"] is None else scores_from(stored["scores"], lists)
@@ -296,7 +303,11 @@ def _basis_from(stored: _StoredBasis) -> Basis:
 
 
 def trial_snapshot(trial: Trial) -> dict[str, Any]:
-    """What must be equal between two runs of one search."""
+    """What must be equal between two runs of one search.
+
+    Not whether a baseline with the same weights answered it: its scores are the same either way, and releases
+    before 0.2 scored it.
+    """
     several = {} if len(trial.values) < 2 else {"objectives": list(trial.values)}
     return {
         "kind": trial.kind,

@@ -1,4 +1,4 @@
-"""What passes between a study and its storage."""
+"""The rows that a study exchanges with its storage."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from evomerge.recipe import Value
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-__all__ = ["EPOCHS", "LEASE", "MAIN", "SENSELESS", "LeaseLost", "StorageRow", "json_text"]
+__all__ = ["DAMAGE_ERRORS", "EPOCHS", "LEASE", "MAIN", "LeaseLost", "StorageRow", "json_text"]
 
 LEASE = "evomerge:lease"
 """System attribute of a study: who may write to it."""
@@ -27,7 +27,7 @@ MAIN = "evomerge"
 """Attribute of every trial of ours: a system attribute; in format 1 a user attribute."""
 
 
-SENSELESS = (
+DAMAGE_ERRORS = (
     AssertionError,
     AttributeError,
     LookupError,
@@ -36,7 +36,7 @@ SENSELESS = (
     TypeError,
     ValueError,
 )
-"""What reading of damaged text raises: not a bug, so it becomes a ``StudyError``."""
+"""What reading damaged text raises: not a bug, so it becomes a ``StudyError``."""
 
 
 class LeaseLost(Exception):  # noqa: N818 (not an error of the storage)
@@ -62,7 +62,9 @@ class StorageRow:
 
 def json_text(value: Any) -> str:
     """``value`` as compact JSON in ASCII: pydantic's encoder takes a third of the standard one's time."""
-    with suppress(PydanticSerializationError):  # half a character, say, of a file name that is not UTF-8
+    with suppress(
+        PydanticSerializationError
+    ):  # half a character, for example, of a file name that is not UTF-8
         text = to_json(value, inf_nan_mode="constants")
         if text.isascii():
             return text.decode("ascii")

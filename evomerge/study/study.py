@@ -19,6 +19,7 @@ from evomerge.study.contents import Contents
 from evomerge.study.distributions import distributions_of
 from evomerge.study.events import event_key, merge, ordered_events
 from evomerge.study.item_scores import ItemLists
+from evomerge.study.later_results import later_results, metric_key, split_key
 from evomerge.study.lease import Driver, Epochs, Lease, driver_of
 from evomerge.study.manifest import (
     MANIFEST,
@@ -35,13 +36,12 @@ from evomerge.study.serialization import (
     is_trial,
     row_of,
     scores_of,
-    split_result_of,
     split_text,
     trial_of,
     writer_of,
 )
 from evomerge.study.storage import Storage, open_storage
-from evomerge.study.storage_row import EPOCHS, SENSELESS, LeaseLost, StorageRow
+from evomerge.study.storage_row import DAMAGE_ERRORS, EPOCHS, LeaseLost, StorageRow
 from evomerge.study.trial import Basis, MoreItems, SplitResult, Trial
 from evomerge.study.warm_start import WarmStart, warm_start_of, warm_start_texts
 
@@ -134,7 +134,7 @@ class Study(Contents):
 
     @property
     def accepted_drifts(self) -> tuple[AcceptedDrift, ...]:
-        """Where the search went on although its sampler no longer proposed what is recorded, in order."""
+        """Where the search continued although its sampler no longer proposed what is recorded, in order."""
         return self._manifest.accepted_drifts
 
     @property
@@ -147,7 +147,7 @@ class Study(Contents):
         return scored_of(self._scored, self._where())
 
     def driver(self) -> Driver | None:
-        """Who holds the study now, dead or alive; ``None`` if nobody does.
+        """The driver that holds the study now, dead or alive; ``None`` if there is none.
 
         Raises:
             StudyError: The storage cannot be read.
@@ -189,7 +189,7 @@ class Study(Contents):
             StudyError: It does not (the fields that differ are listed), or its trials were scored on other
                 tasks than ``scored`` (those that changed, and what).
         """
-        if not self._trials:  # no run got anywhere, and the experiment may have been mended since
+        if not self._trials:  # no trial was recorded, and the experiment may have been corrected since
             return
         differences = self.differing_fields(document, free)
         if differences:
@@ -229,13 +229,27 @@ class Study(Contents):
         Raises:
             StudyError: The storage refused; it is recorded already; or another driver has the study.
         """
-        key = f"{split.value}/{self.trial(number).number}"
+        key = split_key(split, self.trial(number).number)
         if (split, number) in self._splits:
             raise StudyError(self._where(), f"{key} is recorded already")
         with self._writing():
             self._record_items(result.scores)
             self._storage.set_attribute(self.name, key, split_text(result, self._items))
         self._splits[split, number] = result
+
+    def record_metric(self, number: int, result: SplitResult) -> None:
+        """Writes what trial ``number`` reached by the tasks' own metrics on search items, once.
+
+        Raises:
+            StudyError: The storage refused; it is recorded already; or another driver has the study.
+        """
+        key = metric_key(self.trial(number).number)
+        if number in self._by_metric:
+            raise StudyError(self._where(), f"{key} is recorded already")
+        with self._writing():
+            self._record_items(result.scores)
+            self._storage.set_attribute(self.name, key, split_text(result, self._items))
+        self._by_metric[number] = result
 
     def record_items(self, number: int, event: MoreItems) -> Trial:
         """Writes that trial ``number`` answered more items, in one transaction; the trial as it is now.
@@ -292,7 +306,7 @@ class Study(Contents):
         try:
             yield self._lease
         except LeaseLost:
-            raise self._lease.lost() from None
+            raise self._lease.lost_error() from None
 
     def _load(self, document: Mapping[str, Any] | None, metrics: Sequence[str]) -> None:
         names = self._storage.study_names()
@@ -345,16 +359,14 @@ class Study(Contents):
                         trials[number] = merge(trials[number], event)
                     self._replace(trials[number])
         with self._decoding("a result of validation or test"):
-            for key in attributes:
-                split, _, text = key.partition("/")
-                if text.isdecimal() and int(text) in trials:
-                    self._splits[Split(split), int(text)] = split_result_of(attributes[key], self._items)
+            later = later_results(attributes, trials, self._items)
+        self._splits, self._by_metric = later.splits, later.by_metric
 
     @contextmanager
     def _decoding(self, what: str) -> Iterator[None]:
         try:
             yield
-        except SENSELESS:
+        except DAMAGE_ERRORS:
             raise StudyError(self._where(), f"the study is damaged: {what} cannot be read") from None
 
     def _remember_scored(self, scored: ScoredDigest | None) -> None:
@@ -365,7 +377,7 @@ class Study(Contents):
             self._scored = document
 
     def _remember(self, document: Mapping[str, Any]) -> None:
-        """Those who read the study later see the budget and the places of the models as they are now."""
+        """Store the free fields as they are now: later readers see the current budget and model folders."""
         now = self._manifest.with_experiment(document)
         if now != self._manifest:
             self._set_manifest(now)

@@ -1,4 +1,4 @@
-"""What a study took over from another when it began: kept in its own log, so that the other may go."""
+"""What a study took over from another when it began: kept in its own log, independent of the other."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 WARM_START = "warm_start"
-"""User attribute of a study; written last, so that what it speaks of is complete."""
+"""User attribute of a study; written last, so that everything it refers to is complete."""
 
 _RESULTS = "warm_start:"
 _IN_ONE_ATTRIBUTE = 64
@@ -39,7 +39,7 @@ class TakenOver:
 
 @dataclass(frozen=True)
 class WarmStart:
-    """Where a search starts besides its own starts, and which results it need not evaluate again.
+    """Where a search starts in addition to its own starts, and results that need not be evaluated again.
 
     ``vectors`` are points of the new study's space, the best first. ``results`` are by the digest of the
     recipe. ``notes`` say what could not be taken over.
@@ -50,7 +50,7 @@ class WarmStart:
     results: Mapping[str, TakenOver] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     experiment: str = ""
-    """Digest of the experiment that it was found for: it is good for no other."""
+    """Digest of the experiment that it was found for: it is valid for no other."""
 
 
 def warm_start_texts(warm: WarmStart, lists: ItemLists) -> Iterator[tuple[str, str]]:
@@ -85,7 +85,7 @@ def warm_start_of(attributes: Mapping[str, Any], lists: ItemLists) -> WarmStart 
     """What the ``attributes`` of a study hold; ``None`` for one that took nothing over.
 
     Raises:
-        one of ``SENSELESS``: They were damaged.
+        one of ``DAMAGE_ERRORS``: They were damaged.
     """
     stored = json.loads(attributes.get(WARM_START, "null"))
     if stored is None:
@@ -103,7 +103,7 @@ def warm_started_experiment(attributes: Mapping[str, Any]) -> str | None:
     """Digest of the experiment for which the study took something over; ``None`` where it took nothing.
 
     Raises:
-        one of ``SENSELESS``: The attributes were damaged.
+        one of ``DAMAGE_ERRORS``: The attributes were damaged.
     """
     stored = json.loads(attributes.get(WARM_START, "null"))
     return None if stored is None else str(stored.get("experiment", ""))

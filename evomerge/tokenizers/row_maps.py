@@ -1,7 +1,7 @@
-"""Which row of which embedding becomes which row of the output, for every model.
+"""Which rows of the models' embeddings become which rows of the output.
 
 Rules for a token that a model lacks, in this order: the source that the recipe names; the only model that has
-the token; the base model; the mean over the models that have it. A token nobody has is zero.
+the token; the base model; the mean over the models that have it. A token that no model has is zero.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from evomerge.errors import RecipeError, did_you_mean
 from evomerge.tokenizers.vocabulary import Vocabulary
 
-__all__ = ["Embedding", "Origin", "RowMap", "TokenChoice", "row_maps"]
+__all__ = ["Embedding", "RowMap", "RowOrigin", "TokenChoice", "row_maps"]
 
 
 @dataclass(frozen=True)
-class Origin:
+class RowOrigin:
     """One row of one model's embedding."""
 
     model: str
@@ -27,7 +27,7 @@ class Origin:
 class TokenChoice:
     """What the recipe says of one token: its row, or ``None`` for zeros; with ``force`` for every model."""
 
-    origin: Origin | None
+    origin: RowOrigin | None
     force: bool = False
 
 
@@ -55,8 +55,8 @@ class RowMap:
 
     size: int
     own: tuple[int, ...]
-    taken: Mapping[int, Origin]
-    means: Mapping[int, tuple[Origin, ...]]
+    taken: Mapping[int, RowOrigin]
+    means: Mapping[int, tuple[RowOrigin, ...]]
     gaps: tuple[int, ...]
 
     def is_identity(self, rows: int) -> bool:
@@ -79,8 +79,8 @@ def row_maps(
     used = set(output.ids.values())
     gaps = tuple(i for i in range(size) if i not in used)
     own: dict[str, list[int]] = {model: [-1] * size for model in embeddings}
-    taken: dict[str, dict[int, Origin]] = {model: {} for model in embeddings}
-    means: dict[str, dict[int, tuple[Origin, ...]]] = {model: {} for model in embeddings}
+    taken: dict[str, dict[int, RowOrigin]] = {model: {} for model in embeddings}
+    means: dict[str, dict[int, tuple[RowOrigin, ...]]] = {model: {} for model in embeddings}
     for token in output.ordered():
         i = output.ids[token]
         owners = [(m, row) for m, e in embeddings.items() if (row := e.row(token)) is not None]
@@ -93,21 +93,21 @@ def row_maps(
                 if choice.origin is not None:
                     taken[model][i] = choice.origin
             elif len(owners) == 1:
-                taken[model][i] = Origin(*owners[0])
+                taken[model][i] = RowOrigin(*owners[0])
             elif base is not None and base in having:
-                taken[model][i] = Origin(base, having[base])
+                taken[model][i] = RowOrigin(base, having[base])
             elif owners:
-                means[model][i] = tuple(Origin(*owner) for owner in owners)
+                means[model][i] = tuple(RowOrigin(*owner) for owner in owners)
     return {m: RowMap(size, tuple(own[m]), taken[m], means[m], gaps) for m in embeddings}
 
 
 def origin_of(
     embeddings: Mapping[str, Embedding], where: str, model: str, token: str | None, row: int | None
-) -> Origin:
+) -> RowOrigin:
     """The row that a token source of the recipe names.
 
     Raises:
-        RecipeError: The model is none of the merge, or has no such token or row.
+        RecipeError: The model is not part of the merge, or has no such token or row.
     """
     if model not in embeddings:
         raise RecipeError(where, f"{model!r} is not a model of this merge", did_you_mean(model, embeddings))
@@ -119,7 +119,7 @@ def origin_of(
             raise RecipeError(where, f"{model!r} has no token {token!r}", near)
     if row is None or row >= embedding.rows:
         raise RecipeError(where, f"{model!r} has {embedding.rows} rows, so none is number {row}")
-    return Origin(model, row)
+    return RowOrigin(model, row)
 
 
 def _sample(tokens: Sequence[str]) -> Sequence[str]:

@@ -24,7 +24,7 @@ _PASSED_ON = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE", "
 
 
 class _Host:
-    """Lives in the actor's process: makes the worker there and hands it jobs."""
+    """The actor: builds the worker in its own process and passes it jobs."""
 
     def __init__(self, make_worker: bytes) -> None:
         # Still pickled: what goes wrong in unpickling is then an error of `build`, not a dead actor.
@@ -83,7 +83,7 @@ def deaths() -> tuple[type[Exception], ...]:
 
 
 def cause_of_death(error: Exception) -> str:
-    """Ray's reason without process ids and advice, so that one cause has one text."""
+    """Ray's reason without process ids and advice, so that equal causes have equal texts."""
     found = re.search(r"dead because ([^.]+)\.(?: Worker exit type: (\w+))?", str(error))
     if found is None:
         return type(error).__name__

@@ -2,7 +2,7 @@
 
 A slot is one actor. Its life is STARTING (a process is found for it) -> BUILDING (the worker is made, or
 says that it is still there) -> IDLE <-> RUNNING (a job). Every state but IDLE waits for the answer to one
-call. A slot whose actor dies, in whatever state, gets another actor and begins anew.
+call. A slot whose actor dies, in whatever state, gets another actor and starts over.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _log = logging.getLogger(__name__)
 
 
 class State(Enum):
-    """What a slot is busy with."""
+    """The state of a slot."""
 
     STARTING = auto()
     BUILDING = auto()
@@ -84,7 +84,7 @@ class Slot:
         self._begin(State.RUNNING, self.actor.run.remote(job), math.inf if limit_s is None else limit_s)
 
     def rest(self) -> None:
-        """Makes it free for a job."""
+        """Marks it as free for a job."""
         self.failed_starts = 0
         self._begin(State.IDLE, None)
 
@@ -123,7 +123,7 @@ class Pool:
         for _ in range(self.count - len(self.slots)):
             self._start_worker()
 
-    def answered(self) -> list[Slot]:
+    def wait_for_answers(self) -> list[Slot]:
         """Waits for answers; the slots that have one, or none if a deadline comes first."""
         busy = [slot for slot in self.slots if slot.call is not None]
         until = min((slot.deadline for slot in busy), default=math.inf)
@@ -160,7 +160,7 @@ class Pool:
         self._start_worker()
 
     def start_without_the_rest(self) -> None:
-        """Goes on waiting for the workers that have not started yet, but without a deadline.
+        """Keeps waiting for the workers that have not started yet, but without a deadline.
 
         Raises:
             UserError: none has started.

@@ -1,4 +1,4 @@
-"""The one seam of the search: who runs jobs."""
+"""The interface between the search and what runs its jobs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Executor(Protocol):
         """One outcome per job, as they finish, in any order; ends when the queue is empty and no job runs.
 
         Workers take jobs from the left of ``queue``. It stays the caller's, who may append to it between two
-        outcomes; a worker that falls free takes its next job, if one is there, before the caller sees the
+        outcomes; a worker that becomes free takes its next job, if there is one, before the caller sees the
         outcome of the last. Leaving the iterator abandons the jobs that were taken and have no outcome.
 
         A job that cannot be scored comes back as a failure; only a mistake of the user's (``UserError``)
@@ -39,7 +39,7 @@ class WorkerLike(Protocol):
     """
 
     def run(self, job: Job) -> Outcome:
-        """The outcome of ``job``; a candidate's misfortune is a failure in it.
+        """The outcome of ``job``; where the candidate fails, it holds the failure.
 
         Raises:
             UserError: a mistake of the user's; it ends the search.
@@ -49,4 +49,4 @@ class WorkerLike(Protocol):
 
 MakeWorker = Callable[[], WorkerLike]
 """Builds the worker, in the slot's own process; picklable. May raise ``UserError``. What all jobs share
-is best loaded here: no time limit covers it, and no job is blamed for what happens in it."""
+is best loaded here: no time limit applies to it, and its failures do not count against a job."""

@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class _Task:
-    """A job on its way, and how many workers have died of it."""
+    """A job in flight, and how many workers died while they ran it."""
 
     job: Job
     deaths: int = 0
@@ -34,7 +34,7 @@ class _Task:
 
 @dataclass(eq=False)
 class _Tasks:
-    """What runs where, and what is to be run: jobs that a worker died of first, then the caller's queue."""
+    """Jobs in flight by slot, and jobs to be run: first those whose worker died, then the caller's queue."""
 
     queue: deque[Job]
     again: deque[_Task] = field(default_factory=deque)
@@ -157,13 +157,13 @@ class RayExecutor:
 
     def _step(self, tasks: _Tasks) -> list[Outcome]:
         """Waits for an answer or a deadline; the outcomes of what this finished."""
-        answered = self._pool.answered()
+        answered = self._pool.wait_for_answers()
         # Only when no answer is waiting: a driver that was busy elsewhere must not call its workers late.
         advanced = [self._advance(slot, tasks) for slot in answered] or self._give_up_overdue(tasks)
         return [outcome for outcome in advanced if outcome]
 
     def _advance(self, slot: Slot, tasks: _Tasks) -> Outcome | None:
-        """Moves ``slot`` on by the answer it has; the outcome if that was a job's last word."""
+        """Advances ``slot`` by the answer it has; the outcome if that finished a job."""
         from ray.exceptions import RayTaskError
 
         try:
@@ -193,10 +193,10 @@ class RayExecutor:
             tasks.again.append(task)
             return None
         reason = f"{task.deaths} workers died while they ran it; the last one: {cause}"
-        return _failed(task, FailureKind.WORKER_DIED, reason, attempts=task.deaths)
+        return _failure(task, FailureKind.WORKER_DIED, reason, attempts=task.deaths)
 
     def _give_up_overdue(self, tasks: _Tasks) -> list[Outcome]:
-        """Ends what has run out of time: jobs fail, and starts are no longer waited for."""
+        """Ends what has exceeded its time: jobs fail, and starting workers are no longer waited for."""
         overdue = self._pool.overdue()
         if any(slot.state is State.STARTING for slot in overdue):
             self._pool.start_without_the_rest()
@@ -206,9 +206,9 @@ class RayExecutor:
     def _time_out(self, slot: Slot, task: _Task) -> Outcome:
         self._pool.replace(slot)
         reason = f"not finished after {self.timeout_s:g} seconds"
-        return _failed(task, FailureKind.TIMEOUT, reason, attempts=task.deaths + 1)
+        return _failure(task, FailureKind.TIMEOUT, reason, attempts=task.deaths + 1)
 
 
-def _failed(task: _Task, kind: FailureKind, reason: str, attempts: int) -> Outcome:
+def _failure(task: _Task, kind: FailureKind, reason: str, attempts: int) -> Outcome:
     _log.warning("Job %s failed: %s", task.job.key, reason)
     return Outcome(task.job.key, None, Failure(kind, reason), None, Seconds(), attempts)

@@ -15,7 +15,7 @@ from support import MakeModel
 
 from evomerge.checkpoints.checkpoint import open_checkpoint
 from evomerge.checkpoints.files import read_json
-from evomerge.checkpoints.lora import adapted
+from evomerge.checkpoints.lora import adapt
 from evomerge.checkpoints.references import locate, parse_reference
 from evomerge.errors import CheckpointError, UserError
 
@@ -172,7 +172,7 @@ def test_an_adapter_that_is_pickled_runs_no_code(make_model: MakeModel, tmp_path
     (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     torch.save({"x": Evil(tmp_path / "owned")}, folder / "adapter_model.bin")
     with pytest.raises(CheckpointError, match="reading it would run code"):
-        adapted(base, folder)
+        adapt(base, folder)
     assert not (tmp_path / "owned").exists()
 
 
@@ -182,8 +182,8 @@ def test_an_adapter_that_is_pickled_runs_no_code(make_model: MakeModel, tmp_path
         ({"r": "x"}, "not a valid value"),
         ({"r": {}}, "not a valid value"),
         ({"r": 10**400}, "not a valid value"),
-        ({"r": 0}, "not a rank"),
-        ({"r": -2, "use_rslora": True}, "not a rank"),
+        ({"r": 0}, "must be above 0"),
+        ({"r": -2, "use_rslora": True}, "must be above 0"),
         ({"lora_alpha": None}, "not a valid value"),
         ({"lora_alpha": float("nan")}, "not a valid value"),
         ({"rank_pattern": [1]}, "not a mapping"),
@@ -209,5 +209,5 @@ def test_the_settings_of_an_adapter_are_looked_at(
     (adapter / "adapter_config.json").write_text(json.dumps(config))
     began = time.process_time()
     with pytest.raises(CheckpointError, match=message):
-        adapted(open_checkpoint(folder), adapter)
+        adapt(open_checkpoint(folder), adapter)
     assert time.process_time() - began < 5

@@ -13,7 +13,7 @@ from support import MakeModel
 
 from evomerge.backends.transformers_model import TransformersModel
 from evomerge.checkpoints.checkpoint import open_checkpoint
-from evomerge.checkpoints.lora import adapted
+from evomerge.checkpoints.lora import adapt
 from evomerge.engine.export import merge_to_disk
 from evomerge.engine.sources import identities, open_sources
 from evomerge.errors import CheckpointError
@@ -108,7 +108,7 @@ def check_against_peft(base: Path, settings: dict[str, Any], tmp_path: Path) -> 
     assert changed
     for name in plain.tensors:
         torch.testing.assert_close(checkpoint.read(name), want[name], rtol=1e-6, atol=1e-6)
-        assert checkpoint.mapped(name) == (name not in changed)
+        assert checkpoint.is_mapped(name) == (name not in changed)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -199,4 +199,4 @@ def test_an_adapter_that_does_not_fit_is_refused_by_name(
 ) -> None:
     folder = write(tmp_path / "lora", config, tensors)
     with pytest.raises(CheckpointError, match=message):
-        adapted(open_checkpoint(make_model("base", 0)), folder)
+        adapt(open_checkpoint(make_model("base", 0)), folder)

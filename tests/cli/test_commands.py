@@ -163,7 +163,7 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(cli: Cli, write: Write, tmp_
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert "Go on with:" in out
+    assert "Continue with:" in out
     assert "search" in out.splitlines()[-1]
     assert err == ""
     status = json.loads(cli("status", "small", "--json").stdout)

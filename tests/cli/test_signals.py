@@ -55,7 +55,7 @@ def test_a_merge_that_is_stopped_leaves_nothing_and_says_how_to_start_again(
     monkeypatch.setattr(CheckpointWriter, "write_text", lambda *_: sent(number))
     result = result_of("merge", recipe, tmp_path / "out")
     assert result.exit_code == 130
-    assert "no half-written model is left. Again with:\n  evomerge" in result.stderr
+    assert "no half-written model is left. Run it again with:\n  evomerge" in result.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["recipe.yml"]
 
 
@@ -133,7 +133,7 @@ def test_a_search_that_is_stopped_before_it_began_ends_at_once(
     monkeypatch.setattr("evomerge.runs.run.preflight", stopped)
     result = result_of("search", path)
     assert result.exit_code == 130
-    assert "every finished trial is kept. Go on with:\n  evomerge" in result.stdout
+    assert "every finished trial is kept. Continue with:\n  evomerge" in result.stdout
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
@@ -189,7 +189,7 @@ def test_control_c_in_a_terminal_ends_a_search_on_ray_in_order_and_the_printed_c
         assert in_session(process.pid) == []
     assert "finishing the candidate that is running" in out
     assert "Traceback" not in out
-    again = re.search(r"Go on with:\n  evomerge (.*)\n", out)
+    again = re.search(r"Continue with:\n  evomerge (.*)\n", out)
     assert again is not None
     write(document)
     assert result_of(*shlex.split(again.group(1)), "--workers", "1").exit_code == 0
@@ -209,6 +209,6 @@ def test_a_second_sigterm_leaves_a_search_at_once_and_keeps_its_trials(write: Wr
         process.terminate()
         out, _ = process.communicate(timeout=20)
         assert process.returncode == 130, out
-    assert "Go on with:" in out
+    assert "Continue with:" in out
     with Study.open(f"sqlite:///{tmp_path}/runs/small/study.db", "small") as study:
         assert 4 <= len(study.candidates()) < 400

@@ -185,6 +185,22 @@ def test_what_was_asked_between_two_recipes_changes_no_answer(make: Make, evalua
     assert evaluator.score(model, ALL) != first
 
 
+def test_the_digest_beside_the_fingerprint_is_of_configuration_and_tokenizer(make: Make) -> None:
+    def digest(**changed: object) -> str | None:
+        model.load(RECIPES["linear"].model_copy(update=changed))
+        return model.config_digest
+
+    model = make()
+    plain = digest()
+    assert plain is not None
+    assert digest(chat_template="chatml") not in (plain, digest(chat_template="llama3"))
+    assert digest() == plain
+    model.load(RECIPES["ties"])
+    assert model.config_digest == plain
+    model.load(stack(("add", 0, 3), ("sort", 1, 2)))
+    assert model.config_digest != plain
+
+
 BAD = {
     "a layer that is not there": (stack(("add", 0, 99)), RecipeError),
     "a parameter out of range": (merge("ties", parameters={"density": 7}), RecipeError),
@@ -246,7 +262,7 @@ def test_a_worker_with_it_gives_what_it_gives_itself(
         ROOT,
         "cpu",
         "float32",
-        model_backend=backend,
+        engine=backend,
         engine_args=ENGINE_ARGS.get(backend, {}),
     )
     worker: Worker = pickle.loads(pickle.dumps(spec))()

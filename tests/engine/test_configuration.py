@@ -11,7 +11,7 @@ import pytest
 from architectures import Case
 
 from evomerge.checkpoints.quantization import quantization_in_config
-from evomerge.engine.configuration import Origin, is_tied, layer_count, resize
+from evomerge.engine.configuration import LayerOrigin, is_tied, layer_count, resize
 
 OTHER = {"layer_types": ["x", "y", "z"], "rank": [7, 8, 9], "dense_layers": [1], "per_layer": {"1": {"d": 5}}}
 """The second model of the stacks below."""
@@ -20,7 +20,7 @@ OTHER = {"layer_types": ["x", "y", "z"], "rank": [7, 8, 9], "dense_layers": [1],
 def stacked(config: dict[str, Any], *, has_encoder: bool = False) -> dict[str, Any]:
     """``config``, of three layers, with its layers 0 and 1 before layers 1 and 2 of ``OTHER``."""
     result = copy.deepcopy(config)
-    origins = [Origin(config, 0), Origin(config, 1), Origin(OTHER, 1), Origin(OTHER, 2)]
+    origins = [LayerOrigin(config, 0), LayerOrigin(config, 1), LayerOrigin(OTHER, 1), LayerOrigin(OTHER, 2)]
     resize(result, 3, origins, has_encoder=has_encoder)
     return result
 
@@ -74,7 +74,7 @@ def test_the_layers_as_they_are_change_nothing(case: Case) -> None:
     depth = layer_count(config) or len(config["layers_block_type"])
     same = copy.deepcopy(config)
     has_encoder = case.kind != "decoder"
-    resize(same, depth, [Origin(config, i) for i in range(depth)], has_encoder=has_encoder)
+    resize(same, depth, [LayerOrigin(config, i) for i in range(depth)], has_encoder=has_encoder)
     for key, value in config.items():  # a count may be new
         # A pattern of runs may be spelled out.
         assert same[key] == value or key == "attention_types", key

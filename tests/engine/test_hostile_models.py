@@ -12,7 +12,7 @@ from support import MakeModel
 from tokenizer_support import bpe, save
 
 from evomerge.checkpoints.checkpoint import open_checkpoint
-from evomerge.engine.configuration import Origin, resize
+from evomerge.engine.configuration import LayerOrigin, resize
 from evomerge.engine.inputs import Inputs
 from evomerge.engine.layers import find_stacks
 from evomerge.errors import CheckpointError, RecipeError
@@ -38,7 +38,7 @@ def test_what_a_configuration_says_of_layers_may_be_nonsense(
     ours: dict[str, Any], theirs: dict[str, Any]
 ) -> None:
     config = {"num_hidden_layers": 3, **ours}
-    resize(config, 3, [Origin(theirs, 0), Origin(theirs, 2)], has_encoder=False)
+    resize(config, 3, [LayerOrigin(theirs, 0), LayerOrigin(theirs, 2)], has_encoder=False)
     assert config["num_hidden_layers"] == 2
 
 

@@ -39,10 +39,17 @@ def merged(tmp_path: Path, document: dict[str, Any], out: str) -> tuple[dict[str
     return load_file(tmp_path / out / "model.safetensors"), result
 
 
-def test_the_error_says_how_to_go_on_and_the_suggestion_works(make_model: MakeModel, tmp_path: Path) -> None:
-    make_model("a", 1)
-    with_head(make_model("b", 2), "value_proj.")
-    with pytest.raises(CheckpointError, match=r"value_proj\.weight in b") as caught:
+@pytest.mark.parametrize(
+    ("owner", "message"),
+    [("a", r"value_proj\.weight in b"), ("b", r"not in a:(?s:.*)value_proj\.weight in b")],
+)
+def test_the_error_says_how_to_go_on_and_the_suggestion_works(
+    owner: str, message: str, make_model: MakeModel, tmp_path: Path
+) -> None:
+    for seed, name in enumerate("ab"):
+        make_model(name, seed + 1)
+    with_head(tmp_path / owner, "value_proj.")
+    with pytest.raises(CheckpointError, match=message) as caught:
         merged(tmp_path, linear("a", "b"), "refused")
     found = re.search(r"ignore: (\[.*\])", caught.value.hint)
     assert found is not None
@@ -50,11 +57,44 @@ def test_the_error_says_how_to_go_on_and_the_suggestion_works(make_model: MakeMo
     assert patterns == ["value_proj.*"]
     ours, _ = merged(tmp_path, linear("a", "b", ignore=patterns), "out")
     a, b = load_file(tmp_path / "a" / "model.safetensors"), load_file(tmp_path / "b" / "model.safetensors")
-    assert set(ours) == set(a)
-    assert all(torch.allclose(ours[name], (a[name] + b[name]) / 2) for name in a)
+    assert set(ours) == set(a) & set(b)
+    assert all(torch.allclose(ours[name], (a[name] + b[name]) / 2) for name in ours)
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "- `b`: `value_proj.bias`, `value_proj.weight`" in card
+    assert f"- `{owner}`: `value_proj.bias`, `value_proj.weight`" in card
     assert "ignore" in yaml.safe_load((tmp_path / "out" / "evomerge_recipe.yml").read_text())
+
+
+@pytest.mark.parametrize("damaged", ["a", "b"])
+def test_a_weight_that_the_model_needs_is_not_suggested_to_be_left_out(
+    damaged: str, make_model: MakeModel, tmp_path: Path
+) -> None:
+    for seed, name in enumerate("ab"):
+        make_model(name, seed + 1)
+    file = tmp_path / damaged / "model.safetensors"
+    weights = load_file(file)
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, file)
+    with pytest.raises(CheckpointError, match=r"layers\.1\.mlp\.up_proj\.weight in b") as caught:
+        merged(tmp_path, linear("a", "b"), "refused")
+    assert "ignore" not in caught.value.hint
+    assert ("Is a complete" in caught.value.hint) == (damaged == "a")
+
+
+def test_missing_and_extra_tensors_are_told_at_once_and_only_the_unneeded_suggested(
+    make_model: MakeModel, tmp_path: Path
+) -> None:
+    for seed, name in enumerate("ab"):
+        make_model(name, seed + 1)
+    with_head(tmp_path / "a")
+    file = tmp_path / "b" / "model.safetensors"
+    weights = load_file(file) | {"other_head.weight": torch.ones(1)}
+    del weights["model.norm.weight"]
+    save_file(weights, file)
+    with pytest.raises(
+        CheckpointError, match=r"3 tensors are missing(?s:.*)1 tensors are not in a"
+    ) as caught:
+        merged(tmp_path, linear("a", "b"), "refused")
+    assert 'ignore: ["v_head.*", "other_head.*"]' in caught.value.hint
 
 
 @pytest.mark.parametrize("owners", ["a", "ab"])

@@ -26,7 +26,7 @@ pytest.importorskip("triton", reason="Triton is not installed (the extra `dev` h
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("Triton's kernels are for the CUDA device here; see test_gpu.py", allow_module_level=True)
 
-# A row longer than a block, rows that blocks cut, a whole number of blocks, and one element.
+# A row longer than a block, rows that blocks cutoff, a whole number of blocks, and one element.
 LONG, CUT, WHOLE, SINGLE = (3, 2050), (70, 33), (2, 2048), (1, 1)
 MERGES = {  # dtype of the output -> shape and dtype of the inputs
     torch.bfloat16: [
@@ -209,28 +209,28 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from evomerge.kernels.gpu import triton_kernels
 
-POINTERS = dict.fromkeys(("addresses", "numbers", "state", "prefix"), "*i64")
-POINTERS |= dict.fromkeys(("lines", "divergence"), "*fp32") | dict.fromkeys(("factors", "sums"), "*fp64")
+POINTERS = dict.fromkeys(("addresses", "coefficients", "state", "prefix"), "*i64")
+POINTERS |= dict.fromkeys(("vectors", "divergence"), "*fp32") | dict.fromkeys(("factors", "sums"), "*fp64")
 POINTERS |= {"place": "*bf16", "counts": "*i32"}
 BASE = dict(KIND=tl.bfloat16, ALIGNED=True, BLOCK=2048)
 WRITE = dict(BASE, OUT=tl.bfloat16, WORDS=512, LONG=True)
-MASKED = dict(WRITE, CUTS=0, CONSENSUS=True, NORMALIZE=True, SCALED=True)
+MASKED = dict(WRITE, CUTOFFS=0, CONSENSUS=True, NORMALIZE=True, SCALED=True)
 KERNELS = [
-    (triton_kernels.weighted_sum, dict(WRITE, COUNT=3, LINES=0), 3),
-    (triton_kernels.weighted_sum, dict(WRITE, COUNT=16, LINES=0), 16),
-    (triton_kernels.weighted_sum, dict(WRITE, COUNT=3, LINES=0, OUT=tl.float32, BLOCK=1024), 0),
+    (triton_kernels.weighted_sum, dict(WRITE, COUNT=3, VECTORS=0), 3),
+    (triton_kernels.weighted_sum, dict(WRITE, COUNT=16, VECTORS=0), 16),
+    (triton_kernels.weighted_sum, dict(WRITE, COUNT=3, VECTORS=0, OUT=tl.float32, BLOCK=1024), 0),
     (triton_kernels.masked_sum, dict(MASKED, COUNT=2, MODE=2, OUT=tl.float16, KIND=tl.float32), 6),
-    (triton_kernels.weighted_sum, dict(WRITE, COUNT=4, LINES=1), 4),
-    (triton_kernels.weighted_sum, dict(WRITE, COUNT=4, LINES=2, LONG=False), 4),
+    (triton_kernels.weighted_sum, dict(WRITE, COUNT=4, VECTORS=1), 4),
+    (triton_kernels.weighted_sum, dict(WRITE, COUNT=4, VECTORS=2, LONG=False), 4),
     (triton_kernels.masked_sum, dict(MASKED, COUNT=3, MODE=0), 4),
-    (triton_kernels.masked_sum, dict(MASKED, COUNT=3, MODE=1, CUTS=1), 4),
-    (triton_kernels.masked_sum, dict(MASKED, COUNT=3, MODE=1, CUTS=2), 4),
+    (triton_kernels.masked_sum, dict(MASKED, COUNT=3, MODE=1, CUTOFFS=1), 4),
+    (triton_kernels.masked_sum, dict(MASKED, COUNT=3, MODE=1, CUTOFFS=2), 4),
     (triton_kernels.masked_sum, dict(MASKED, COUNT=3, MODE=2), 4),
     (triton_kernels.masked_sum, dict(MASKED, COUNT=3, MODE=2, LONG=False, CONSENSUS=False), 4),
     (triton_kernels.selected, dict(WRITE, COUNT=1, HOW=0), 2),
     (triton_kernels.selected, dict(WRITE, COUNT=1, HOW=1), 2),
     (triton_kernels.selected, dict(WRITE, COUNT=3, HOW=2), 4),
-    (triton_kernels.equal_counts, dict(BASE, COUNT=3, CUTS=2), 4),
+    (triton_kernels.equal_counts, dict(BASE, COUNT=3, CUTOFFS=2), 4),
     (triton_kernels.random_l1, dict(BASE, COUNT=3, SPAN=8, LONG=True), 6),
 ]
 TARGETS = ((90, False), (90, True), (80, False), (90, None))
@@ -239,7 +239,7 @@ for i, (function, constants, loads) in enumerate(KERNELS):
     # A function that is listed several times meets each target in some of its forms.
     for arch, big in TARGETS if function in ONCE else TARGETS[i % 2 :: 2]:
         constants = dict(constants, BIG=bool(big))
-        if big is None:  # Triton takes numbers that are 1 as constants
+        if big is None:  # Triton takes coefficients that are 1 as constants
             constants |= {"n": 1, **({"columns": 1, "LONG": False} if "LONG" in constants else {})}
         signature, hints = {}, {}
         for place, name in enumerate(function.arg_names):

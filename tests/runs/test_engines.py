@@ -73,11 +73,11 @@ def test_engine_its_arguments_and_quantization_belong_to_the_study(tmp_path: Pat
         assert {d.field for d in differences} >= {f"workers.{field}" for field in workers}
 
 
-def test_a_study_from_before_engines_were_chosen_used_transformers(tmp_path: Path) -> None:
-    now = load(tmp_path).document({})
-    before = {**now, "workers": {"dtype": "float32"}}
-    assert Manifest.of(before).differences(now, FREE_FIELDS, read_document) == ()
-    vllm = load(tmp_path, engine="vllm").document({})
+def test_a_study_from_before_engines_were_chosen_goes_on_as_lm_eval_ran_it(tmp_path: Path) -> None:
+    before = {**load(tmp_path).document({}), "workers": {"dtype": "float32"}}
+    going_on = load(tmp_path).of_study(before).document({})
+    assert Manifest.of(before).differences(going_on, FREE_FIELDS, read_document) == ()
+    vllm = load(tmp_path, engine="vllm").of_study(before).document({})
     assert [d.field for d in Manifest.of(before).differences(vllm, FREE_FIELDS, read_document)] == [
         "workers.engine"
     ]
@@ -88,7 +88,7 @@ def test_workers_are_told_of_the_engine(tmp_path: Path) -> None:
     executor = make_executor(load(tmp_path, **workers))
     assert isinstance(executor, InlineExecutor)
     spec: Any = executor._make_worker
-    assert (spec.model_backend, spec.engine_args, spec.quantization) == ("vllm", {"max_num_seqs": 8}, "mxfp8")
+    assert (spec.engine, spec.engine_args, spec.quantization) == ("vllm", {"max_num_seqs": 8}, "mxfp8")
 
 
 def test_the_backends_are_known_without_loading_one() -> None:
@@ -100,4 +100,4 @@ def test_the_backends_are_known_without_loading_one() -> None:
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split()[:2] == ["transformers", "vllm"]
+    assert done.stdout.split()[:3] == ["transformers", "lm_eval", "vllm"]

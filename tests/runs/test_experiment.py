@@ -12,6 +12,8 @@ from pydantic import BaseModel
 from support import ROOT, ZOO
 
 from evomerge.errors import ExperimentError, UserError
+from evomerge.fitness.chat_spec import ChatSpec
+from evomerge.fitness.generation_spec import GenerationSpec
 from evomerge.fitness.spec import FitnessSpec, SplitSpec, TaskSpec
 from evomerge.runs.experiment import (
     Experiment,
@@ -32,7 +34,11 @@ def load(document: dict[str, Any], folder: Path, overrides: dict[str, Any] | Non
 
 
 @pytest.mark.parametrize(
-    "schema", [ExperimentSpec, SearchSpec, WorkersSpec, OutputSpec, FitnessSpec, TaskSpec, SplitSpec]
+    "schema",
+    [
+        *(ExperimentSpec, SearchSpec, WorkersSpec, OutputSpec),
+        *(FitnessSpec, TaskSpec, SplitSpec, ChatSpec, GenerationSpec),
+    ],
 )
 def test_every_field_is_documented(schema: type[BaseModel]) -> None:
     text = (ROOT / "docs" / "experiment.md").read_text()
@@ -50,6 +56,18 @@ def test_a_lag_belongs_to_the_experiment_and_a_study_from_before_there_was_one_h
     for wrong in (-1, 1.5, "two", 10_001):
         with pytest.raises(ExperimentError, match=r"search\.lag"):
             load(EXPERIMENT, tmp_path, {"search.lag": wrong})
+
+
+def test_a_study_goes_on_with_the_engine_that_it_began_with(tmp_path: Path) -> None:
+    mine = load(EXPERIMENT, tmp_path)
+    begun = mine.document({})
+    before_the_field = {**begun, "workers": {"dtype": begun["workers"]["dtype"]}}
+    assert mine.engine == mine.of_study(None).engine == mine.of_study(begun).engine == "transformers"
+    assert mine.of_study(before_the_field).engine == "lm_eval"
+    assert mine.of_study(before_the_field).document({}) == read_document(before_the_field)
+    given = load(EXPERIMENT, tmp_path, {"workers.engine": "transformers"}).of_study(before_the_field)
+    fields = Manifest.of(before_the_field).differences(given.document({}), (), read_document)
+    assert [d.field for d in fields] == ["workers.engine"]
 
 
 def test_a_study_of_a_later_release_is_shown_and_is_another_experiment(tmp_path: Path) -> None:

@@ -72,6 +72,26 @@ def test_a_method_of_a_package_is_listed_and_merges(command: Command, tmp_path: 
     assert torch.equal(out[name], expected)
 
 
+def test_a_method_of_a_package_may_bring_an_operation_of_its_own(command: Command, tmp_path: Path) -> None:
+    document = {
+        "merge_method": "clamped",
+        "base_model": str(ZOO / "base"),
+        "models": [{"model": str(ZOO / "add")}],
+        "parameters": {"limit": 0.002},
+        "dtype": "float32",
+    }
+    (tmp_path / "r.yml").write_text(yaml.safe_dump(document))
+    done = command("merge", "r.yml", "out")
+    assert done.returncode == 0, done.stderr
+    base, add, out = (
+        load_file(folder / "model.safetensors") for folder in (ZOO / "base", ZOO / "add", tmp_path / "out")
+    )
+    name = "model.layers.0.mlp.up_proj.weight"
+    change = add[name].float() - base[name].float()
+    assert change.abs().max() > 0.002
+    assert torch.equal(out[name], base[name].float() + change.clamp(-0.002, 0.002))
+
+
 @pytest.mark.slow
 def test_all_parts_of_a_package_serve_a_search_on_ray_workers(command: Command, tmp_path: Path) -> None:
     document = {

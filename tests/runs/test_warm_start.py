@@ -110,9 +110,9 @@ def test_it_is_the_same_study_however_often_it_is_stopped_even_if_the_other_one_
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (lambda d: d["fitness"]["splits"].update(seed=5), "its fitness section or its tasks are others"),
+        (lambda d: d["fitness"]["splits"].update(seed=5), "its fitness section or its tasks differ"),
         (lambda d: d["workers"].update(dtype="bfloat16"), "it calculated in another dtype"),
-        (lambda d: d["models"].update(sort=d["models"]["reverse"]), "its models are others"),
+        (lambda d: d["models"].update(sort=d["models"]["reverse"]), "its models or their weights differ"),
     ],
 )
 def test_results_of_other_models_items_or_dtypes_are_not_taken_over(

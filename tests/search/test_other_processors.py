@@ -33,7 +33,7 @@ def searched(study: Study, trials: int, *, off_by: float = 0.0, lag: int = 0) ->
         score = -round((x - 0.3) ** 2 + (y - 0.6) ** 2 + z / 10, 2)
         g, i = proposal.generation, proposal.index
         trial = Trial("candidate", f"g{g}.{i}", g, i, f"{g}.{i}", vector, values=(score,))
-        stream.finished(study.record(trial))
+        stream.note_recorded(study.record(trial))
         while stream.tell():
             running += stream.take()
 

@@ -53,7 +53,7 @@ class Search:
 
     def finish(self, proposal: Proposal, score: Score = score) -> None:
         self.running.remove(proposal)
-        self.stream.finished(record(self.study, proposal, score))
+        self.stream.note_recorded(record(self.study, proposal, score))
         while told := self.stream.tell():
             self.generations.append([t.name for t in told])
             self.running += self.stream.take()

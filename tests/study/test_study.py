@@ -215,7 +215,7 @@ def test_a_hole_in_a_generation_that_must_be_whole_is_damage(
     for place in places:
         study.record(candidate(*place))
     with pytest.raises(StudyError, match="damaged"):
-        study.closed(lag)
+        study.count_closed(lag)
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_generations_within_the_lag_may_have_holes(
     study = opened(journal)
     for place in places:
         study.record(candidate(*place))
-    assert study.closed(lag) == closed
+    assert study.count_closed(lag) == closed
 
 
 def test_one_place_is_recorded_once(journal: str) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evomerge.errors import RecipeError
-from evomerge.tokenizers.row_maps import Embedding, Origin, TokenChoice, origin_of, row_maps
+from evomerge.tokenizers.row_maps import Embedding, RowOrigin, TokenChoice, origin_of, row_maps
 from evomerge.tokenizers.vocabulary import Vocabulary
 
 
@@ -24,7 +24,7 @@ def test_a_model_keeps_its_own_rows_in_their_new_places() -> None:
 def test_a_token_that_one_model_has_is_taken_from_it() -> None:
     embeddings = {"base": embedding("ab"), "one": embedding("abx")}
     maps = row_maps(embeddings, Vocabulary({"a": 0, "b": 1, "x": 2}), base="base")
-    assert maps["base"].taken == {2: Origin("one", 2)}
+    assert maps["base"].taken == {2: RowOrigin("one", 2)}
     assert maps["base"].own == (0, 1, -1)
     assert maps["one"].is_identity(3)
 
@@ -32,13 +32,13 @@ def test_a_token_that_one_model_has_is_taken_from_it() -> None:
 def test_a_token_that_several_have_is_taken_from_the_base_if_it_has_it() -> None:
     embeddings = {"base": embedding("ax"), "one": embedding("xa"), "two": embedding("a")}
     maps = row_maps(embeddings, Vocabulary({"a": 0, "x": 1}), base="base")
-    assert maps["two"].taken == {1: Origin("base", 1)}
+    assert maps["two"].taken == {1: RowOrigin("base", 1)}
 
 
 def test_otherwise_it_is_the_mean_of_those_that_have_it() -> None:
     embeddings = {"base": embedding("a"), "one": embedding("ax"), "two": embedding("xa")}
     maps = row_maps(embeddings, Vocabulary({"a": 0, "x": 1}), base="base")
-    assert maps["base"].means == {1: (Origin("one", 1), Origin("two", 0))}
+    assert maps["base"].means == {1: (RowOrigin("one", 1), RowOrigin("two", 0))}
 
 
 def test_a_token_nobody_has_is_zero() -> None:
@@ -49,20 +49,20 @@ def test_a_token_nobody_has_is_zero() -> None:
 def test_a_token_beyond_the_end_of_the_embedding_counts_as_missing() -> None:
     embeddings = {"short": embedding("abx", rows=2), "long": embedding("abx")}
     maps = row_maps(embeddings, Vocabulary({"a": 0, "b": 1, "x": 2}), base="short")
-    assert maps["short"].taken == {2: Origin("long", 2)}
+    assert maps["short"].taken == {2: RowOrigin("long", 2)}
 
 
 def test_a_choice_serves_models_without_the_token_and_with_force_all() -> None:
     embeddings = {"one": embedding("ax"), "two": embedding("a"), "three": embedding("ax")}
     output = Vocabulary({"a": 0, "x": 1})
-    choice = {"x": TokenChoice(Origin("three", 1))}
+    choice = {"x": TokenChoice(RowOrigin("three", 1))}
     maps = row_maps(embeddings, output, base=None, choices=choice)
     assert maps["one"].own == (0, 1)
-    assert maps["two"].taken == {1: Origin("three", 1)}
+    assert maps["two"].taken == {1: RowOrigin("three", 1)}
     forced = row_maps(
-        embeddings, output, base=None, choices={"x": TokenChoice(Origin("three", 1), force=True)}
+        embeddings, output, base=None, choices={"x": TokenChoice(RowOrigin("three", 1), force=True)}
     )
-    assert all(m.taken == {1: Origin("three", 1)} and m.own == (0, -1) for m in forced.values())
+    assert all(m.taken == {1: RowOrigin("three", 1)} and m.own == (0, -1) for m in forced.values())
     zero = row_maps(embeddings, output, base=None, choices={"x": TokenChoice(None, force=True)})
     assert all(m.taken == {} and m.own == (0, -1) for m in zero.values())
 

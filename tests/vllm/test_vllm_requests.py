@@ -95,19 +95,28 @@ def test_generated_answers(name: str, ours: Any, theirs: Any) -> None:
     assert ours.generate_until(requests) == theirs.generate_until(requests, disable_tqdm=True)
 
 
-def test_sampled_answers_follow_the_seed_of_the_call(ours: Any) -> None:
-    settings = {"until": ["\n"], "max_gen_toks": 12, "do_sample": True, "temperature": 2.0}
-    requests = asked("generate_until", *[("A12+34=", settings)] * 6)
+def test_a_sampled_answer_follows_the_seed_of_its_request_and_no_other_request(ours: Any) -> None:
+    settings = {"until": ["\n"], "max_gen_toks": 12, "do_sample": True, "temperature": 2.0, "top_k": 0}
 
-    def sampled(seed: int) -> list[str]:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return list(ours.generate_until(requests))
+    def sampled(*seeds: int) -> list[str]:
+        requests = [("A12+34=", {**settings, "seed": seed}) for seed in seeds]
+        return list(ours.generate_until(asked("generate_until", *requests)))
 
-    first = sampled(1)
+    seeds = range(1000, 1032)
+    first = sampled(*seeds)
     assert len(set(first)) > 1
-    assert sampled(1) == first
-    assert sampled(2) != first
+    assert sampled(*seeds) == first
+    for position in (3, first.index(min(first)), first.index(max(first))):
+        assert sampled(seeds[position]) == [first[position]]
+
+
+@pytest.mark.parametrize("end", ["5", "=", "~"])
+def test_thoughts_are_cut_as_lm_eval_cuts_them(end: str, ours: Any, theirs: Any) -> None:
+    prompts = [f"A{a}+{b}=" for a in (1, 12, 35) for b in (7, 20)]
+    for token in (end, ours.tok_encode(end)[-1]):
+        settings = {"until": ["\n"], "max_gen_toks": 12, "think_end_token": token}
+        requests = asked("generate_until", *[(prompt, settings) for prompt in prompts])
+        assert ours.generate_until(requests) == theirs.generate_until(requests, disable_tqdm=True)
 
 
 def test_an_unknown_setting_for_generation_is_an_error_of_the_users(ours: Any) -> None:

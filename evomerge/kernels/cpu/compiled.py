@@ -608,27 +608,27 @@ FULL, EMPTY, TRIM, RANDOM, RANKED = 0, 1, 2, 3, 4
 
 
 @njit(**_fast)
-def _trim_exact(d, cut, n, first, keep):
+def _trim_exact(d, cutoff, n, first, keep):
     """``keep[i]`` = 1 or 0 for ``n`` elements from index ``first`` on.
 
-    ``cut`` holds (last bits, last index, first bits, first index); first bits < 0: no lower end.
+    ``cutoff`` holds (last bits, last index, first bits, first index); first bits < 0: no lower end.
     """
     for i in range(n):
         bits = i64(_as_bits(d[i]) & u32(0x7FFFFFFF))
         index = first + i
-        inside = bits > cut[0] or (bits == cut[0] and index <= cut[1])
+        inside = bits > cutoff[0] or (bits == cutoff[0] and index <= cutoff[1])
         keep[i] = f32(1) if inside else f32(0)
-    if cut[2] >= 0:
+    if cutoff[2] >= 0:
         for i in range(n):
             bits = i64(_as_bits(d[i]) & u32(0x7FFFFFFF))
             index = first + i
-            above = bits > cut[2] or (bits == cut[2] and index <= cut[3])
+            above = bits > cutoff[2] or (bits == cutoff[2] and index <= cutoff[3])
             keep[i] = f32(0) if above else keep[i]
 
 
 @njit(**_fast)
 def _bound(bits, index, first, n):
-    """What bits an element of this run needs to be above a cut; -1 where the cut's tie lies in the run."""
+    """The bits that an element of this run needs to be above a cutoff; -1 where its tie lies in the run."""
     if index >= first + n - 1:
         return bits
     return bits + 1 if index < first else i64(-1)
@@ -643,15 +643,15 @@ def _trim_fast(d, low, high, n, keep):
 
 
 @njit(**_fast)
-def _masked_row(d, base_index, mode, cut, keys, row, column, n, limits, ranked, drawn, keep):
+def _masked_row(d, base_index, mode, cutoff, keys, row, column, n, limits, ranked, drawn, keep):
     """The mask of one task vector for a run of one row; by rank it is known for the whole row."""
     if mode == TRIM:
-        low = _bound(cut[0], cut[1], base_index, n)
-        high = _bound(cut[2], cut[3], base_index, n) if cut[2] >= 0 else i64(0x80000000)
+        low = _bound(cutoff[0], cutoff[1], base_index, n)
+        high = _bound(cutoff[2], cutoff[3], base_index, n) if cutoff[2] >= 0 else i64(0x80000000)
         if low >= 0 and high >= 0:
             _trim_fast(d, u32(low), u32(high), n, keep)
         else:
-            _trim_exact(d, cut, n, base_index, keep)
+            _trim_exact(d, cutoff, n, base_index, keep)
     elif mode == RANDOM:
         _draw(keys[0], keys[1], row, column, n, drawn)
         limit = limits[0]
@@ -683,7 +683,7 @@ def masked_sum(
     weights,
     plain,
     modes,
-    cuts,
+    cutoffs,
     keys,
     limits,
     packed,
@@ -697,7 +697,7 @@ def masked_sum(
 
     ``weights`` multiply task vectors, ``plain`` are divided by; ``flags`` = (consensus, normalize, scaled);
     ``limits`` is (task vectors, columns) for ranks, (task vectors, 1) otherwise; ``packed`` is (task vectors,
-    rows, columns / 8), the masks by rank that ``random_l1`` has found, or (task vectors, 0, 0).
+    rows, columns / 8), the masks by rank that ``random_l1`` has computed, or (task vectors, 0, 0).
     """
     count = x.size - 1
     consensus, normalize, scaled = flags[0], flags[1], flags[2]
@@ -720,9 +720,9 @@ def masked_sum(
     by_row = False
     for d in range(count):
         by_row |= modes[d] >= RANDOM
-    lines = rows if by_row else 1
+    runs = rows if by_row else 1
     span = columns if by_row else rows * columns
-    for line in range(lines):
+    for run in range(runs):
         if any_ranked:
             for d in range(count):
                 if modes[d] == RANKED:
@@ -730,8 +730,8 @@ def masked_sum(
                         x,
                         kind,
                         d,
-                        line * span,
-                        row + line,
+                        run * span,
+                        row + run,
                         columns,
                         keys[d],
                         limits[d],
@@ -743,7 +743,7 @@ def masked_sum(
                     )
         for start in range(0, span, _TILE):
             n = min(_TILE, span - start)
-            at = line * span + start
+            at = run * span + start
             index = row * columns + at
             _load(x[0], kind, at, n, base)
             used = 0
@@ -755,15 +755,15 @@ def masked_sum(
                 _subtract(v, base, n)
                 if modes[d] != FULL:
                     if modes[d] == RANKED and known:
-                        _unpack(packed[d, line], start, n, keep)
+                        _unpack(packed[d, run], start, n, keep)
                     else:
                         _masked_row(
                             v,
                             index,
                             modes[d],
-                            cuts[d],
+                            cutoffs[d],
                             keys[d],
-                            row + line,
+                            row + run,
                             start,
                             n,
                             limits[d],
@@ -833,19 +833,19 @@ def random_l1(x, kind, rows, columns, row, d, mode, keys, limits, block, before,
     work = np.empty((_RANK_ARRAYS + 1, length), i32)
     bins = np.empty((_BIN_ARRAYS, _RANK_BINS if mode == RANKED else 1), i32)
     open_ = np.empty(length, u8)
-    cut = np.zeros(4, i64)
+    cutoff = np.zeros(4, i64)
     lanes, kept = np.empty(_LANES, f64), np.empty(_LANES, f64)
     for b in range(before.size):
         lanes[:] = 0
         kept[:] = 0
-        for line in range(b * block, min((b + 1) * block, rows)):
+        for run in range(b * block, min((b + 1) * block, rows)):
             if mode == RANKED:
                 _rank_row(
                     x,
                     kind,
                     d,
-                    line * columns,
-                    row + line,
+                    run * columns,
+                    row + run,
                     columns,
                     keys,
                     limits,
@@ -855,7 +855,7 @@ def random_l1(x, kind, rows, columns, row, d, mode, keys, limits, block, before,
                     open_,
                     ranked,
                 )
-                _pack(ranked, columns, packed[line])
+                _pack(ranked, columns, packed[run])
                 size = buffers[1]
                 for i in range(columns):
                     size[i] = abs(size[i])
@@ -866,12 +866,12 @@ def random_l1(x, kind, rows, columns, row, d, mode, keys, limits, block, before,
                 continue
             for start in range(0, columns, _TILE):
                 n = min(_TILE, columns - start)
-                _load(x[0], kind, line * columns + start, n, base)
-                _load(x[d + 1], kind, line * columns + start, n, v)
+                _load(x[0], kind, run * columns + start, n, base)
+                _load(x[d + 1], kind, run * columns + start, n, v)
                 _subtract(v, base, n)
                 for i in range(n):
                     v[i] = abs(v[i])
-                _masked_row(v, 0, mode, cut, keys, row + line, start, n, limits, ranked, drawn, keep)
+                _masked_row(v, 0, mode, cutoff, keys, row + run, start, n, limits, ranked, drawn, keep)
                 _add(v, n, lanes)
                 for i in range(n):
                     v[i] = v[i] * keep[i]
@@ -982,8 +982,8 @@ def sce_reduce(x, kind, rows, columns, bin_, block, squares, found_bits, found_i
 
 
 @njit(**_fast)
-def sce_apply(x, kind, n, first, shares, cut, out, out_kind):
-    """Base plus the consensus of the task vectors at positions above the cut, weighted by their shares."""
+def sce_apply(x, kind, n, first, shares, cutoff, out, out_kind):
+    """Base plus the consensus of the task vectors at positions above the cutoff, weighted by their shares."""
     count = x.size - 1
     base, mean, variance = np.empty(_TILE, f32), np.empty(_TILE, f32), np.empty(_TILE, f32)
     d = np.empty((count, _TILE), f32)
@@ -993,9 +993,9 @@ def sce_apply(x, kind, n, first, shares, cut, out, out_kind):
     for start in range(0, n, _TILE):
         size = min(_TILE, n - start)
         _load_task_vectors(x, kind, start, size, base, d)
-        if cut[0] >= 0:
+        if cutoff[0] >= 0:
             _variance(d, size, mean, variance)
-            _trim_exact(variance, cut, size, first + start, keep)
+            _trim_exact(variance, cutoff, size, first + start, keep)
             for k in range(count):
                 for i in range(size):
                     d[k, i] = d[k, i] * keep[i]

@@ -11,9 +11,9 @@ from evomerge.kernels.chunks import ROW_BLOCK, Chunk, Chunks, Target
 from evomerge.kernels.cpu.calls import InputAddresses, blocks, floats, functions
 from evomerge.kernels.cpu.output import OutputRows, write_float32
 from evomerge.kernels.reference import linear_combinations as reference
-from evomerge.kernels.reference.line_coefficients import LineCoefficients
+from evomerge.kernels.reference.vector_coefficients import VectorCoefficients
 
-__all__ = ["gram", "line_weighted_sum", "task_gram", "weighted_sum", "write_weighted"]
+__all__ = ["gram", "task_gram", "vector_weighted_sum", "weighted_sum", "write_weighted"]
 
 
 def gram(chunks: Chunks) -> Tensor:
@@ -54,9 +54,9 @@ def write_weighted(chunk: Chunk, coefficients: Sequence[float], target: Target) 
     )
 
 
-def line_weighted_sum(chunk: Chunk, lines: LineCoefficients, found: None, target: Target) -> None:
-    """See the reference, which makes the rows where there is more than one line."""
-    if lines.c_LM.shape[0] == 1 and lines.wide_L is None:
-        weighted_sum(chunk, lines.c_LM[0], found, target)
+def vector_weighted_sum(chunk: Chunk, vectors: VectorCoefficients, reduction: None, target: Target) -> None:
+    """See the reference, which makes the rows where there is more than one vector."""
+    if vectors.c_LM.shape[0] == 1 and vectors.wide_L is None:
+        weighted_sum(chunk, vectors.c_LM[0], reduction, target)
         return
-    write_float32(reference.line_weighted_sum(chunk, lines, found), chunk, target)
+    write_float32(reference.vector_weighted_sum(chunk, vectors, reduction), chunk, target)

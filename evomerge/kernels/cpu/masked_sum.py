@@ -43,8 +43,8 @@ def magnitudes(chunks: Chunks) -> tuple[Histogram, ...]:
 
 def reduce(chunks: Chunks, s: MaskedSum) -> ResolvedMasks | None:
     """See the reference; masks by rank are kept, packed as bits, (D, R, C / 8)."""
-    finders = {d: Collector(trim.cuts) for d, trim in s.trims.items()}
-    norms: dict[int, L1Norms] = {d: ([], []) for d in s.rescaled}
+    finders = {d: Collector(trim.cutoffs) for d, trim in s.trims.items()}
+    norms: dict[int, L1Norms] = {d: ([], []) for d in s.to_rescale}
     if not finders and not norms:
         return None
     packed = {chunk.row: _read(chunk, s, finders, norms) for chunk in chunks()}
@@ -101,18 +101,18 @@ def _mask(mask: Mask, columns: int) -> tuple[int, Any, Any]:
     return f.RANKED, keys, rank_limits(mask, columns).numpy()
 
 
-def apply(chunk: Chunk, s: MaskedSum, found: ResolvedMasks | None, target: Target) -> None:
+def apply(chunk: Chunk, s: MaskedSum, reduction: ResolvedMasks | None, target: Target) -> None:
     """See the reference."""
     x, out = InputAddresses(chunk), OutputRows(chunk, target)
-    found = found if found is not None else ResolvedMasks()
+    reduction = reduction if reduction is not None else ResolvedMasks()
     masks = [_mask(mask, x.columns) for mask in s.masks]
     limits = np.zeros((len(masks), max(len(m[2]) for m in masks)), dtype=np.int32)
-    cuts = np.full((len(masks), 4), -1, dtype=np.int64)
+    cutoffs = np.full((len(masks), 4), -1, dtype=np.int64)
     for d, mask in enumerate(s.masks):
         limits[d, : len(masks[d][2])] = masks[d][2]
-        for k, cut in enumerate(mask.trim.cuts if mask.trim is not None else ()):
-            exact = found.cuts[d, cut]
-            cuts[d, 2 * k : 2 * k + 2] = exact.bits, exact.index
+        for k, cutoff in enumerate(mask.trim.cutoffs if mask.trim is not None else ()):
+            exact = reduction.cutoffs[d, cutoff]
+            cutoffs[d, 2 * k : 2 * k + 2] = exact.bits, exact.index
     finite = functions().masked_sum(
         x.addresses,
         x.kind,
@@ -120,14 +120,17 @@ def apply(chunk: Chunk, s: MaskedSum, found: ResolvedMasks | None, target: Targe
         x.columns,
         x.row,
         floats(
-            [w * m.factor * found.factor(d) for d, (w, m) in enumerate(zip(s.weights, s.masks, strict=True))]
+            [
+                w * m.factor * reduction.factor(d)
+                for d, (w, m) in enumerate(zip(s.weights, s.masks, strict=True))
+            ]
         ),
         floats(s.weights),
         np.array([m[0] for m in masks], dtype=np.int64),
-        cuts,
+        cutoffs,
         np.array([m[1] for m in masks], dtype=np.uint32),
         limits,
-        found.packed.get(chunk.row, np.empty((len(masks), 0, 0), dtype=np.uint8)),
+        reduction.packed.get(chunk.row, np.empty((len(masks), 0, 0), dtype=np.uint8)),
         np.array([s.consensus, s.divides, s.scale != 1], dtype=np.int64),
         single(math.fsum(s.weights)),
         single(s.scale),

@@ -45,8 +45,9 @@ _WARPS = 8
 _THREADS, _REGISTERS = 2048, 65536
 """Of a processor, on any GPU that is used for this."""
 _FEW_INPUTS, _FEW_REGISTERS = 4, 80
-"""A masked sum of so few inputs, with one cut at most, is held to these registers: then three programs share
-a processor, not two. ptxas 13.4 for sm_90 spills 8 bytes for it; left alone it takes 104 to 114 registers."""
+"""A masked sum of so few inputs, with one cutoff at most, is limited to these registers: then three programs
+share a processor, not two. ptxas 13.4 for sm_90 spills 8 bytes for it; without the limit it takes 104 to
+114."""
 _SPAN = 8
 """Blocks whose L1 norms make one partial sum."""
 
@@ -63,14 +64,14 @@ def triton_kernels() -> ModuleType | None:
 
 @functools.cache
 def runs_on(device: torch.device) -> bool:
-    """Whether a small sum comes out right there: Triton also needs a C compiler, and a GPU that it knows."""
+    """Whether a small test sum is right there: Triton also needs a C compiler, and a GPU that it supports."""
     if triton_kernels() is None:
         return False
     x_RC = torch.arange(24.0, device=device).view(3, 8)
     target = Target(torch.empty_like(x_RC), torch.float32, torch.zeros(3, dtype=torch.int64, device=device))
     try:
         launch = Launch((x_RC,), (float_bits(2.0),), torch.float32)
-        launch.write("weighted_sum", target, (launch.numbers,), COUNT=1, LINES=0)
+        launch.write("weighted_sum", target, (launch.coefficients,), COUNT=1, VECTORS=0)
         return torch.equal(target.place_RC, 2 * x_RC)
     except Exception as exception:  # noqa: BLE001 (compilers, drivers and Triton raise what they like)
         reason = next(iter(str(exception).splitlines()), type(exception).__name__)
@@ -116,21 +117,21 @@ def double_bits(value: float) -> int:
 
 
 class Launch:
-    """A kernel's work on whole tensors: its inputs and numbers, and what it is compiled for.
+    """A kernel's work on whole tensors: its inputs and coefficients, and what it is compiled for.
 
     Kernels of several threads go to one stream, the default one of their device: none of ours sets another,
     so what one writes the next may read, and memory that torch hands out again is no longer in use. Nothing
     here waits for the device.
     """
 
-    def __init__(self, x_MRC: Sequence[Tensor], numbers: Sequence[int], dtype: torch.dtype) -> None:
+    def __init__(self, x_MRC: Sequence[Tensor], coefficients: Sequence[int], dtype: torch.dtype) -> None:
         first_RC = x_MRC[0]
         self._alive = tuple(x_MRC)
         self.device = first_RC.device
         self.n, self.columns = first_RC.numel(), first_RC.shape[1]
         addresses = tuple(x_RC.data_ptr() for x_RC in x_MRC)
         self.addresses = upload(addresses, self.device)
-        self.numbers = upload(tuple(numbers), self.device)
+        self.coefficients = upload(tuple(coefficients), self.device)
         self.block = KEY_BLOCK * 8 // dtype.itemsize
         self.blocks = -(-self.n // self.block)
         self.dtype = _triton_type(dtype)
@@ -150,24 +151,24 @@ class Launch:
 
     def write(self, kernel: str, target: Target, extra: Sequence[Tensor], **how: Any) -> None:
         """Runs a kernel that writes rows and adds to their digest; ``extra`` are more tensors it reads."""
-        tensors = (self.addresses, self.numbers, target.place_RC, target.state, *extra)
+        tensors = (self.addresses, self.coefficients, target.place_RC, target.state, *extra)
         how |= {"LONG": self.long, "OUT": self.dtype, "WORDS": KEY_BLOCK}
-        if how.get("CUTS", 2) < 2 and len(self._alive) <= _FEW_INPUTS:
+        if how.get("CUTOFFS", 2) < 2 and len(self._alive) <= _FEW_INPUTS:
             how["maxnreg"] = _FEW_REGISTERS
         self._run(kernel, None, (*tensors, self.n, self.columns), how)
 
     def count_equal(self, counts: Tensor) -> None:
-        """Runs ``equal_counts`` to (task vectors, cuts, 1 + blocks), int32."""
-        count, cuts, _ = counts.shape
-        tensors = (self.addresses, self.numbers, counts)
-        self._run("equal_counts", None, (*tensors, self.n), {"COUNT": count, "CUTS": cuts})
+        """Runs ``equal_counts`` to (task vectors, cutoffs, 1 + blocks), int32."""
+        count, cutoffs, _ = counts.shape
+        tensors = (self.addresses, self.coefficients, counts)
+        self._run("equal_counts", None, (*tensors, self.n), {"COUNT": count, "CUTOFFS": cutoffs})
 
     def random_l1(self) -> Tensor:
         """L1 norms before and after the random masks in spans of blocks; (spans, task vectors, 2)."""
         spans, count = -(-self.blocks // _SPAN), len(self._alive) - 1
         sums = torch.empty(spans, count, 2, dtype=torch.float64, device=self.device)
         how = {"COUNT": count, "SPAN": _SPAN, "LONG": self.long}
-        self._run("random_l1", spans, (self.addresses, self.numbers, sums, self.n, self.columns), how)
+        self._run("random_l1", spans, (self.addresses, self.coefficients, sums, self.n, self.columns), how)
         return sums
 
     def _run(self, name: str, programs: int | None, arguments: Sequence[Any], how: dict[str, Any]) -> None:
@@ -192,12 +193,12 @@ _at_once: dict[tuple[Any, ...], int] = {}
 
 
 @functools.lru_cache(maxsize=1 << 14)
-def upload(numbers: tuple[int, ...], device: torch.device) -> Tensor:
-    """int64 on the device; equal ones are upload once.
+def upload(coefficients: tuple[int, ...], device: torch.device) -> Tensor:
+    """``coefficients`` on the device, int64; equal ones are uploaded once.
 
-    Resident inputs keep their addresses, and many tensors of a candidate have the same numbers.
+    Resident inputs keep their addresses, and many tensors of a candidate have the same coefficients.
     """
-    return torch.tensor(numbers, dtype=torch.int64).to(device, non_blocking=True)
+    return torch.tensor(coefficients, dtype=torch.int64).to(device, non_blocking=True)
 
 
 @functools.cache

@@ -11,4 +11,4 @@ __all__ = ["apply"]
 def apply(chunk: Chunk, t: float, _: None, target: Target) -> None:
     """See the reference."""
     launch = Launch(chunk.x_MRC, (float_bits(t),), target.dtype)
-    launch.write("selected", target, (launch.numbers,), COUNT=1, HOW=NEARSWAP)
+    launch.write("selected", target, (launch.coefficients,), COUNT=1, HOW=NEARSWAP)

@@ -17,4 +17,4 @@ def can(_: Chunk, s: Ram) -> bool:
 def apply(chunk: Chunk, s: Ram, _: None, target: Target) -> None:
     """See the reference."""
     launch = Launch(chunk.x_MRC, (float_bits(s.epsilon),), target.dtype)
-    launch.write("selected", target, (launch.numbers,), COUNT=len(chunk.x_MRC) - 1, HOW=RAM)
+    launch.write("selected", target, (launch.coefficients,), COUNT=len(chunk.x_MRC) - 1, HOW=RAM)

@@ -1,4 +1,4 @@
-"""Histograms that keep the values themselves, so that a cut is found without waiting for the device."""
+"""Histograms that keep the values themselves, so that a cutoff is found without waiting for the device."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST_VALUES = 1 << 18
 def exact_histograms(chunks: Chunks, fields: Fields) -> tuple[Histogram, ...]:
     """As ``histograms``, by sorting, with the values that occur where they are not too many; one read.
 
-    With them a cut is found without looking at the weights again, and nothing has to wait for that.
+    With them a cutoff is found without looking at the weights again, and nothing has to wait for that.
     """
     totals: list[tuple[Tensor, Tensor]] = []
     for chunk in chunks():
@@ -28,11 +28,11 @@ def exact_histograms(chunks: Chunks, fields: Fields) -> tuple[Histogram, ...]:
             if len(totals) == i:
                 totals.append((bits, counts))
             else:
-                totals[i] = _joined(totals[i], (bits, counts))
+                totals[i] = _join(totals[i], (bits, counts))
     return tuple(_exact(bits.cpu(), counts.cpu()) for bits, counts in totals)
 
 
-def _joined(one: tuple[Tensor, Tensor], two: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def _join(one: tuple[Tensor, Tensor], two: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     bits, place = torch.unique(torch.cat([one[0], two[0]]), return_inverse=True)
     counts = torch.zeros(bits.numel(), dtype=torch.int64, device=bits.device)
     return bits, counts.index_add_(0, place, torch.cat([one[1], two[1]]))

@@ -17,9 +17,9 @@ __all__ = [
     "float_at",
     "inputs_at",
     "key_table",
-    "lines_of",
     "no_sums",
     "put",
+    "rows_of",
     "run_of",
     "turns",
     "values_at",
@@ -51,9 +51,9 @@ def values_at(pointer, offsets, inside):
 
 
 @triton.jit
-def float_at(numbers, at):
-    """Entry ``at`` of the numbers as the float32 whose bits it holds."""
-    return tl.load(numbers + at).to(tl.int32).to(tl.float32, bitcast=True)
+def float_at(coefficients, at):
+    """Entry ``at`` of the coefficients as the float32 whose bits it holds."""
+    return tl.load(coefficients + at).to(tl.int32).to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -80,7 +80,7 @@ def run_of(block, n, BLOCK: tl.constexpr, BIG: tl.constexpr):
 
 
 @triton.jit
-def lines_of(start, columns, BLOCK: tl.constexpr, LONG: tl.constexpr):
+def rows_of(start, columns, BLOCK: tl.constexpr, LONG: tl.constexpr):
     """Row of the block's first element; rows from there and columns of all its elements.
 
     With ``LONG`` rows have a block's length at least: a block meets two of them at most.
@@ -112,9 +112,9 @@ def _streams(row, low, high):
 
 
 @triton.jit
-def draw(numbers, at, row, further, column, LONG: tl.constexpr):
+def draw(coefficients, at, row, further, column, LONG: tl.constexpr):
     """Uniform int32 for the elements of a block; the key stands at ``at``."""
-    low, high = tl.load(numbers + at).to(tl.uint32), tl.load(numbers + at + 1).to(tl.uint32)
+    low, high = tl.load(coefficients + at).to(tl.uint32), tl.load(coefficients + at + 1).to(tl.uint32)
     if LONG:  # two rows at most, so each stream is mixed twice and not for each element
         first0, second0 = _streams(row.to(tl.int64), low, high)
         first1, second1 = _streams(row.to(tl.int64) + 1, low, high)
@@ -147,9 +147,9 @@ def key_table(WORDS: tl.constexpr):
 
 
 @triton.jit
-def _rounded(value, OUT: tl.constexpr):
+def _round(value, OUT: tl.constexpr):
     """A block in the dtype of the output (to nearest, ties to even), and its bits, as uint32."""
-    if OUT == tl.bfloat16:  # spelled out: Triton's interpreter, which tests use, cuts off
+    if OUT == tl.bfloat16:  # spelled out: Triton's interpreter, which tests use, truncates
         wide = value.to(tl.uint32, bitcast=True)
         bits = (wide + 0x7FFF + ((wide >> 16) & 1)) >> 16
         bits = tl.where((wide & 0x7FFFFFFF) > 0x7F800000, 0x7FC0, bits)
@@ -185,7 +185,7 @@ def put(
     SHORT: tl.constexpr = BLOCK == 4 * WORDS  # elements of 16 bits
     offsets = start + tl.arange(0, BLOCK)
     inside = offsets < n
-    rounded, bits = _rounded(tl.where(inside, value, 0.0), OUT)
+    rounded, bits = _round(tl.where(inside, value, 0.0), OUT)
     tl.store(place + offsets, rounded.to(place.dtype.element_ty), mask=inside)
     first, second, largest = sums
     largest = tl.maximum(largest, (bits & (0x7FFF if SHORT else 0x7FFFFFFF)).to(tl.int32))
@@ -210,7 +210,7 @@ def no_sums(BLOCK: tl.constexpr, WORDS: tl.constexpr):
 
 @triton.jit
 def add_sums(state, sums, OUT: tl.constexpr):
-    """Adds what a program found to the digest."""
+    """Adds the sums of a program to the digest."""
     first, second, largest = sums
     if OUT == tl.bfloat16:
         infinity = 0x7F80

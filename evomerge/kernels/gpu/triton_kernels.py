@@ -5,8 +5,8 @@ all in registers. Same arithmetic and order as the compiled functions for CPUs: 
 its own (``enable_fp_fusion=False``, ``div_rn``), so the bits are the same. Only the L1 norms of random masks
 are added in another order, in float64.
 
-What differs from call to call lies in device memory as int64: ``addresses`` of the inputs and ``numbers`` of
-the candidate, so that one compiled kernel serves all tensors and candidates.
+What differs from call to call is in device memory as int64: ``addresses`` of the inputs and ``coefficients``
+of the candidate, so that one compiled kernel serves all tensors and candidates.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from evomerge.kernels.gpu.triton_blocks import (
     float_at,
     inputs_at,
     key_table,
-    lines_of,
     no_sums,
     put,
+    rows_of,
     run_of,
     turns,
     values_at,
@@ -41,14 +41,14 @@ NEARSWAP, FUSION, RAM = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 @triton.jit
 def weighted_sum(
     addresses,
-    numbers,
+    coefficients,
     place,
     state,
-    lines,
+    vectors,
     n,
     columns,
     COUNT: tl.constexpr,
-    LINES: tl.constexpr,
+    VECTORS: tl.constexpr,
     KIND: tl.constexpr,
     OUT: tl.constexpr,
     ALIGNED: tl.constexpr,
@@ -57,26 +57,26 @@ def weighted_sum(
     BLOCK: tl.constexpr,
     WORDS: tl.constexpr,
 ):
-    """Sum of c[m] * x[m]; c are the numbers. With ``LINES`` 1 or 2, c is that of the row or column."""
+    """Sum of c[m] * x[m]; c are the coefficients. With ``VECTORS`` 1 or 2, c is that of the row or column."""
     keys = key_table(WORDS)
     sums = no_sums(BLOCK, WORDS)
     x = inputs_at(addresses, COUNT, KIND, ALIGNED)
     c = ()
     for m in tl.static_range(COUNT):
-        c = c + ((float_at(numbers, m) if LINES == 0 else 0),)
+        c = c + ((float_at(coefficients, m) if VECTORS == 0 else 0),)
     blocks = tl.cdiv(n, BLOCK)
     for turn in range(turns(blocks)):
         block = block_of(turn)
         start, offsets, inside = run_of(block, n, BLOCK, BIG)
-        if LINES != 0:
-            row, further, column = lines_of(start, columns, BLOCK, LONG)
-            if LINES == 1:
-                line = row.to(tl.int64) + further
+        if VECTORS != 0:
+            row, further, column = rows_of(start, columns, BLOCK, LONG)
+            if VECTORS == 1:
+                vector = row.to(tl.int64) + further
             else:
-                line = column.to(tl.int64)
+                vector = column.to(tl.int64)
             total = tl.zeros((BLOCK,), tl.float32)
             for m in tl.static_range(COUNT):
-                own = tl.load(lines + line * COUNT + m, mask=inside, other=0.0)
+                own = tl.load(vectors + vector * COUNT + m, mask=inside, other=0.0)
                 total = total + values_at(x[m], offsets, inside) * own
         else:
             total = values_at(x[0], offsets, inside) * c[0]
@@ -91,13 +91,13 @@ def weighted_sum(
 
 @triton.jit
 def _above(size, bits, equal, prefix, block):
-    """Which elements rank above a cut: larger than ``bits``, or among the first ``equal`` of that size.
+    """Which elements rank above a cutoff: larger than ``bits``, or among the first ``equal`` of that size.
 
     ``prefix`` has how many elements of that size stand in all blocks before, for each block and the end.
     """
     before = tl.load(prefix + block)
     left = equal - before
-    if (left > 0) & (left < tl.load(prefix + block + 1) - before):  # the cut lies in this block
+    if (left > 0) & (left < tl.load(prefix + block + 1) - before):  # the cutoff lies in this block
         is_equal = size == bits
         rank = tl.cumsum(is_equal.to(tl.int32), 0)
         above = (size > bits) | (is_equal & (rank.to(tl.int64) <= left))
@@ -109,7 +109,7 @@ def _above(size, bits, equal, prefix, block):
 @triton.jit
 def masked_sum(
     addresses,
-    numbers,
+    coefficients,
     place,
     state,
     prefix,
@@ -118,7 +118,7 @@ def masked_sum(
     columns,
     COUNT: tl.constexpr,
     MODE: tl.constexpr,
-    CUTS: tl.constexpr,
+    CUTOFFS: tl.constexpr,
     CONSENSUS: tl.constexpr,
     NORMALIZE: tl.constexpr,
     SCALED: tl.constexpr,
@@ -132,10 +132,10 @@ def masked_sum(
 ):
     """The generalised task arithmetic over ``COUNT`` task vectors; see ``reference.masked_sum.MaskedSum``.
 
-    The base is the first input. Numbers: divisor and scale; then for each task vector its weight as float64,
-    its weight as float32 to be divided by, and what its mask needs: the key's halves and the limit, or
-    for each of ``CUTS`` bits and the number of equal elements above. ``factors`` (float64, one for each task
-    vector) multiply the weights; ``prefix`` is (task vectors, cuts, blocks + 1); see ``_above``.
+    The base is the first input. Coefficients: divisor and scale; then for each task vector its weight as
+    float64, its weight as float32 to be divided by, and what its mask needs: the key's halves and the limit,
+    or for each of ``CUTOFFS`` bits and the number of equal elements above. ``factors`` (float64, one for each
+    task vector) multiply the weights; ``prefix`` is (task vectors, cutoffs, blocks + 1); see ``_above``.
     """
     FIRST: tl.constexpr = 2
     WIDTH: tl.constexpr = 6
@@ -144,7 +144,7 @@ def masked_sum(
     x = inputs_at(addresses, COUNT + 1, KIND, ALIGNED)
     weights = ()
     for d in tl.static_range(COUNT):
-        weight = tl.load(numbers + FIRST + d * WIDTH).to(tl.float64, bitcast=True) * tl.load(factors + d)
+        weight = tl.load(coefficients + FIRST + d * WIDTH).to(tl.float64, bitcast=True) * tl.load(factors + d)
         weights = weights + (weight.to(tl.float32),)
     blocks = tl.cdiv(n, BLOCK)
     for turn in range(turns(blocks)):
@@ -152,7 +152,7 @@ def masked_sum(
         start, offsets, inside = run_of(block, n, BLOCK, BIG)
         base = values_at(x[0], offsets, inside)
         if MODE == RANDOM:
-            row, further, column = lines_of(start, columns, BLOCK, LONG)
+            row, further, column = rows_of(start, columns, BLOCK, LONG)
         values = ()
         for d in tl.static_range(COUNT):
             at = FIRST + d * WIDTH
@@ -160,16 +160,16 @@ def masked_sum(
             weighted = v * weights[d]
             if MODE == TRIM:
                 size = v.to(tl.int32, bitcast=True) & 0x7FFFFFFF
-                ties = prefix + d * CUTS * (blocks + 1)
-                bits, equal = tl.load(numbers + at + 2).to(tl.int32), tl.load(numbers + at + 3)
+                ties = prefix + d * CUTOFFS * (blocks + 1)
+                bits, equal = tl.load(coefficients + at + 2).to(tl.int32), tl.load(coefficients + at + 3)
                 keep = _above(size, bits, equal, ties, block)
-                if CUTS == 2:
-                    bits, equal = tl.load(numbers + at + 4).to(tl.int32), tl.load(numbers + at + 5)
+                if CUTOFFS == 2:
+                    bits, equal = tl.load(coefficients + at + 4).to(tl.int32), tl.load(coefficients + at + 5)
                     keep = keep & (_above(size, bits, equal, ties + blocks + 1, block) == 0)
                 weighted = weighted * keep.to(tl.float32)
             if MODE == RANDOM:
-                drawn = draw(numbers, at + 2, row, further, column, LONG)
-                keep = drawn.to(tl.int64) < tl.load(numbers + at + 4)
+                drawn = draw(coefficients, at + 2, row, further, column, LONG)
+                keep = drawn.to(tl.int64) < tl.load(coefficients + at + 4)
                 weighted = weighted * keep.to(tl.float32)
             values = values + (weighted,)
         total = values[0]
@@ -183,14 +183,14 @@ def masked_sum(
                 signed = tl.where(positive, values[d], -values[d])
                 agreed = agreed + tl.where(signed <= 0, 0.0, signed)  # NaN stays
                 if NORMALIZE:
-                    shares = shares + tl.where(signed > 0, float_at(numbers, FIRST + d * WIDTH + 1), 0.0)
+                    shares = shares + tl.where(signed > 0, float_at(coefficients, FIRST + d * WIDTH + 1), 0.0)
             total = tl.where(positive, agreed, -agreed)
             if NORMALIZE:
                 total = tl.div_rn(total, tl.where(shares != 0, shares, 1.0))
         elif NORMALIZE:
-            total = tl.div_rn(total, tl.zeros((BLOCK,), tl.float32) + float_at(numbers, 0))
+            total = tl.div_rn(total, tl.zeros((BLOCK,), tl.float32) + float_at(coefficients, 0))
         if SCALED:
-            total = total * float_at(numbers, 1)
+            total = total * float_at(coefficients, 1)
         sums = put(base + total, place, start, n, block, keys, sums, OUT, BLOCK, WORDS)
     add_sums(state, sums, OUT)
 
@@ -198,17 +198,17 @@ def masked_sum(
 @triton.jit
 def equal_counts(
     addresses,
-    numbers,
+    coefficients,
     counts,
     n,
-    CUTS: tl.constexpr,
+    CUTOFFS: tl.constexpr,
     KIND: tl.constexpr,
     ALIGNED: tl.constexpr,
     BIG: tl.constexpr,
     BLOCK: tl.constexpr,
     COUNT: tl.constexpr,
 ):
-    """How many elements of each block have exactly the size of a cut; (task vectors, cuts, 1 + blocks).
+    """How many elements of each block have exactly the size of a cutoff; (task vectors, cutoffs, 1 + blocks).
 
     What stands before the first block is 0, so that a running sum is the prefix that ``masked_sum`` wants.
     """
@@ -222,11 +222,11 @@ def equal_counts(
         for d in tl.static_range(COUNT):
             v = values_at(x[d + 1], offsets, inside) - base
             size = v.to(tl.int32, bitcast=True) & 0x7FFFFFFF
-            for k in tl.static_range(CUTS):
-                bits = tl.load(numbers + (2 + d * WIDTH + 2 + 2 * k)).to(tl.int32)
-                found = tl.sum((inside & (size == bits)).to(tl.int32), axis=0)
-                own = counts + (d * CUTS + k) * (blocks + 1)
-                tl.store(own + block + 1, found)
+            for k in tl.static_range(CUTOFFS):
+                bits = tl.load(coefficients + (2 + d * WIDTH + 2 + 2 * k)).to(tl.int32)
+                count = tl.sum((inside & (size == bits)).to(tl.int32), axis=0)
+                own = counts + (d * CUTOFFS + k) * (blocks + 1)
+                tl.store(own + block + 1, count)
                 if block == 0:
                     tl.store(own, 0)
 
@@ -234,7 +234,7 @@ def equal_counts(
 @triton.jit
 def random_l1(
     addresses,
-    numbers,
+    coefficients,
     sums,
     n,
     columns,
@@ -254,13 +254,13 @@ def random_l1(
     for d in tl.static_range(COUNT):  # the base comes from the cache but for the first
         before, after = tl.zeros((LANES,), tl.float64), tl.zeros((LANES,), tl.float64)
         at = 2 + d * WIDTH
-        limit = tl.load(numbers + at + 4)
+        limit = tl.load(coefficients + at + 4)
         for turn in range(SPAN):
             block = span * SPAN + turn  # past the end nothing is inside
             start, offsets, inside = run_of(block, n, BLOCK, BIG)
             size = tl.abs(values_at(x[d + 1], offsets, inside) - values_at(x[0], offsets, inside))
-            row, further, column = lines_of(start, columns, BLOCK, LONG)
-            keep = draw(numbers, at + 2, row, further, column, LONG).to(tl.int64) < limit
+            row, further, column = rows_of(start, columns, BLOCK, LONG)
+            keep = draw(coefficients, at + 2, row, further, column, LONG).to(tl.int64) < limit
             wide = size.to(tl.float64)
             before += tl.sum(tl.reshape(wide, (LANES, 8)), axis=1)
             after += tl.sum(tl.reshape(tl.where(keep, wide, 0.0), (LANES, 8)), axis=1)
@@ -274,7 +274,7 @@ def random_l1(
 @triton.jit
 def selected(
     addresses,
-    numbers,
+    coefficients,
     place,
     state,
     divergence,
@@ -294,7 +294,7 @@ def selected(
     keys = key_table(WORDS)
     sums = no_sums(BLOCK, WORDS)
     x = inputs_at(addresses, COUNT + 1, KIND, ALIGNED)
-    limit = float_at(numbers, 0)
+    limit = float_at(coefficients, 0)
     blocks = tl.cdiv(n, BLOCK)
     for turn in range(turns(blocks)):
         block = block_of(turn)
@@ -309,7 +309,7 @@ def selected(
             value = share * other + (1.0 - share) * base
         elif HOW == FUSION:
             d = values_at(x[1], offsets, inside) - base
-            row, further, _ = lines_of(start, columns, BLOCK, LONG)
+            row, further, _ = rows_of(start, columns, BLOCK, LONG)
             factor = tl.abs(tl.load(divergence + (row.to(tl.int64) + further), mask=inside, other=0.0))
             value = base + d * (tl.abs(d) * factor >= limit).to(tl.float32)
         else:

@@ -2,7 +2,7 @@
 
 One module for each kernel: ``apply`` makes the rows of a chunk, ``reduce`` is the pass before it, where
 there is one; beside them the measures and the types of the numbers. What several share is in ``ranks`` (exact
-cuts), ``random_masks``, ``line_coefficients`` and ``digest``.
+cutoffs), ``random_masks``, ``vector_coefficients`` and ``digest``.
 """
 
 from evomerge.kernels.reference import (

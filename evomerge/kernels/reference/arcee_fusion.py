@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from evomerge.kernels.chunks import ROW_BLOCK, Chunk, Chunks, magnitude_bits, task_vectors
-from evomerge.kernels.reference.ranks import Cut, Finder, Histogram, histograms
+from evomerge.kernels.reference.ranks import Cutoff, Finder, Histogram, histograms
 
 __all__ = ["Importance", "apply", "importance", "outlier_threshold", "quartiles"]
 
 
 @dataclass(frozen=True)
 class Importance:
-    """How far each row of the other model diverges from the base's; from what importance on it counts.
+    """The divergence of each row of the other model from the base's, and the threshold of importance.
 
     ``divergence_R`` is in nats, float64, on the CPU.
     """
@@ -59,16 +59,16 @@ def _importance_of(chunk: Chunk, divergence_R: Tensor) -> Tensor:
     return d_RC.abs_().mul_(divergence_R.to(chunk.device, torch.float32)[:, None].abs())
 
 
-def quartiles(histogram: Histogram) -> tuple[Cut, ...]:
-    """The cuts at the first quartile, the median and the third quartile."""
+def quartiles(histogram: Histogram) -> tuple[Cutoff, ...]:
+    """The cutoffs at the first quartile, the median and the third quartile."""
     last = histogram.elements - 1
     # The value at place k of the ascending order is the one that ends the ranks 1 ... n - k from the top.
-    return tuple(histogram.cut(histogram.elements - int(q * last)) for q in (0.25, 0.5, 0.75))
+    return tuple(histogram.cutoff(histogram.elements - int(q * last)) for q in (0.25, 0.5, 0.75))
 
 
 def outlier_threshold(finder: Finder) -> float:
     """Median + 1.5 times the interquartile range, from the finder of the ``quartiles``."""
-    q1, median, q3 = (finder.find(cut)[0].value for cut in finder.cuts)
+    q1, median, q3 = (finder.find(cutoff)[0].value for cutoff in finder.cutoffs)
     return median + 1.5 * (q3 - q1)
 
 

@@ -9,7 +9,7 @@ The bytes are words of 64 bits, little-endian, the last one filled up with zeros
 Keys are table[p mod 512] * odd + offset; the table, and odd and offset of each 512 words, are mixed well
 (MurmurHash3's finalizer; SplitMix64), so that a change of one word always shows in the second sum, and
 swaps, shifts and zeros elsewhere show like a change of random bits. Multiplying 32 by 32 bits is what
-vector units of CPUs can do; keys cost them one such product. It finds accidents, it stops no attacker.
+vector units of CPUs can do; keys cost them one such product. It detects accidents, not attacks.
 """
 
 from __future__ import annotations
@@ -77,24 +77,24 @@ def _sums(bytes_: Tensor, first: int) -> Tensor:
     place = torch.arange(first, first + words.numel(), device=words.device)
     low, high = first >> KEY_BLOCK_BITS, (first + words.numel() - 1 >> KEY_BLOCK_BITS) + 1
     block = torch.arange(low, high, device=words.device)
-    odd = _shifted(_mix(2 * block + 1), 32) | 1
+    odd = _shift_right(_mix(2 * block + 1), 32) | 1
     offset = _mix(2 * block + 2)
     table = _table_on(words.device)
     of = (place >> KEY_BLOCK_BITS) - low
     keys = table[place & (KEY_BLOCK - 1)] * odd[of] + offset[of]
     crossed = words ^ keys
-    products = (crossed & _LOW) * _shifted(crossed, 32)
-    linear = (words & _LOW) * (keys & _LOW) + _shifted(words, 32) * _shifted(keys, 32)
+    products = (crossed & _LOW) * _shift_right(crossed, 32)
+    linear = (words & _LOW) * (keys & _LOW) + _shift_right(words, 32) * _shift_right(keys, 32)
     return torch.stack([products.sum(), linear.sum()])
 
 
 def _mix(z: Tensor) -> Tensor:
     """The finalizer of SplitMix64 (Steele et al. 2014)."""
-    z = (z ^ _shifted(z, 30)) * -4658895280553007687  # 0xBF58476D1CE4E5B9
-    z = (z ^ _shifted(z, 27)) * -7723592293110705685  # 0x94D049BB133111EB
-    return z ^ _shifted(z, 31)
+    z = (z ^ _shift_right(z, 30)) * -4658895280553007687  # 0xBF58476D1CE4E5B9
+    z = (z ^ _shift_right(z, 27)) * -7723592293110705685  # 0x94D049BB133111EB
+    return z ^ _shift_right(z, 31)
 
 
-def _shifted(z: Tensor, bits: int) -> Tensor:
+def _shift_right(z: Tensor, bits: int) -> Tensor:
     """Logical shift to the right; torch's shift of int64 is arithmetic."""
     return (z >> bits) & ((1 << (64 - bits)) - 1)

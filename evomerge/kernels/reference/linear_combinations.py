@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 
 from evomerge.kernels.chunks import ROW_BLOCK, Chunk, Chunks, block_sums
-from evomerge.kernels.reference.line_coefficients import LineCoefficients, Lines
+from evomerge.kernels.reference.vector_coefficients import ChunkVectors, VectorCoefficients
 
 __all__ = [
-    "LineGrams",
+    "VectorGrams",
     "column_grams",
     "gram",
     "gram_matrix",
-    "line_weighted_sum",
     "row_grams",
     "task_gram",
+    "vector_weighted_sum",
     "weighted_sum",
 ]
 
@@ -56,7 +56,7 @@ def gram_matrix(pairs: Mapping[tuple[int, int], Sequence[float]]) -> Tensor:
 
 
 @dataclass(frozen=True)
-class LineGrams:
+class VectorGrams:
     """One Gram matrix per row (or per column) of a tensor; ``grams_LMM`` is (L, M, M), float64.
 
     ``per_column`` says along which dimension the coefficients lie when they are applied.
@@ -66,40 +66,40 @@ class LineGrams:
     per_column: bool
 
 
-def row_grams(chunks: Chunks) -> LineGrams:
+def row_grams(chunks: Chunks) -> VectorGrams:
     """Gram matrices of base and task vectors (of the inputs, without a base), one for each row."""
     parts = []
     for chunk in chunks():
         wide = list(_wide(chunk, of_task_vectors=True))
         parts.append(_pairwise(wide, dim=1))
-    return LineGrams(torch.cat(parts).cpu(), per_column=False)
+    return VectorGrams(torch.cat(parts).cpu(), per_column=False)
 
 
-def column_grams(chunks: Chunks) -> LineGrams:
+def column_grams(chunks: Chunks) -> VectorGrams:
     """The same, one for each column: along the first dimension, however many there are."""
     total_LMM: Tensor | None = None
     for chunk in chunks():
-        if chunk.is_vector:  # a vector has one line, whichever way one looks at it
+        if chunk.is_vector:  # a tensor of one dimension is one vector, by rows and by columns
             return row_grams(chunks)
         if total_LMM is None:
-            count, lines = len(chunk.x_MRC), chunk.period * chunk.shape[1]
-            total_LMM = torch.zeros(lines, count, count, dtype=torch.float64, device=chunk.device)
+            count, vectors = len(chunk.x_MRC), chunk.period * chunk.shape[1]
+            total_LMM = torch.zeros(vectors, count, count, dtype=torch.float64, device=chunk.device)
         for block in _row_blocks(chunk):
             wide = list(_wide(block, of_task_vectors=True))
             if chunk.period == 1:
                 total_LMM.add_(_pairwise(wide, dim=0))
                 continue
-            # Rows of one index of the first dimension are different lines, so none is added to twice.
+            # Rows with one index of the first dimension belong to different vectors: none is added to twice.
             first = block.row % chunk.period * block.shape[1]
             part_LMM = _pairwise([x_RC.reshape(1, -1) for x_RC in wide], dim=0)
             total_LMM[first : first + len(part_LMM)].add_(part_LMM)
     if total_LMM is None:
         raise ValueError("a tensor without rows")
-    return LineGrams(total_LMM.cpu(), per_column=True)
+    return VectorGrams(total_LMM.cpu(), per_column=True)
 
 
 def _row_blocks(chunk: Chunk) -> Iterator[Chunk]:
-    """The chunk's blocks of rows; for more than two dimensions, cut where the first one's index changes."""
+    """The chunk's blocks of rows; for more than two dimensions, one for each index of the first dimension."""
     row, rows = 0, chunk.shape[0]
     while row < rows:
         step = ROW_BLOCK
@@ -123,11 +123,11 @@ def weighted_sum(chunk: Chunk, c_M: Tensor, _: None) -> Tensor:
     return torch.zeros_like(chunk.x_MRC[0], dtype=torch.float32) if out_RC is None else out_RC
 
 
-def line_weighted_sum(chunk: Chunk, lines: LineCoefficients, _: None) -> Tensor:
+def vector_weighted_sum(chunk: Chunk, vectors: VectorCoefficients, _: None) -> Tensor:
     """The weighted sum with coefficients of its own for each row or column."""
-    place = Lines(chunk, lines)
-    if lines.c_LM.shape[0] == 1:
-        return place.put_wide(weighted_sum(chunk, lines.c_LM[0], None))
+    place = ChunkVectors(chunk, vectors)
+    if vectors.c_LM.shape[0] == 1:
+        return place.put_wide(weighted_sum(chunk, vectors.c_LM[0], None))
     out_RC = torch.zeros(chunk.shape, dtype=torch.float32, device=chunk.device)
     for m, x_RC in enumerate(chunk.x_MRC):
         out_RC.add_(torch.mul(x_RC.float(), place.coefficients(m)))
@@ -146,8 +146,8 @@ def _wide(chunk: Chunk, *, of_task_vectors: bool) -> Iterator[Tensor]:
 def _pairwise(wide: list[Tensor], dim: int) -> Tensor:
     """(L, M, M): sums of products along one dimension."""
 
-    def summed(product_RC: Tensor) -> Tensor:
+    def add_up(product_RC: Tensor) -> Tensor:
         return product_RC.sum(dim=dim)
 
-    rows = [[summed(wide[max(i, j)] * wide[min(i, j)]) for j in range(len(wide))] for i in range(len(wide))]
+    rows = [[add_up(wide[max(i, j)] * wide[min(i, j)]) for j in range(len(wide))] for i in range(len(wide))]
     return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)

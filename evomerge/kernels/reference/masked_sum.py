@@ -12,7 +12,7 @@ from torch import Tensor
 
 from evomerge.kernels.chunks import Chunk, Chunks, block_sums, magnitude_bits, task_vectors
 from evomerge.kernels.reference.random_masks import keep, random_bits, thresholds
-from evomerge.kernels.reference.ranks import Cut, Finder, Histogram, Threshold, histograms
+from evomerge.kernels.reference.ranks import Cutoff, Finder, Histogram, Threshold, histograms
 
 __all__ = [
     "L1_ZERO",
@@ -52,11 +52,11 @@ def magnitude_fields(chunk: Chunk) -> Iterator[Tensor]:
 class Trim:
     """Keeps the elements of a task vector that rank above ``last`` but not above ``first`` by magnitude."""
 
-    last: Cut
-    first: Cut | None = None
+    last: Cutoff
+    first: Cutoff | None = None
 
     @property
-    def cuts(self) -> tuple[Cut, ...]:
+    def cutoffs(self) -> tuple[Cutoff, ...]:
         """Both ends."""
         return (self.last,) if self.first is None else (self.last, self.first)
 
@@ -92,7 +92,7 @@ class Mask:
 
 @dataclass(frozen=True)
 class MaskedSum:
-    """The numbers of one tensor: base + scale * sum over d of (weights[d] * mask_d(task vector d)).
+    """The coefficients of one tensor: base + scale * sum over d of (weights[d] * mask_d(task vector d)).
 
     With ``consensus`` the elements that disagree with the elected sign are left out. With ``normalize`` the
     sum is divided by the weights that took part. With ``rescale`` each masked task vector gets back the L1
@@ -112,7 +112,7 @@ class MaskedSum:
         return {d: mask.trim for d, mask in enumerate(self.masks) if mask.trim is not None}
 
     @property
-    def rescaled(self) -> list[int]:
+    def to_rescale(self) -> list[int]:
         """Task vectors whose L1 norms must be taken around random masks."""
         return [d for d, mask in enumerate(self.masks) if self.rescale and mask.random]
 
@@ -124,12 +124,12 @@ class MaskedSum:
 
 @dataclass(frozen=True)
 class ResolvedMasks:
-    """What the reduce pass found: exact cuts of each task vector, and the factors that restore L1 norms."""
+    """The result of the reduce pass: exact cutoffs by task vector, and the factors that restore L1 norms."""
 
-    cuts: dict[tuple[int, Cut], Threshold] = field(default_factory=dict)
+    cutoffs: dict[tuple[int, Cutoff], Threshold] = field(default_factory=dict)
     factors: tuple[float, ...] = ()
     packed: Mapping[int, Any] = field(default_factory=dict)
-    """Masks by rank that an implementation has found on the way, by the row of their chunk."""
+    """Masks by rank that an implementation has computed on the way, by the row of their chunk."""
 
     def factor(self, d: int) -> float:
         """The factor of task vector ``d`` that restores its L1 norm."""
@@ -137,9 +137,9 @@ class ResolvedMasks:
 
 
 def reduce(chunks: Chunks, s: MaskedSum) -> ResolvedMasks | None:
-    """One read: the elements in the bins of the cuts, and the L1 norms around random masks."""
-    finders = {d: Finder(trim.cuts) for d, trim in s.trims.items()}
-    norms: dict[int, L1Norms] = {d: ([], []) for d in s.rescaled}
+    """One read: the elements in the bins of the cutoffs, and the L1 norms around random masks."""
+    finders = {d: Finder(trim.cutoffs) for d, trim in s.trims.items()}
+    norms: dict[int, L1Norms] = {d: ([], []) for d in s.to_rescale}
     if not finders and not norms:
         return None
     for chunk in chunks():
@@ -159,30 +159,30 @@ def resolve(
     norms: Mapping[int, L1Norms],
     packed: Mapping[int, Any] | None = None,
 ) -> ResolvedMasks:
-    """Exact cuts and factors from what a read has collected for each task vector."""
-    cuts: dict[tuple[int, Cut], Threshold] = {}
+    """Exact cutoffs and factors from what a read has collected for each task vector."""
+    cutoffs: dict[tuple[int, Cutoff], Threshold] = {}
     factors = []
     for d, mask in enumerate(s.masks):
         before, after = (math.fsum(v) for v in norms[d]) if d in norms else (0.0, 0.0)
         if mask.trim is not None:
             before = mask.l1
-            cuts[d, mask.trim.last], after = finders[d].find(mask.trim.last)
+            cutoffs[d, mask.trim.last], after = finders[d].find(mask.trim.last)
             if mask.trim.first is not None:
-                cuts[d, mask.trim.first], dropped = finders[d].find(mask.trim.first)
+                cutoffs[d, mask.trim.first], dropped = finders[d].find(mask.trim.first)
                 after -= dropped
         factors.append(before / after if s.rescale and before > L1_ZERO and after > L1_ZERO else 1.0)
-    return ResolvedMasks(cuts, tuple(factors), packed or {})
+    return ResolvedMasks(cutoffs, tuple(factors), packed or {})
 
 
-def apply(chunk: Chunk, s: MaskedSum, found: ResolvedMasks | None) -> Tensor:
+def apply(chunk: Chunk, s: MaskedSum, reduction: ResolvedMasks | None) -> Tensor:
     """Base plus the masked sum of the task vectors; (R, C), float32."""
-    found = found if found is not None else ResolvedMasks()
+    reduction = reduction if reduction is not None else ResolvedMasks()
     values, weights = [], []
     for d, (d_RC, weight, mask) in enumerate(zip(task_vectors(chunk), s.weights, s.masks, strict=True)):
         if mask.empty or weight == 0:
             continue
-        kept_RC = _kept(chunk, d, d_RC, mask, found)
-        v_RC = torch.mul(d_RC, weight * mask.factor * found.factor(d))
+        kept_RC = _survivors(chunk, d, d_RC, mask, reduction)
+        v_RC = torch.mul(d_RC, weight * mask.factor * reduction.factor(d))
         values.append(v_RC if kept_RC is None else v_RC.mul_(kept_RC))
         weights.append(weight)
     base_RC = chunk.x_MRC[0].float()
@@ -224,7 +224,7 @@ def _sum(values: Sequence[Tensor]) -> Tensor:
     return sum_RC
 
 
-def _kept(chunk: Chunk, d: int, d_RC: Tensor, mask: Mask, found: ResolvedMasks) -> Tensor | None:
+def _survivors(chunk: Chunk, d: int, d_RC: Tensor, mask: Mask, reduction: ResolvedMasks) -> Tensor | None:
     """Which elements survive, or ``None`` when all do."""
     if mask.random:
         return random_mask(chunk, d_RC, mask)
@@ -232,14 +232,14 @@ def _kept(chunk: Chunk, d: int, d_RC: Tensor, mask: Mask, found: ResolvedMasks) 
         return None
     bits_RC = magnitude_bits(d_RC)
     first = chunk.first
-    kept_RC = found.cuts[d, mask.trim.last].above(bits_RC, first)
+    kept_RC = reduction.cutoffs[d, mask.trim.last].above(bits_RC, first)
     if mask.trim.first is not None:
-        kept_RC &= ~found.cuts[d, mask.trim.first].above(bits_RC, first)
+        kept_RC &= ~reduction.cutoffs[d, mask.trim.first].above(bits_RC, first)
     return kept_RC
 
 
 def rank_limits(mask: Mask, columns: int) -> Tensor:
-    """What a drawn number must stay below for each rank in a row, smallest magnitude first; (C,)."""
+    """The limit of a random number for each rank in a row, smallest magnitude first; (C,)."""
     share_C = torch.arange(columns, dtype=torch.float64) / (columns - 1)
     return thresholds(mask.probability - mask.spread + 2 * mask.spread * share_C)
 

@@ -16,7 +16,7 @@ __all__ = ["Ram", "amplifications", "apply", "reduce"]
 
 @dataclass(frozen=True)
 class Ram:
-    """The numbers of RAM: which changes are active, and how unique ones are amplified (r = 0: not)."""
+    """The coefficients of RAM: which changes are active, and how unique ones are amplified (r = 0: not)."""
 
     epsilon: float
     r: float = 0.0
@@ -54,7 +54,7 @@ def amplifications(counts: Sequence[Sequence[int]], s: Ram) -> tuple[float, ...]
 
 
 def _ratio(shared: int, unique: float) -> float:
-    """With an epsilon of 0 there may be no unique changes: shared ones then count without limit."""
+    """Where there are no unique changes (an epsilon of 0) the ratio is infinite."""
     if unique > 0:
         return shared / unique
     return math.inf if shared else 0.0

@@ -36,12 +36,12 @@ def random_bits(key: int, row: int, rows: int, columns: int, device: torch.devic
     second_R = _mix(first_R ^ (row_R >> 32).to(torch.int32) ^ high)
     column_C = torch.arange(columns, dtype=torch.int32, device=device) * _GOLDEN
     bits_RC = column_C[None, :] + first_R[:, None]
-    bits_RC ^= _shifted(bits_RC, 16)
+    bits_RC ^= _shift_right(bits_RC, 16)
     bits_RC *= _C1
     bits_RC ^= second_R[:, None]
-    bits_RC ^= _shifted(bits_RC, 13)
+    bits_RC ^= _shift_right(bits_RC, 13)
     bits_RC *= _C2
-    bits_RC ^= _shifted(bits_RC, 16)
+    bits_RC ^= _shift_right(bits_RC, 16)
     return bits_RC
 
 
@@ -62,12 +62,12 @@ def thresholds(probability: Tensor) -> Tensor:
 
 
 def _mix(x: Tensor) -> Tensor:
-    x = (x ^ _shifted(x, 16)) * _C1
-    x = (x ^ _shifted(x, 13)) * _C2
-    return x ^ _shifted(x, 16)
+    x = (x ^ _shift_right(x, 16)) * _C1
+    x = (x ^ _shift_right(x, 13)) * _C2
+    return x ^ _shift_right(x, 16)
 
 
-def _shifted(x: Tensor, bits: int) -> Tensor:
+def _shift_right(x: Tensor, bits: int) -> Tensor:
     """Logical shift to the right; torch's shift of int32 is arithmetic."""
     return (x >> bits) & ((1 << (32 - bits)) - 1)
 

@@ -22,7 +22,7 @@ __all__ = [
     "BINS",
     "LOW_BITS",
     "LOW_MASK",
-    "Cut",
+    "Cutoff",
     "Exact",
     "ExactValues",
     "Finder",
@@ -41,14 +41,14 @@ Fields = Callable[[Chunk], Iterable[Tensor]]
 
 @dataclass(frozen=True)
 class Exact:
-    """A cut whose value is known: its bits, and how many of the elements of that size are above it."""
+    """A cutoff whose value is known: its bits, and how many of the elements of that size are above it."""
 
     bits: int
     equal: int
 
 
 @dataclass(frozen=True)
-class Cut:
+class Cutoff:
     """A place in the ranking of values: above it are ``taken`` elements of ``bin`` and all of higher bins.
 
     Elements rank by value, largest first, and equal ones by index, lowest first. ``l1`` is the sum of the
@@ -65,14 +65,14 @@ class Cut:
 class ExactValues:
     """All values that occur, descending, as int32 bits; how many elements are as large or larger.
 
-    NumPy arrays, in which the search for one number takes a microsecond.
+    NumPy arrays, in which a binary search takes a microsecond.
     """
 
     bits: Any
     from_top: Any
 
-    def cut(self, rank: int) -> Exact:
-        """The cut below the ``rank`` largest values."""
+    def cutoff(self, rank: int) -> Exact:
+        """The cutoff below the ``rank`` largest values."""
         place, above = _place(self.from_top, rank)
         return Exact(int(self.bits[place]), rank - above)
 
@@ -110,23 +110,23 @@ class Histogram:
         columns = (self.bins.tolist(), self.counts.tolist(), self.lows.tolist())
         return math.fsum(_bin_sum(b, n, low) for b, n, low in zip(*columns, strict=True) if b >= first_bin)
 
-    def cut(self, rank: int, *, with_l1: bool = False) -> Cut:
-        """The cut below the ``rank`` largest values, 0 < rank <= elements."""
+    def cutoff(self, rank: int, *, with_l1: bool = False) -> Cutoff:
+        """The cutoff below the ``rank`` largest values, 0 < rank <= elements."""
         place, above = _place(self._from_top, rank)
         bin_ = int(self.bins[len(self.bins) - 1 - place])
-        exact = self.values.cut(rank) if self.values is not None else None
-        return Cut(bin_, rank - above, self.l1(bin_ + 1) if with_l1 else 0.0, exact)
+        exact = self.values.cutoff(rank) if self.values is not None else None
+        return Cutoff(bin_, rank - above, self.l1(bin_ + 1) if with_l1 else 0.0, exact)
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """An exact cut: value bits, and the index up to which equal values are above it."""
+    """An exact cutoff: value bits, and the index up to which equal values are above it."""
 
     bits: int
     index: int
 
     def above(self, bits_RC: Tensor, first: int) -> Tensor:
-        """Which elements rank above the cut; ``first`` is the index of the first of them."""
+        """Which elements rank above the cutoff; ``first`` is the index of the first of them."""
         last = first + bits_RC.numel() - 1
         if self.index >= last:
             return bits_RC >= self.bits
@@ -137,7 +137,7 @@ class Threshold:
 
     @property
     def value(self) -> float:
-        """The value at the cut."""
+        """The value at the cutoff."""
         return float(torch.tensor(self.bits, dtype=torch.int32).view(torch.float32))
 
 
@@ -165,10 +165,10 @@ def _histogram(bits_RC: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass
 class Finder:
-    """Collects the elements of the bins that cuts lie in, chunk by chunk, then finds the cuts exactly."""
+    """Collects the elements of the bins that cutoffs lie in, chunk by chunk, then finds the exact cutoffs."""
 
-    cuts: Sequence[Cut]
-    _found: dict[int, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
+    cutoffs: Sequence[Cutoff]
+    _collected: dict[int, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
 
     def add(self, bits_RC: Tensor, first: int) -> None:
         """Looks through one chunk of the values."""
@@ -181,32 +181,32 @@ class Finder:
     @property
     def bins(self) -> tuple[int, ...]:
         """The bins to look into."""
-        return tuple(dict.fromkeys(cut.bin for cut in self.cuts))
+        return tuple(dict.fromkeys(cutoff.bin for cutoff in self.cutoffs))
 
     def put(self, bin_: int, bits: Tensor, index: Tensor) -> None:
         """Elements of ``bin_``: bits (int32) and index (int64), in the order of the index."""
-        self._found.setdefault(bin_, []).append((bits, index))
+        self._collected.setdefault(bin_, []).append((bits, index))
 
-    def find(self, cut: Cut) -> tuple[Threshold, float]:
-        """The exact cut, and the sum of all values above it (if the cut has that of higher bins)."""
-        values = self._values(cut).numpy()
-        bits = int(np.partition(values, len(values) - cut.taken)[len(values) - cut.taken])
+    def find(self, cutoff: Cutoff) -> tuple[Threshold, float]:
+        """The exact cutoff, and the sum of all values above it (if the cutoff has that of higher bins)."""
+        values = self._values(cutoff).numpy()
+        bits = int(np.partition(values, len(values) - cutoff.taken)[len(values) - cutoff.taken])
         above = values[values > bits]
-        equal = cut.taken - len(above)
-        index = self._index(cut)[int(np.flatnonzero(values == bits)[equal - 1])]
+        equal = cutoff.taken - len(above)
+        index = self._index(cutoff)[int(np.flatnonzero(values == bits)[equal - 1])]
         lows = int((above & LOW_MASK).sum(dtype=np.int64)) + equal * (bits & LOW_MASK)
-        return Threshold(bits, int(index)), cut.l1 + _bin_sum(cut.bin, cut.taken, lows)
+        return Threshold(bits, int(index)), cutoff.l1 + _bin_sum(cutoff.bin, cutoff.taken, lows)
 
-    def taken(self, cut: Cut, threshold: Threshold) -> Tensor:
-        """Which of the elements of the cut's bin are above it, in the order they were added; bool."""
-        values, index = self._values(cut), self._index(cut)
+    def select(self, cutoff: Cutoff, threshold: Threshold) -> Tensor:
+        """Which of the elements of the cutoff's bin are above it, in the order they were added; bool."""
+        values, index = self._values(cutoff), self._index(cutoff)
         return (values > threshold.bits) | ((values == threshold.bits) & (index <= threshold.index))
 
-    def _index(self, cut: Cut) -> Tensor:
-        return torch.cat([i for _, i in self._found[cut.bin]])
+    def _index(self, cutoff: Cutoff) -> Tensor:
+        return torch.cat([i for _, i in self._collected[cutoff.bin]])
 
-    def _values(self, cut: Cut) -> Tensor:
-        return torch.cat([v for v, _ in self._found[cut.bin]])
+    def _values(self, cutoff: Cutoff) -> Tensor:
+        return torch.cat([v for v, _ in self._collected[cutoff.bin]])
 
 
 def _place(from_top: Any, rank: int) -> tuple[int, int]:

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from evomerge.kernels.chunks import Chunk, Chunks, block_sums, magnitude_bits, task_vectors
 from evomerge.kernels.reference.masked_sum import elect
-from evomerge.kernels.reference.ranks import LOW_BITS, Cut, Finder, Histogram, Threshold, histograms
+from evomerge.kernels.reference.ranks import LOW_BITS, Cutoff, Finder, Histogram, Threshold, histograms
 
 __all__ = [
     "Collected",
-    "ResolvedCut",
-    "VarianceCut",
+    "ResolvedCutoff",
+    "VarianceCutoff",
     "Variances",
     "apply",
     "reduce",
@@ -67,21 +67,21 @@ def variances(chunks: Chunks) -> Variances:
 
 
 @dataclass(frozen=True)
-class VarianceCut:
-    """The numbers of SCE: positions whose variance ranks above ``cut`` (``None`` = all of them)."""
+class VarianceCutoff:
+    """The coefficients of SCE: positions whose variance ranks above ``cutoff`` (``None`` = all of them)."""
 
-    cut: Cut | None
+    cutoff: Cutoff | None
     empty: bool = False
 
     @property
-    def cuts(self) -> tuple[Cut, ...]:
-        """The cut, if there is one."""
-        return () if self.cut is None else (self.cut,)
+    def cutoffs(self) -> tuple[Cutoff, ...]:
+        """The cutoff, if there is one."""
+        return () if self.cutoff is None else (self.cutoff,)
 
 
 @dataclass(frozen=True)
-class ResolvedCut:
-    """The exact cut, and each model's share: the mean square of what it keeps of its task vector."""
+class ResolvedCutoff:
+    """The exact cutoff, and each model's share: the mean square of what it keeps of its task vector."""
 
     threshold: Threshold | None
     shares: tuple[float, ...]
@@ -91,7 +91,7 @@ class ResolvedCut:
 class Collected:
     """What a read over the task vectors collects; squares are summed block of rows by block of rows.
 
-    ``border`` holds, by task vector, its elements at the positions in the bin of the cut.
+    ``border`` holds, by task vector, its elements at the positions in the bin of the cutoff.
     """
 
     finder: Finder
@@ -104,53 +104,53 @@ _NO_SHARE = 1e-6
 """Below this sum of mean squares all models get equal shares, as in the dialect."""
 
 
-def reduce(chunks: Chunks, s: VarianceCut) -> ResolvedCut | None:
-    """One read: the elements at the cut, and the squares of those surely above it."""
+def reduce(chunks: Chunks, s: VarianceCutoff) -> ResolvedCutoff | None:
+    """One read: the elements at the cutoff, and the squares of those surely above it."""
     if s.empty:
         return None
-    found = Collected(Finder(s.cuts))
+    collected = Collected(Finder(s.cutoffs))
     for chunk in chunks():
-        found.elements += chunk.x_MRC[0].numel()
+        collected.elements += chunk.x_MRC[0].numel()
         d_DRC = list(task_vectors(chunk))
         sure_RC, at_border = None, None
-        if s.cut is not None:
+        if s.cutoff is not None:
             bits_RC = magnitude_bits(variance(d_DRC))
-            found.finder.add(bits_RC, chunk.first)
-            sure_RC = (bits_RC >> LOW_BITS) > s.cut.bin
-            at_border = torch.nonzero((bits_RC >> LOW_BITS).flatten() == s.cut.bin).flatten()
+            collected.finder.add(bits_RC, chunk.first)
+            sure_RC = (bits_RC >> LOW_BITS) > s.cutoff.bin
+            at_border = torch.nonzero((bits_RC >> LOW_BITS).flatten() == s.cutoff.bin).flatten()
         for d, d_RC in enumerate(d_DRC):
             if at_border is not None:
-                found.border.setdefault(d, []).append(d_RC.flatten()[at_border].cpu())
+                collected.border.setdefault(d, []).append(d_RC.flatten()[at_border].cpu())
             square_RC = torch.mul(d_RC, d_RC)
-            found.squares.setdefault(d, []).extend(
+            collected.squares.setdefault(d, []).extend(
                 block_sums(square_RC if sure_RC is None else square_RC.mul_(sure_RC)).tolist()
             )
-    return resolve(s, found)
+    return resolve(s, collected)
 
 
-def resolve(s: VarianceCut, found: Collected) -> ResolvedCut:
-    """The exact cut and the shares, from what a read has collected."""
-    threshold, squares = None, found.squares
-    if s.cut is not None:
-        threshold, _ = found.finder.find(s.cut)
-        taken = found.finder.taken(s.cut, threshold)
-        for d, parts in found.border.items():
+def resolve(s: VarianceCutoff, collected: Collected) -> ResolvedCutoff:
+    """The exact cutoff and the shares, from the result of a read."""
+    threshold, squares = None, collected.squares
+    if s.cutoff is not None:
+        threshold, _ = collected.finder.find(s.cutoff)
+        taken = collected.finder.select(s.cutoff, threshold)
+        for d, parts in collected.border.items():
             kept = torch.cat(parts)[taken]
             squares[d].append(float(torch.mul(kept, kept).numpy().sum(dtype=np.float64)))
-    means = [math.fsum(squares[d]) / found.elements for d in sorted(squares)]
+    means = [math.fsum(squares[d]) / collected.elements for d in sorted(squares)]
     total = math.fsum(means)
     shares = tuple(m / total for m in means) if total >= _NO_SHARE else (1 / len(means),) * len(means)
-    return ResolvedCut(threshold, shares)
+    return ResolvedCutoff(threshold, shares)
 
 
-def apply(chunk: Chunk, _: VarianceCut, found: ResolvedCut | None) -> Tensor:
-    """Base plus what the task vectors agree on above the cut, weighted by their shares; (R, C), float32."""
+def apply(chunk: Chunk, _: VarianceCutoff, reduction: ResolvedCutoff | None) -> Tensor:
+    """Base plus the consensus of the task vectors above the cutoff, weighted by shares; (R, C), float32."""
     base_RC = chunk.x_MRC[0].float()
-    if found is None:
+    if reduction is None:
         return base_RC.clone()
     d_DRC = list(task_vectors(chunk))
-    if found.threshold is not None:
-        kept_RC = found.threshold.above(magnitude_bits(variance(d_DRC)), chunk.first)
+    if reduction.threshold is not None:
+        kept_RC = reduction.threshold.above(magnitude_bits(variance(d_DRC)), chunk.first)
         d_DRC = [d_RC.mul_(kept_RC) for d_RC in d_DRC]
-    sum_RC, share_RC = elect(d_DRC, found.shares, weighted=True)
+    sum_RC, share_RC = elect(d_DRC, reduction.shares, weighted=True)
     return torch.add(base_RC, sum_RC.div_(share_RC.clamp_(min=1e-6)))

@@ -1,4 +1,4 @@
-"""Which candidates next: strategies that draw and are told. All that they know, a replay can rebuild."""
+"""Samplers propose candidates and are told their values. Their state can be rebuilt by replay."""
 
 from evomerge.search.samplers.cma_es import CmaEs, CmaEsSettings
 from evomerge.search.samplers.interface import (
@@ -16,10 +16,10 @@ from evomerge.search.samplers.interface import (
 from evomerge.search.samplers.random_search import RandomSearch, RandomSettings
 from evomerge.search.samplers.registry import (
     SAMPLERS,
-    filled_settings,
     first_population,
     make_sampler,
     sampler,
+    settings_with_defaults,
 )
 
 __all__ = [
@@ -35,11 +35,11 @@ __all__ = [
     "Vector",
     "Whole",
     "check_told",
-    "filled_settings",
     "first_population",
     "free_dimensions",
     "is_same_point",
     "losses",
     "make_sampler",
     "sampler",
+    "settings_with_defaults",
 ]

@@ -3,13 +3,13 @@
 Hansen, "The CMA Evolution Strategy: A Tutorial" (arXiv:1604.00772); Auger and Hansen, "A Restart CMA
 Evolution Strategy With Increasing Population Size" (CEC 2005).
 
-What pycma does that this module has to answer for:
+Properties of pycma that this module works around:
     - its integer code draws from NumPy's global generator: every call runs on a private global state;
-    - it refuses one dimension: one that nobody sees is added;
+    - it refuses one dimension: a hidden second one is added;
     - flat fitness ends it after one generation, though accuracies are steps: those limits are raised;
     - a bound that is not an interval is an error: dimensions with one value stay outside;
     - its mean is the weighted mean of what it is told, so points drawn from an older state (a lag) would
-      pull it back to where it was then: they are moved first (``_moved``).
+      pull it back to where it was then: they are moved first (``_move_halfway``).
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ __all__ = ["CmaEs", "CmaEsSettings"]
 Points = NDArray[np.float64]
 
 DIAGONAL_ABOVE = 300
-"""Dimensions from which the covariance is diagonal: a full matrix costs 39 ms a generation at 1000, and more
-evaluations than anyone has before it is learned."""
+"""Dimensions from which the covariance is diagonal: a full matrix costs 39 ms a generation at 1000, and takes
+more evaluations to learn than a search has."""
 
 FLAT_GENERATIONS = 20
 """Generations without a difference between the best and the 75 % quantile before a restart."""
@@ -59,7 +59,7 @@ PADDED = 2
 
 @dataclass(frozen=True, eq=False)
 class _Drawn:
-    """A candidate that is not told yet, and the state it was drawn from (``None`` for an adopted one)."""
+    """A candidate that was drawn and not told yet, and the state it was drawn from (``None`` if adopted)."""
 
     vector: Vector
     point: Points
@@ -74,7 +74,7 @@ class _Drawn:
 class CmaEsSettings(SamplerSettings):
     """Settings of ``cma_es``."""
 
-    smallest_population: ClassVar[int] = 4  # below, there is no ranking to learn from
+    smallest_population: ClassVar[int] = 4  # fewer give no ranking to update from
 
     population: Whole | None = Field(
         default=None,
@@ -129,7 +129,7 @@ class CmaEs(Sampler):
         strategy = self._strategy
         if strategy is None or count < 1:  # pycma takes none for a whole population
             return []
-        with self._private.installed():
+        with self._private.swap_in():
             points = strategy.ask(count)
         self._has_drawn = True
         vectors = [self._outer(point) for point in points]
@@ -142,25 +142,25 @@ class CmaEs(Sampler):
         return vectors
 
     def adopt(self, vectors: Sequence[Vector]) -> None:
-        """Takes ``vectors`` for those asked for longest ago; pycma also learns from foreign points."""
+        """Replaces those asked for longest ago by ``vectors``; pycma also updates from foreign points."""
         foreign = [_Drawn(tuple(v), np.array(self._inner(v)), None) for v in vectors]
         self._asked[: len(vectors)] = foreign
 
     def restate(self, vectors: Sequence[Vector]) -> None:
-        """Takes ``vectors`` for those asked for longest ago; pycma learns from the points as it drew them."""
+        """Replaces those asked for longest ago by ``vectors``; pycma updates from the points it drew."""
         drawn = self._asked[: len(vectors)]
         self._asked[: len(vectors)] = [
             replace(d, vector=tuple(v)) for d, v in zip(drawn, vectors, strict=True)
         ]
 
     def tell(self, told: Sequence[Told]) -> None:
-        """Learns from a generation; begins a new run where this one has converged."""
+        """Updates from a generation; begins a new run where this one has converged."""
         check_told([d.vector for d in self._asked], told)
         drawn, self._asked = self._asked[: len(told)], self._asked[len(told) :]
-        # Adopted ones may come after convergence, or be too few to learn from.
+        # Adopted ones may come after convergence, or be too few for an update.
         if self._strategy is None or len(drawn) < max(3, self._strategy.sp.weights.mu):
             return
-        with self._private.installed():
+        with self._private.swap_in():
             if not self._has_drawn:
                 self._strategy.ask(1)  # pycma refuses a second telling without one
             self._has_drawn = False
@@ -172,9 +172,9 @@ class CmaEs(Sampler):
 
     def _points(self, told: Sequence[_Drawn]) -> list[Points]:
         lagged = any(d.state not in (None, self._strategy.countiter) for d in told)
-        return [self._moved(d) for d in told] if lagged else [d.point for d in told]
+        return [self._move_halfway(d) for d in told] if lagged else [d.point for d in told]
 
-    def _moved(self, drawn: _Drawn) -> Points:
+    def _move_halfway(self, drawn: _Drawn) -> Points:
         """The point half-way to where it would be had it been drawn from the mean of today, by today's step.
 
         Told where it was drawn, it pulls the mean back; moved all the way, the same step is made again and
@@ -223,7 +223,7 @@ class CmaEs(Sampler):
             "verbose": -10,  # below -9, pycma also looks for no file of signals
             "verb_log": 0,
         }
-        with self._private.installed():
+        with self._private.swap_in():
             self._strategy = _pycma().CMAEvolutionStrategy(start, self._settings.sigma, options)
             # inject() wants points before pycma's own map into the bounds
             preimage = self._strategy.boundary_handler.inverse
@@ -268,7 +268,7 @@ class _LegacyStream:
         self._state: Any = np.random.RandomState(np.random.MT19937(np.random.SeedSequence(seed))).get_state()
 
     @contextmanager
-    def installed(self) -> Iterator[None]:
+    def swap_in(self) -> Iterator[None]:
         """Swaps the states on entry and back on exit."""
         foreign = np.random.get_state()  # noqa: NPY002
         np.random.set_state(self._state)  # noqa: NPY002

@@ -1,4 +1,4 @@
-"""What every sampler promises, and what it is told."""
+"""The interface of samplers, and what they are told."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ Vector = tuple[float, ...]
 """Coordinates, one per dimension, each within ``Dimension.span``; whole numbers for ints and choices."""
 
 Whole = Annotated[StrictInt, BeforeValidator(whole)]
-"""A whole number, in every spelling that YAML leaves as a text or a float."""
+"""A whole number, also where YAML reads its spelling as a text or a float (``"8"``, ``1e2``)."""
 
 
 @dataclass(frozen=True)
 class Told:
-    """What became of a vector: its ``values``, one per objective, higher is better; none where it failed."""
+    """The result of a vector: its ``values``, one per objective, higher is better; empty where it failed."""
 
     vector: Vector
     values: tuple[float, ...]
@@ -46,8 +46,8 @@ class Told:
 class SamplerSettings(BaseModel):
     """Settings that every sampler has; a sampler adds its own in a subclass.
 
-    They stand in the ``search`` section of an experiment file. From the fields follow what is read, what
-    ``check`` shows and what the documentation says: a description is a sentence, ``json_schema_extra`` may
+    They are fields of the ``search`` section of an experiment file. What is read, what ``check`` shows and
+    what the documentation says follow from them: a description is a sentence, and ``json_schema_extra`` may
     have an ``if_none``, which says what ``None`` means.
     """
 
@@ -72,7 +72,7 @@ class SamplerSettings(BaseModel):
 class SamplerPlan:
     """A sampler to be made: its ``settings``, whose type says which, and the vectors it starts from.
 
-    ``starts`` stand first in generation 0, as they are, in their order, in at most half of it.
+    ``starts`` are the first candidates of generation 0, unchanged and in their order, at most half of it.
     """
 
     settings: SamplerSettings
@@ -94,7 +94,7 @@ class Sampler(ABC):
     """Values of a candidate that it can handle; ``None``: any number."""
 
     run: int = 0
-    """How often it has started anew. What was drawn in an earlier run can no longer be told."""
+    """How often it has restarted. What was drawn before a restart can no longer be told."""
 
     @abstractmethod
     def __init__(self, plan: SamplerPlan, dimensions: Sequence[Dimension]) -> None:
@@ -116,10 +116,10 @@ class Sampler(ABC):
 
     @abstractmethod
     def adopt(self, vectors: Sequence[Vector]) -> None:
-        """Takes ``vectors`` for as many of those asked for longest ago; they are what is told next."""
+        """Replaces as many of those asked for longest ago by ``vectors``, which are told next."""
 
     def restate(self, vectors: Sequence[Vector]) -> None:
-        """Takes ``vectors`` for as many of those asked for longest ago, which they equal but for rounding.
+        """Replaces as many of those asked for longest ago by ``vectors``, which equal them but for rounding.
 
         A sampler that keeps more of a candidate than its vector overrides this, to keep that.
         """
@@ -127,7 +127,7 @@ class Sampler(ABC):
 
     @abstractmethod
     def tell(self, told: Sequence[Told]) -> None:
-        """Learns from a generation: the vectors asked for longest ago and not told yet, in that order.
+        """Updates from a generation: the vectors asked for longest ago and not told yet, in that order.
 
         Others may have been asked for since. The argument is neither kept nor changed.
 

@@ -37,7 +37,7 @@ class RandomSettings(SamplerSettings):
 
 @sampler("random")
 class RandomSearch(Sampler):
-    """Uniform over every span; it never converges and learns nothing from what it is told.
+    """Uniform over every span; it never converges and does not use the values.
 
     What it draws is a function of the seed and the generation's number alone, so a lag changes nothing.
     """
@@ -55,7 +55,7 @@ class RandomSearch(Sampler):
 
     @staticmethod
     def default_population(dimensions: int) -> int:  # noqa: ARG004
-        """16: what a generation is for matters to those who watch alone."""
+        """16: the size of a generation only decides how often progress is reported."""
         return 16
 
     @property
@@ -70,11 +70,11 @@ class RandomSearch(Sampler):
         return drawn
 
     def adopt(self, vectors: Sequence[Vector]) -> None:
-        """Takes ``vectors`` for as many of those asked for longest ago."""
+        """Replaces as many of those asked for longest ago by ``vectors``."""
         self._asked[: len(vectors)] = vectors
 
     def tell(self, told: Sequence[Told]) -> None:
-        """Checks them, and no more."""
+        """Checks that ``told`` are the vectors asked for; the values are not used."""
         check_told(self._asked, told, self.most_objectives)
         del self._asked[: len(told)]
 

@@ -1,4 +1,4 @@
-"""Samplers by name: how a class becomes one, and how one is made from a plan."""
+"""The registry of samplers: how a class is registered, and how a sampler is made from a plan."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from evomerge.search.samplers.interface import (
     free_dimensions,
 )
 
-__all__ = ["SAMPLERS", "filled_settings", "first_population", "make_sampler", "sampler"]
+__all__ = ["SAMPLERS", "first_population", "make_sampler", "sampler", "settings_with_defaults"]
 
 SAMPLERS: Registry[type[Sampler]] = Registry("sampler", "evomerge.samplers")
 """Every registered sampler, by the name that ``search.sampler`` gives it."""
@@ -66,7 +66,7 @@ def first_population(settings: SamplerSettings, dimensions: Sequence[Dimension])
     return settings.population or _class_of(settings).default_population(free)
 
 
-def filled_settings(settings: SamplerSettings, dimensions: Sequence[Dimension]) -> dict[str, Any]:
+def settings_with_defaults(settings: SamplerSettings, dimensions: Sequence[Dimension]) -> dict[str, Any]:
     """Every setting by name, with what stands for those that are not given."""
     filled = settings.model_dump(mode="json")
     for name, field in type(settings).model_fields.items():

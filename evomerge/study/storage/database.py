@@ -26,7 +26,7 @@ LOCK_SECONDS = 20
 times."""
 CONNECT_SECONDS = 10
 SILENCE_SECONDS = 30
-"""How long a database server may say nothing before its connection counts as lost."""
+"""How long a database server may stay silent before its connection counts as lost."""
 
 _CREATION_PAUSES_S = (0.1, 0.2, 0.4, 0.8)
 
@@ -34,15 +34,15 @@ _CREATION_PAUSES_S = (0.1, 0.2, 0.4, 0.8)
 def open_database(url: URL) -> OptunaLog:
     """The database at ``url``; its tables are made if they are missing."""
     is_file = url.drivername == "sqlite"
-    storage = _made(url, _sqlite_options() if is_file else _postgres_options())
+    storage = _make_storage(url, _sqlite_options() if is_file else _postgres_options())
     exclusive = _file_exclusive(url.database) if is_file else _server_exclusive(storage.engine)
     return OptunaLog(storage, exclusive)
 
 
-def _made(url: URL, options: Mapping[str, Any]) -> RDBStorage:
+def _make_storage(url: URL, options: Mapping[str, Any]) -> RDBStorage:
     """Optuna's storage, whose tables are made if they are missing."""
     text = url.render_as_string(hide_password=False)
-    # It looks first and makes then: of drivers that start at once, one may find that another was faster.
+    # It looks before it creates them: of drivers that start at once, another one may have been faster.
     for pause in _CREATION_PAUSES_S:
         try:
             return RDBStorage(text, engine_kwargs=dict(options))

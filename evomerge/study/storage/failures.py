@@ -1,4 +1,4 @@
-"""What a storage raises, as one message without a password."""
+"""Errors of a storage as one message without a password."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from urllib.parse import quote, unquote
 
 from evomerge.errors import StudyError
 from evomerge.study.storage.retry import root
-from evomerge.study.storage_row import SENSELESS
+from evomerge.study.storage_row import DAMAGE_ERRORS
 
-__all__ = ["clean", "guarded"]
+__all__ = ["clean", "translate_errors"]
 
 
 @contextmanager
-def guarded(
+def translate_errors(
     url: str,
     secrets: Sequence[str],
     damage: Callable[[BaseException], StudyError | None] = lambda _: None,
 ) -> Iterator[None]:
-    """Turns what a storage raises into a ``StudyError`` without one of the ``secrets``.
+    """Turns the errors of a storage into a ``StudyError`` without any of the ``secrets``.
 
-    ``damage`` says what to raise where Optuna stumbles over what a file holds, if that is why.
+    ``damage`` returns what to raise where Optuna failed because a file is damaged.
     """
     import optuna
     from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
@@ -38,7 +38,7 @@ def guarded(
         foreign = isinstance(exception, SQLAlchemyError | optuna.exceptions.OptunaError)
         if foreign or type(cause).__module__.split(".")[0] in ("sqlite3", "psycopg"):
             raise StudyError(url, f"the storage failed: {clean(str(cause), secrets)}") from None
-        if isinstance(exception, SENSELESS) and (error := damage(exception)) is not None:
+        if isinstance(exception, DAMAGE_ERRORS) and (error := damage(exception)) is not None:
             raise error from None
         raise
 

@@ -1,4 +1,4 @@
-"""Files that hold no studies: they are refused before a library writes to them."""
+"""Files that do not hold studies: refused before a library writes to them."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def refuse_foreign_journal(path: Path) -> None:
 def refuse_foreign_database(path: Path) -> None:
     """Check that the file, if there is one, is empty or an SQLite database that is empty or holds studies.
 
-    Optuna adds its tables to whatever database it opens. Tables of others beside Optuna's are let be. The
-    file is not changed by looking at it.
+    Optuna adds its tables to whatever database it opens. Other tables beside Optuna's are left alone. The
+    check does not change the file.
 
     Raises:
         StudyError: It is another file, or a database of something else.
@@ -72,7 +72,7 @@ def refuse_foreign_database(path: Path) -> None:
     columns = _columns(path)
     own = {table for table, key in _KEYS.items() if key in columns.get(table, ())}
     foreign = sorted(columns.keys() - own)
-    # What a driver that is killed while it makes the tables leaves are some of Optuna's, and no others.
+    # A driver that is killed while it creates the tables leaves some of Optuna's, and no others.
     if foreign and not own.issuperset(_NEEDED):
         more = f" and {len(foreign) - _SHOWN} more" if len(foreign) > _SHOWN else ""
         raise StudyError(

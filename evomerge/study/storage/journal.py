@@ -11,7 +11,7 @@ from optuna.storages.journal import JournalFileBackend, JournalStorage
 from evomerge.errors import StudyError
 from evomerge.study.storage.locks import folder_lock, wait_for
 from evomerge.study.storage.optuna_log import OptunaLog
-from evomerge.study.storage_row import SENSELESS
+from evomerge.study.storage_row import DAMAGE_ERRORS
 
 __all__ = ["open_journal"]
 
@@ -30,13 +30,13 @@ def open_journal(path: Path) -> OptunaLog:
     file = JournalFileBackend(str(path), lock_obj=_FileLock(path))  # type: ignore[arg-type]
     try:
         storage = JournalStorage(file)
-    except SENSELESS as exception:
+    except DAMAGE_ERRORS as exception:
         raise damage(exception) or exception from None
     return OptunaLog(storage, lambda _: folder_lock(path), damage)
 
 
 class _FileLock:
-    """The kernel's lock on the journal itself: it goes with its holder.
+    """The kernel's lock on the journal itself, which is released when its holder ends.
 
     Optuna's own locks are files, and have to be waited for (30 s) after their holder was killed. Under the
     lock, a last line without an end is what a killed writer, or a full disk, left; it would spoil the next.
@@ -47,7 +47,7 @@ class _FileLock:
         self._held: IO[bytes] | None = None
 
     def acquire(self) -> bool:
-        """Wait for the lock and cut off a line that nobody finished."""
+        """Wait for the lock and remove an unfinished last line."""
         file = self._path.open("ab+", buffering=0)
         try:
             wait_for(file)
@@ -59,7 +59,7 @@ class _FileLock:
         return True
 
     def release(self) -> None:
-        """Give the lock back; a line that was written in part goes."""
+        """Give the lock back; a line that was written in part is removed."""
         file, self._held = self._held, None
         if file is not None:
             try:

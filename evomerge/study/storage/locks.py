@@ -1,4 +1,4 @@
-"""Locks of the kernel: they go with their holder, however it ends. POSIX only."""
+"""Locks of the kernel: released when their holder ends, however it ends. POSIX only."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def wait_for(file: IO[bytes] | int) -> None:
 def folder_lock(path: Path) -> Iterator[None]:
     """The kernel's lock on the folder of ``path``, waited for: a lock that leaves no file behind.
 
-    Not on the file itself: SQLite's own locks on it would go when this process closes it.
+    Not on the file itself: SQLite's own locks on it would be lost when this process closes it.
     """
     folder = os.open(path.absolute().parent, os.O_RDONLY)
     try:

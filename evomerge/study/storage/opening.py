@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evomerge.errors import StudyError
-from evomerge.study.storage.failures import clean, guarded
+from evomerge.study.storage.failures import clean, translate_errors
 from evomerge.study.storage.foreign import refuse_foreign_database, refuse_foreign_journal
 from evomerge.study.storage.retry import retry, root
 from evomerge.study.storage.storage import Storage
@@ -27,7 +27,7 @@ EXAMPLES = "Expected sqlite:///study.db, postgresql+psycopg://user@host/database
 
 
 def open_storage(url: str, *, create: bool) -> Storage:
-    """The storage at ``url``. With ``create``, what is missing is made, and a database that is away awaited.
+    """The storage at ``url``. With ``create``, missing files are created and servers waited for.
 
     Raises:
         StudyError: ``url`` is malformed, or what it names cannot be reached or read.
@@ -60,14 +60,14 @@ def refuse_foreign(url: str) -> None:
     path = storage_file(url)
     if path is None:
         return
-    with guarded(redact(url), ()):
+    with translate_errors(redact(url), ()):
         (refuse_foreign_database if _journal_path(url) is None else refuse_foreign_journal)(path)
 
 
 def redact(url: str) -> str:
     """``url`` without a password, fit for messages."""
     hidden = re.sub(r"(?i)([?&][^=&]*password[^=&]*=)[^&]*", r"\1***", url)
-    # Greedy up to the last @: an unescaped @ or / may be part of the password.
+    # Up to the last @: an unescaped @ or / may be part of the password.
     return re.sub(r"(?s)(://[^:]*):.*@", r"\1:***@", hidden)
 
 
@@ -78,7 +78,7 @@ def _journal_path(url: str) -> Path | None:
 
 
 def _open_journal(url: str, path: Path, *, create: bool) -> Storage:
-    with guarded(redact(url), ()):
+    with translate_errors(redact(url), ()):
         _prepare_file(path, create=create)
         refuse_foreign_journal(path)
         _quiet()
@@ -91,7 +91,7 @@ def _open_database(url: str, *, create: bool) -> Storage:
     parsed = _parse_url(url)
     secrets = [str(parsed.password)] if parsed.password else []
     secrets += [str(v) for k, v in parsed.query.items() if "password" in k.lower()]
-    with guarded(redact(url), secrets):
+    with translate_errors(redact(url), secrets):
         if parsed.drivername == "sqlite" and parsed.database:
             _prepare_file(Path(parsed.database), create=create)
             refuse_foreign_database(Path(parsed.database))
@@ -103,7 +103,7 @@ def _open_database(url: str, *, create: bool) -> Storage:
         def attempt(_: bool) -> OptunaLog:
             return open_database(parsed)
 
-        # Who only reads need not wait for a server; a search may be started while it restarts.
+        # A reader need not wait for a server; a search may be started while it restarts.
         log = retry(attempt, lambda e: clean(str(root(e)), secrets)) if create else open_database(parsed)
         return Storage(log, redact(url), secrets)
 

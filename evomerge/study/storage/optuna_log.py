@@ -24,10 +24,10 @@ __all__ = ["OptunaLog"]
 
 
 class OptunaLog:
-    """The few operations that a study needs; nothing is retried here, and nothing fenced.
+    """The few operations that a study needs, without retries and without checks of the lease.
 
-    ``exclusive`` gives a lock by name that all processes with this storage share. ``damage`` is what to raise
-    where Optuna stumbles over a damaged file.
+    ``exclusive`` gives a lock by name that all processes with this storage share. ``damage`` returns what to
+    raise where Optuna fails because a file is damaged.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class OptunaLog:
         return tuple(sorted(str(s.study_name) for s in self.optuna_storage.get_all_studies()))
 
     def create_study(self, name: str, metrics: Sequence[str]) -> None:
-        """A study whose values are ``metrics``, higher is better; if it is there, only named."""
+        """Creates a study with values ``metrics``, higher is better; an existing one gets just the names."""
         with suppress(DuplicatedStudyError):  # by another driver, or by an attempt that seemed to have failed
             self.optuna_storage.create_new_study([StudyDirection.MAXIMIZE] * len(metrics), study_name=name)
         study = optuna.load_study(study_name=name, storage=self.optuna_storage)
@@ -75,7 +75,7 @@ class OptunaLog:
         """All finished trials, in the order they were written; parameters are not read."""
         stored = self.optuna_storage.get_all_trials(self._id(name), deepcopy=False)
         self._next[name] = len(stored)
-        return [_row(trial) for trial in stored]
+        return [_storage_row(trial) for trial in stored]
 
     def add_trial(self, name: str, row: StorageRow, *, again: bool) -> int:
         """Writes a finished trial in one transaction; its number.
@@ -88,7 +88,7 @@ class OptunaLog:
             known = len(self.trials(name))
         number = self._find(name, row, known, None) if again else None
         if number is None:
-            trial = self.optuna_storage.create_new_trial(self._id(name), template_trial=_frozen(row))
+            trial = self.optuna_storage.create_new_trial(self._id(name), template_trial=_frozen_trial(row))
             written = self.optuna_storage.get_trial_number_from_id(trial)
             first = self._find(name, row, known, written)
             number = written if first is None else first
@@ -124,12 +124,12 @@ class OptunaLog:
         return None
 
 
-def _row(trial: FrozenTrial) -> StorageRow:
+def _storage_row(trial: FrozenTrial) -> StorageRow:
     values = None if trial.values is None else tuple(trial.values)
     return StorageRow({}, values, trial.user_attrs, trial.system_attrs, number=trial.number)
 
 
-def _frozen(row: StorageRow) -> FrozenTrial:
+def _frozen_trial(row: StorageRow) -> FrozenTrial:
     if any(math.isnan(value) for value in row.values or ()):
         raise ValueError("a value must be a number")
     # Of pruned trials Optuna keeps the values, but never calls one of them the best.

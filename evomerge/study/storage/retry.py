@@ -1,4 +1,4 @@
-"""Which failures of a storage pass by themselves, and how long they are waited for."""
+"""Which failures of a storage are transient, and how long they are retried."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ yet the primary, too many connections, a lock not available."""
 _REFUSED = re.compile(
     r"authentication failed|no password supplied|no pg_hba\.conf entry|does not exist|denied"
 )
-"""What a server says to whom it does not know. Such answers to a new connection have no SQLSTATE (psycopg
-3.3); in another language than English they are waited for, too."""
+"""What a server answers when it refuses a login. Such answers to a new connection have no SQLSTATE (psycopg
+3.3); in another language than English they are retried like a lost connection."""
 
 
 def retry(operation: Callable[[bool], T], describe: Callable[[BaseException], str]) -> T:
-    """What ``operation`` returns, tried again with growing pauses while its failure may pass.
+    """What ``operation`` returns, retried with growing pauses while its failure may be transient.
 
     The operation is told whether it was tried before: then an earlier attempt may have been carried out
-    although it failed (a connection lost in the commit). ``describe`` words a failure for the log.
+    although it failed (a connection lost in the commit). ``describe`` makes the log text of a failure.
     """
     began, pause, again = time.monotonic(), FIRST_PAUSE_S, False
     while True:
@@ -60,7 +60,7 @@ def is_passing(exception: BaseException) -> bool:
     """Whether the same operation may succeed a little later."""
     cause = root(exception)
     if isinstance(cause, sqlite3.OperationalError):
-        code = getattr(cause, "sqlite_errorcode", 0) & 0xFF  # the low byte: what kind of busy is all one
+        code = getattr(cause, "sqlite_errorcode", 0) & 0xFF  # the low byte: the kind of lock does not matter
         return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
     if isinstance(cause, OSError):
         return cause.errno in _PASSING_ERRNO

@@ -1,4 +1,4 @@
-"""A storage as a study sees it: patient, fenced by the lease, and with errors that hold no password."""
+"""The storage of a study: with retries, writes fenced by the lease, and errors without passwords."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from evomerge.study.storage.failures import clean, guarded
+from evomerge.study.storage.failures import clean, translate_errors
 from evomerge.study.storage.retry import retry, root
 from evomerge.study.storage_row import LEASE, LeaseLost, StorageRow
 
@@ -21,10 +21,10 @@ T = TypeVar("T")
 class Storage:
     """The few operations that a study needs, each one transaction.
 
-    A failure that may pass (a lock, a lost connection, a server that restarts) is waited for, and nothing
-    counts twice because of that. Every other failure, and one that does not pass, is a ``StudyError`` without
-    a password. Writes need the study's lease, which is looked at before and after: ``LeaseLost`` says that
-    another driver has it. ``url`` is redacted.
+    A transient failure (a lock, a lost connection, a server that restarts) is retried, and nothing counts
+    twice because of that. Every other failure, and one that lasts, is a ``StudyError`` without a password.
+    Writes need the study's lease, which is checked before and after: ``LeaseLost`` says that another driver
+    has it. ``url`` is redacted.
     """
 
     def __init__(self, log: OptunaLog, url: str, secrets: Sequence[str] = ()) -> None:
@@ -38,7 +38,7 @@ class Storage:
         return self._retry(lambda _: self._log.study_names())
 
     def create_study(self, name: str, metrics: Sequence[str]) -> None:
-        """An empty study whose values are called ``metrics``, higher is better; unless it is there."""
+        """Creates an empty study whose values are called ``metrics``, higher is better; unless it exists."""
         self._retry(lambda _: self._log.create_study(name, metrics))
 
     def attributes(self, name: str) -> dict[str, Any]:
@@ -59,9 +59,9 @@ class Storage:
 
     @contextmanager
     def exclusively(self, name: str) -> Iterator[None]:
-        """Within, no other process is within for the study ``name`` in this storage.
+        """A lock on the study ``name`` that all processes with this storage share.
 
-        Nobody may rely on it for longer than a few operations: on a server it goes with its connection.
+        Hold it for a few operations only: on a server it is lost with its connection.
         """
         with ExitStack() as stack:
             self._retry(lambda _: stack.enter_context(self._log.exclusive(name)))
@@ -84,14 +84,14 @@ class Storage:
 
     def beat(self, name: str, key: str, value: str) -> None:
         """Sets a system attribute, fenced, with one attempt; for another thread than the one that writes."""
-        with self._guarded():
+        with self._translate_errors():
             self._check(name)
             self._log.set_system_attribute(name, key, value)
 
     def release(self, name: str, lease: str, released: str) -> None:
         """Sets the lease to ``released`` if it is still ``lease``, with one attempt."""
         self.hold(name, None)
-        with self._guarded():
+        with self._translate_errors():
             self._log.recover()
             with self._log.exclusive(name):
                 if self._log.system_attribute(name, LEASE) == lease:
@@ -102,10 +102,10 @@ class Storage:
         self._log.close()
 
     def _write_fenced(self, name: str, write: Callable[[bool], T]) -> T:
-        """``write`` between two looks at the lease.
+        """``write`` between two checks of the lease.
 
-        The first keeps a deposed driver from writing at all. The second finds out who was deposed meanwhile:
-        then nobody may build on the write, and readers ignore a trial that comes too late (``epochs``).
+        The first keeps a deposed driver from writing at all. The second detects that the driver was deposed
+        meanwhile: then the write does not count, and readers ignore a trial that comes too late (``epochs``).
         """
         self._retry(lambda _: self._check(name))
         written = self._retry(write)
@@ -123,10 +123,10 @@ class Storage:
                 self._log.recover()
             return operation(again)
 
-        with self._guarded():
+        with self._translate_errors():
             return retry(attempt, lambda e: clean(str(root(e)), self._secrets))
 
     @contextmanager
-    def _guarded(self) -> Iterator[None]:
-        with guarded(self.url, self._secrets, self._log.damage):
+    def _translate_errors(self) -> Iterator[None]:
+        with translate_errors(self.url, self._secrets, self._log.damage):
             yield

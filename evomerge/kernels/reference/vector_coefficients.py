@@ -1,8 +1,9 @@
-"""Linear combinations whose terms nearly cancel: which these are, and their sum in float64.
+"""Coefficients for each row or column, and a sum in float64 where the terms nearly cancel.
 
 A fused sum in float32 is off by about 6e-8 of the sum of the sizes of its terms. Where that is much more than
-the size of the result (vectors that are nearly opposite, a ratio near its pole), the terms are added in
-float64, as base plus multiples of task vectors where there is a base. Everywhere else nothing changes.
+the size of the result (inputs that are nearly opposite, a ratio near its pole), the terms are added in
+float64, as base plus multiples of task vectors where there is a base. Everywhere else they are added in
+float32.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from evomerge.kernels.chunks import Chunk
 
-__all__ = ["LineCoefficients", "Lines", "stable_coefficients"]
+__all__ = ["ChunkVectors", "VectorCoefficients", "stable_coefficients"]
 
 _Floats = NDArray[np.float64]
 
@@ -28,13 +29,12 @@ _MOST_CANCELLED = 16.0
 
 
 @dataclass(frozen=True)
-class LineCoefficients:
-    """c_LM: one coefficient per input for each row (or column); (L, M), float64.
+class VectorCoefficients:
+    """c_LM: one coefficient per input for each vector (a row or a column of the tensor); (L, M), float64.
 
-    ``wide_L`` (bool) marks the lines that are added in float64; ``None`` where there are none. With
-    ``of_task_vectors`` the base of these counts once, and the coefficients of the others are those of their
-    task vectors. A tensor of more than two dimensions has its columns along the first one: one line for each
-    place in the others.
+    ``wide_L`` (bool) marks the vectors that are added in float64; ``None`` where there are none. Of these,
+    with ``of_task_vectors``, the base counts once, and the other coefficients multiply task vectors. The
+    columns of a tensor of more than two dimensions run along its first one: one for each index of the others.
     """
 
     c_LM: Tensor
@@ -45,8 +45,8 @@ class LineCoefficients:
 
 def stable_coefficients(
     c_LM: _Floats, g_LMM: _Floats, *, has_base: bool, per_column: bool = False
-) -> LineCoefficients:
-    """Coefficients with the mark of the lines whose terms nearly cancel.
+) -> VectorCoefficients:
+    """``c_LM`` with those vectors marked whose terms nearly cancel.
 
     ``g_LMM`` are the Gram matrices of the inputs; with ``has_base`` of the base and the task vectors, while
     ``c_LM`` multiplies the inputs and each of its rows sums to one.
@@ -65,7 +65,7 @@ def stable_coefficients(
         for j in range(count):
             result_L += vector_LM[:, i] * g_LMM[:, i, j] * vector_LM[:, j]
     wide_L = terms_L > _MOST_CANCELLED * np.sqrt(np.maximum(result_L, 0))
-    return LineCoefficients(
+    return VectorCoefficients(
         torch.from_numpy(np.ascontiguousarray(c_LM)),
         per_column,
         torch.from_numpy(wide_L) if wide_L.any() else None,
@@ -74,21 +74,21 @@ def stable_coefficients(
 
 
 @dataclass(frozen=True)
-class Lines:
-    """The lines of one chunk: where its elements find their coefficients."""
+class ChunkVectors:
+    """The rows or columns of one chunk with their coefficients."""
 
     chunk: Chunk
-    lines: LineCoefficients
+    vectors: VectorCoefficients
 
     def coefficients(self, m: int) -> Tensor:
         """Those of input ``m``, float32, to be multiplied with the chunk's (R, C)."""
-        return self._spread(self.lines.c_LM[:, m].to(torch.float32)).to(self.chunk.device)
+        return self._spread(self.vectors.c_LM[:, m].to(torch.float32)).to(self.chunk.device)
 
     def put_wide(self, out_RC: Tensor) -> Tensor:
-        """``out_RC`` with the marked lines added in float64."""
-        if self.lines.wide_L is None:
+        """``out_RC`` with the marked vectors added in float64."""
+        if self.vectors.wide_L is None:
             return out_RC
-        wide_RC = self._spread(self.lines.wide_L).to(self.chunk.device)
+        wide_RC = self._spread(self.vectors.wide_L).to(self.chunk.device)
         if wide_RC.all():
             return self._wide_sum(self.chunk.x_MRC, slice(None))
         place = torch.nonzero(wide_RC.expand(self.chunk.shape).flatten()).flatten()
@@ -104,21 +104,21 @@ class Lines:
         base = x_M[0].float().double()
         total = torch.zeros_like(base)
         for m, x in enumerate(x_M):
-            if m == 0 and self.lines.of_task_vectors:
+            if m == 0 and self.vectors.of_task_vectors:
                 continue
-            c_RC = self._spread(self.lines.c_LM[:, m]).to(self.chunk.device)
+            c_RC = self._spread(self.vectors.c_LM[:, m]).to(self.chunk.device)
             c = c_RC if whole else c_RC.expand(self.chunk.shape).reshape(-1)[place]
             x_wide = x.float().double()
             # Multiply, then add, as everywhere: nothing may be fused in one place and not in another.
-            total = torch.add(total, torch.mul(x_wide - base if self.lines.of_task_vectors else x_wide, c))
-        return (base + total if self.lines.of_task_vectors else total).float()
+            total = torch.add(total, torch.mul(x_wide - base if self.vectors.of_task_vectors else x_wide, c))
+        return (base + total if self.vectors.of_task_vectors else total).float()
 
     def _spread(self, of_L: Tensor) -> Tensor:
-        """One number of each line, in the shape of the chunk or in one that is broadcast to it."""
+        """One value per vector, in the shape of the chunk or in one that is broadcast to it."""
         rows, columns = self.chunk.shape
         if len(of_L) == 1:
             return of_L.view(1, 1)
-        if not self.lines.per_column:
+        if not self.vectors.per_column:
             return of_L[self.chunk.row : self.chunk.row + rows][:, None]
         if self.chunk.period == 1:
             return of_L[None, :]

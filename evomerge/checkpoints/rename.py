@@ -10,14 +10,14 @@ from typing import Any
 from torch import Tensor
 
 from evomerge.checkpoints.checkpoint import Checkpoint, TensorFiles, TensorInfo
-from evomerge.checkpoints.paging import let_go
+from evomerge.checkpoints.paging import release
 
-__all__ = ["Origin", "renamed"]
+__all__ = ["TensorOrigin", "rename_tensors"]
 
 
 @dataclass(frozen=True)
-class Origin:
-    """Where a tensor is read: as ``name`` in the files, or what ``part`` returns, a view of ``sources``."""
+class TensorOrigin:
+    """Where a tensor is read from: ``name`` in the files, or what ``part`` returns, a view of ``sources``."""
 
     name: str = ""
     sources: tuple[str, ...] = ()
@@ -27,7 +27,7 @@ class Origin:
 class _RenamedFiles:
     """Reads of ``base``, under the names of ``origins``."""
 
-    def __init__(self, base: TensorFiles, origins: Mapping[str, Origin]) -> None:
+    def __init__(self, base: TensorFiles, origins: Mapping[str, TensorOrigin]) -> None:
         self._base = base
         self._origins = dict(origins)
 
@@ -35,23 +35,23 @@ class _RenamedFiles:
         origin = self._origins[name]
         return self._base.read(origin.name) if origin.part is None else origin.part()
 
-    def mapped(self, name: str) -> bool:
+    def is_mapped(self, name: str) -> bool:
         origin = self._origins[name]
-        return all(self._base.mapped(source) for source in origin.sources or (origin.name,))
+        return all(self._base.is_mapped(source) for source in origin.sources or (origin.name,))
 
-    def let_go(self, name: str, first: int = 0, end: int | None = None) -> None:
+    def release(self, name: str, first: int = 0, end: int | None = None) -> None:
         origin = self._origins[name]
         if origin.part is None:
-            self._base.let_go(origin.name, first, end)
-        elif self.mapped(name):
+            self._base.release(origin.name, first, end)
+        elif self.is_mapped(name):
             part = origin.part()
             if part.is_contiguous():
-                let_go(part, first, end)
+                release(part, first, end)
 
 
-def renamed(
+def rename_tensors(
     checkpoint: Checkpoint,
-    origins: Mapping[str, Origin],
+    origins: Mapping[str, TensorOrigin],
     infos: Mapping[str, TensorInfo],
     config: Mapping[str, Any] | None = None,
 ) -> Checkpoint:
