@@ -26,7 +26,7 @@ def experiment(zoo: Path, **workers: Any) -> dict[str, Any]:
     return {
         **EXPERIMENT,
         "models": {name: str(zoo / name) for name in NAMES},
-        "search": {"trials": 6, "population": 3, "seed": 3, "top_k": 2},
+        "search": {"trials": 8, "population": 4, "seed": 3, "top_k": 2},
         "workers": {
             "dtype": "float32",
             "device": "cpu",
