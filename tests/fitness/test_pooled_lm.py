@@ -307,9 +307,11 @@ def test_thoughts_are_cut_as_in_lm_evals_own_batches_each_request_by_its_own_mar
     kind: str, tokenizer: Any
 ) -> None:
     model = tiny(kind)
-    marks = ["b", "c", tokenizer.encode("d", add_special_tokens=False)[-1], "~", None]
+    whole = ask(LoadedModel(model, tokenizer), "generate_until", questions([{**GREEDY, "until": ["\n"]}]))
+    marks = [whole[0][2], whole[1][1], tokenizer.encode(whole[1][2], add_special_tokens=False)[-1], None]
     options = [{**GREEDY, "until": ["\n"], **({} if m is None else {"think_end_token": m})} for m in marks]
     requests = questions(options)
     expected = [ask(LoadedModel(model, tokenizer), "generate_until", [r])[0] for r in requests]
     assert ask(PooledModel(model, tokenizer), "generate_until", requests) == expected
-    assert expected[: len(expected) // 5] != expected[-len(expected) // 5 :]
+    assert expected[: len(whole)] != whole
+    assert expected[-len(whole) :] == whole
