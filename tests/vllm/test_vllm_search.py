@@ -139,7 +139,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"engine_args": {**ENGINE_ARGS, "max_num_seqs": -3}},
         "vLLM cannot run this model",
     ),
-    "a device that this vLLM has not": ({"device": "cuda"}, "workers.device"),
+    "a device that is not there": ({"device": "cuda"}, "device: 'cuda' is not there"),
     "quantization on a CPU": (
         {"quantization": "fp8_per_tensor"},
         "workers.quantization: 'fp8_per_tensor' needs a GPU",
