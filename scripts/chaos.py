@@ -46,12 +46,12 @@ AFTER_A_TRIAL = 0.7
 class Chaos:
     """Runs ``command`` and kills it. ``recorded`` counts what the study holds; it may fail at first.
 
-    ``victims`` are drawn from: driver, worker, group.
+    ``targets`` are drawn from: driver, worker, group.
     """
 
     command: Callable[[], Sequence[str]]
     recorded: Callable[[], int]
-    victims: Sequence[str]
+    targets: Sequence[str]
     chance: random.Random
     log: Path
     start_s: float = 6.0
@@ -68,11 +68,11 @@ class Chaos:
         process = self._start()
         try:
             while sum(self.kills.values()) < kills and self._wait_for_the_moment(process):
-                victim = self.chance.choice(list(self.victims))
-                if victim == "worker":
+                target = self.chance.choice(list(self.targets))
+                if target == "worker":
                     self._kill_a_worker(process)
                 else:
-                    self._kill(process, victim)
+                    self._kill(process, target)
                     process = self._start()
             return process.wait(max(1.0, until - time.monotonic()))
         except subprocess.TimeoutExpired:
@@ -116,18 +116,18 @@ class Chaos:
             return 0
 
     def _kill_a_worker(self, process: subprocess.Popen[bytes]) -> None:
-        workers = [pid for pid in descendants(process.pid) if RAY_WORKER in called(pid)]
+        workers = [pid for pid in descendants(process.pid) if RAY_WORKER in command_line(pid)]
         if workers:
             os.kill(self.chance.choice(workers), signal.SIGKILL)
             self.kills["worker"] += 1
 
-    def _kill(self, process: subprocess.Popen[bytes], victim: str) -> None:
-        if victim == "group":
+    def _kill(self, process: subprocess.Popen[bytes], target: str) -> None:
+        if target == "group":
             os.killpg(process.pid, signal.SIGKILL)
         else:
             process.kill()
         process.wait()
-        self.kills[victim] += 1
+        self.kills[target] += 1
 
 
 def descendants(pid: int) -> Iterator[int]:
@@ -147,7 +147,7 @@ def descendants(pid: int) -> Iterator[int]:
         todo += children
 
 
-def called(pid: int) -> str:
+def command_line(pid: int) -> str:
     """The command line of a process, empty if there is none."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
@@ -279,8 +279,8 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="keep the folder with logs and studies")
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
-    with storages(arguments.storage) as stored:
-        failed = torment(arguments, folder, stored)
+    with storages(arguments.storage) as opened:
+        failed = run_all(arguments, folder, opened)
     if arguments.keep or failed:
         print(f"Logs and studies: {folder}")
     else:
@@ -288,7 +288,7 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def torment(arguments: argparse.Namespace, folder: Path, stored: Storages) -> int:
+def run_all(arguments: argparse.Namespace, folder: Path, opened: Storages) -> int:
     """Makes the reference and all runs, and reports; the number of runs that failed."""
     file = folder / "chaos.yml"
     file.write_text(yaml.safe_dump(experiment(arguments.lag), sort_keys=False))
@@ -307,12 +307,12 @@ def torment(arguments: argparse.Namespace, folder: Path, stored: Storages) -> in
     for number in range(arguments.runs):
         workers = arguments.workers[number % len(arguments.workers)]
         out = folder / f"run{number}"
-        url = stored.url(out)
+        url = opened.url(out)
         began = time.monotonic()
         chaos = Chaos(
             command=lambda out=out, workers=workers, url=url: search_command(file, out, workers, url),  # type: ignore[misc]
-            recorded=lambda url=url: stored.count(url),  # type: ignore[misc]
-            victims=("driver", "group") if workers == 1 else ("driver", "worker", "group"),
+            recorded=lambda url=url: opened.count(url),  # type: ignore[misc]
+            targets=("driver", "group") if workers == 1 else ("driver", "worker", "group"),
             chance=random.Random(f"{arguments.seed}/{number}"),
             log=folder / f"run{number}.log",
             start_s=6.0 if workers == 1 else 15.0,

@@ -10,7 +10,6 @@ import functools
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,7 @@ from evomerge.backends.out_of_memory import with_halved_batches
 from evomerge.backends.pass_limits import limit_of
 from evomerge.backends.shared_prefixes import Read, Tokens, plan_trees
 from evomerge.backends.token_cache import TokenCache
-from evomerge.backends.transformers_lm import BadPromptError, TransformersLM, with_padding
+from evomerge.backends.transformers_lm import TransformersLM, with_padding
 from evomerge.fitness.askable import BatchSize, NonFiniteLogitsError, UnfitRequestError
 from evomerge.fitness.deadline import Deadline
 from evomerge.fitness.lm_eval_requests import is_sampled, random_stream
@@ -108,49 +107,70 @@ class PooledLM(TransformersLM):
                 raise UnfitRequestError(position, _NO_ANSWER)
         return super().loglikelihood(requests, disable_tqdm)
 
-    def generate_until(
-        self,
-        requests: Sequence[Any],
-        disable_tqdm: bool = False,  # noqa: ARG002 (lm-eval's signature)
-    ) -> list[str]:
+    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """As ``EvalLM.generate_until``; each sampled request is answered from its own seed."""
-        answers: list[str] = self._halving(requests, functools.partial(self._generate, requests))
-        return answers
-
-    def _generate(self, requests: Sequence[Any]) -> list[str]:
         known: dict[str, Decoding | None] = {}  # looking at a model's generation config takes a while
         keys = [json.dumps(request.args[1], sort_keys=True, default=str) for request in requests]
         for key, request in zip(keys, requests, strict=True):
             if key not in known:
                 known[key] = self._decoding(request.args[1])
-        decodings = [known[key] for key in keys]
-        theirs = [number for number, decoding in enumerate(decodings) if decoding is None]
-        answers = self._generate_theirs(requests, theirs)
-        alike: dict[Any, list[int]] = {}
-        for number, decoding in enumerate(decodings):
+        ours = {n: known[key] for n, key in enumerate(keys)}
+        answers = self._generate_theirs(requests, [n for n in ours if ours[n] is None], disable_tqdm)
+        alike: dict[tuple[str, Decoding], list[int]] = {}
+        for number, decoding in ours.items():
             if decoding is not None:
                 # Equal prompts have equal answers, sampled ones where their seeds are equal.
                 alike.setdefault((requests[number].args[0], decoding), []).append(number)
-        prompts = [
-            Prompt(numbers[0], self._prompt(numbers[0], text, decoding), decoding)
+        if alike:
+            found = self._halving(requests, functools.partial(self._generate_ours, alike))
+            answers.update((n, found[numbers[0]]) for numbers in alike.values() for n in numbers)
+        return [answers[number] for number in range(len(requests))]
+
+    def _generate_ours(self, alike: Mapping[tuple[str, Decoding], Sequence[int]]) -> dict[int, str]:
+        """The answers by our own loop, by the number of the first request of each group."""
+        prompts = {
+            numbers[0]: Prompt(numbers[0], self._prompt(numbers[0], text, decoding), decoding)
             for (text, decoding), numbers in alike.items()
-        ]
-        same = {numbers[0]: numbers for numbers in alike.values()}
-        until = {prompt.number: list(prompt.decoding.until) for prompt in prompts}
+        }
         try:
-            for number, tokens in self._generator().answers(prompts):
-                text = postprocess_generated_text(
-                    self.tok_decode(tokens), until[number], self.think_end_token
-                )
-                answers.update(dict.fromkeys(same[number], text))
+            return {
+                number: self._text(tokens, prompts[number].decoding)
+                for number, tokens in self._generator().answers(tuple(prompts.values()))
+            }
         except BadLogitsError as error:
             raise NonFiniteLogitsError(error.number) from None
-        return [answers[number] for number in range(len(requests))]
+
+    def _text(self, tokens: Sequence[int], decoding: Decoding) -> str:
+        """The text of an answer, without what it thinks and from its end on, as ``HFLM`` makes it."""
+        end = decoding.think_end
+        if not isinstance(end, int):
+            return str(postprocess_generated_text(self.tok_decode(tokens), list(decoding.until), end))
+        thought = [place for place, token in enumerate(tokens) if token == end]
+        text = self.tok_decode(tokens[thought[-1] + 1 if thought else 0 :]).lstrip()
+        return str(postprocess_generated_text(text, list(decoding.until), None))
+
+    def _generate_theirs(
+        self, requests: Sequence[Any], numbers: Sequence[int], disable_tqdm: bool
+    ) -> dict[int, str]:
+        """The answers to ``numbers`` by transformers' ``generate``; sampled ones each from its own seed."""
+        together = [n for n in numbers if not is_sampled(requests[n])]
+        groups = [together] if together else []
+        groups += [[n] for n in numbers if is_sampled(requests[n])]
+        answers: dict[int, str] = {}
+        for group in groups:
+            asked = [requests[n] for n in group]
+            try:
+                with random_stream(asked, self.device, int(asked[0].args[1].get("seed", 0))):
+                    texts = super().generate_until(asked, disable_tqdm)
+            except NonFiniteLogitsError as error:
+                raise NonFiniteLogitsError(group[error.request]) from None
+            answers.update(zip(group, texts, strict=True))
+        return answers
 
     def _decoding(self, options: Mapping[str, Any]) -> Decoding | None:
         """How our own loop answers a request with ``options``; None where it cannot."""
         config = getattr(self.model, "generation_config", None)
-        if self._batching is not Batching.TREES or config is None or isinstance(self.think_end_token, int):
+        if self._batching is not Batching.TREES or config is None:
             return None
         end = self.tok_decode(self.eot_token_id, skip_special_tokens=False)
         return decoding_of(options, config, end, self.max_gen_toks)
@@ -159,23 +179,6 @@ class PooledLM(TransformersLM):
         stops = functools.cache(functools.partial(StopTexts, self.tokenizer))
         longest = longest_shared(self.model, self.max_length)
         return Generator(self.model, stops, self._limit, longest, self._check_time)
-
-    def _generate_theirs(self, requests: Sequence[Any], numbers: Sequence[int]) -> dict[int, str]:
-        """The answers to ``numbers`` by transformers' ``generate``; sampled ones each from its own seed."""
-        self.batch_size_per_gpu = min(self._limit.rows, self._batch_size)
-        together = [n for n in numbers if not is_sampled(requests[n])]
-        groups = [together] if together else []
-        groups += [[n] for n in numbers if is_sampled(requests[n])]
-        answers: dict[int, str] = {}
-        for group in groups:
-            asked = [_without_seed(requests[n]) for n in group]
-            try:
-                with random_stream(asked, self.device, int(requests[group[0]].args[1].get("seed", 0))):
-                    texts = super(TransformersLM, self).generate_until(asked, disable_tqdm=True)
-            except BadPromptError as error:
-                raise NonFiniteLogitsError(group[self._position(asked, error.tokens)]) from None
-            answers.update(zip(group, texts, strict=True))
-        return answers
 
     def _prompt(self, number: int, text: str, decoding: Decoding) -> Tokens:
         """The tokens of a prompt, cut on the left as ``HFLM`` does."""
@@ -235,18 +238,12 @@ class PooledLM(TransformersLM):
         def with_rows(size: int) -> Any:
             self._limit = sizes[size]
             # HFLM hands over so many windows of rolling log-likelihoods at once.
-            theirs = self._batching is Batching.THEIRS
-            self.batch_size_per_gpu = min(size, self._batch_size) if theirs else sys.maxsize
+            pooled = self._batching is not Batching.THEIRS
+            rolling = pooled and requests[0].request_type == "loglikelihood_rolling"
+            self.batch_size_per_gpu = sys.maxsize if rolling else min(size, self._batch_size)
             return run()
 
         return with_halved_batches(with_rows, limit.rows, f"a batch of {len(requests)} requests")
-
-
-def _without_seed(request: Any) -> Any:
-    """``request`` as transformers' ``generate`` understands it."""
-    prompt, options, *rest = request.args
-    kept = {name: value for name, value in options.items() if name != "seed"}
-    return replace(request, arguments=(prompt, kept, *rest))
 
 
 def _scores(run: ForwardPass, batch: Batch, targets: Sequence[npt.NDArray[np.int64]]) -> Any:

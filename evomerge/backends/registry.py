@@ -30,11 +30,18 @@ def _lm_eval(settings: ModelSettings) -> ResidentModel:
     return TransformersModel.of(settings, LoadedModel)
 
 
+def _vllm(settings: ModelSettings) -> ResidentModel:
+    from evomerge.backends.vllm_model import VllmModel
+
+    return VllmModel.of(settings)
+
+
 BACKENDS: Registry[MakeModel] = Registry("backend", "evomerge.backends")
 """Every registered backend by name."""
 
 BACKENDS.add("transformers", _transformers)
 BACKENDS.add("lm_eval", _lm_eval)
+BACKENDS.add("vllm", _vllm)
 
 
 def resident_model(backend: str, settings: ModelSettings) -> ResidentModel:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import types
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -16,8 +17,9 @@ from evomerge.backends.out_of_memory import with_halved_batches
 from evomerge.errors import FitnessError
 from evomerge.fitness.askable import BatchSize, NonFiniteLogitsError
 from evomerge.fitness.deadline import Deadline
+from evomerge.fitness.generation_spec import OWN_KEYS
 
-__all__ = ["BadPromptError", "LoadedModel", "TransformersLM", "context_length", "with_padding"]
+__all__ = ["LoadedModel", "TransformersLM", "context_length", "with_padding"]
 
 
 _AUTO = 16
@@ -83,11 +85,23 @@ class TransformersLM(HFLM):  # type: ignore[misc]
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """As ``EvalLM.generate_until``."""
+        ends = [request.args[1].get("think_end_token") for request in requests]
+        answers = [""] * len(requests)
+        for end in dict.fromkeys(ends):
+            places = [place for place, other in enumerate(ends) if other == end]
+            asked = [_plain(requests[place]) for place in places]
+            self.think_end_token = end
+            try:
+                found = self._generate(asked, disable_tqdm)
+            except _BadPromptError as error:
+                raise NonFiniteLogitsError(places[self._position(asked, error.tokens)]) from None
+            for place, answer in zip(places, found, strict=True):
+                answers[place] = answer
+        return answers
+
+    def _generate(self, requests: Sequence[Any], disable_tqdm: bool) -> list[str]:
         run = super().generate_until
-        try:
-            answers: list[str] = self._halving(requests, lambda: run(requests, disable_tqdm))
-        except BadPromptError as error:
-            raise NonFiniteLogitsError(self._position(requests, error.tokens)) from None
+        answers: list[str] = self._halving(requests, lambda: run(requests, disable_tqdm))
         return answers
 
     def _halving(self, requests: Sequence[Any], run: Callable[[], Any]) -> Any:
@@ -128,11 +142,20 @@ class TransformersLM(HFLM):  # type: ignore[misc]
         generated = super()._model_generate(context, max_length, stop, logits_processor=processors, **kwargs)
         row = watch.first_bad_row(len(context))
         if row is not None:
-            raise BadPromptError(context[row].tolist())
+            raise _BadPromptError(context[row].tolist())
         return generated
 
 
-class BadPromptError(Exception):
+def _plain(request: Any) -> Any:
+    """``request`` without the options that lm-eval and transformers do not know."""
+    prompt, options, *rest = request.args
+    if not any(key in options for key in OWN_KEYS):
+        return request
+    known = {key: value for key, value in options.items() if key not in OWN_KEYS}
+    return replace(request, arguments=(prompt, known, *rest))
+
+
+class _BadPromptError(Exception):
     """Logits that are not finite; holds the prompt's tokens, padded left."""
 
     def __init__(self, tokens: list[int]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from evomerge.backends.config_digest import config_digest
 from evomerge.backends.resident import ModelSettings
 from evomerge.backends.transformers_lm import LoadedModel
 from evomerge.backends.transformers_weights import TransformersWeights
@@ -100,6 +101,11 @@ class TransformersModel:
         if self._tokenizer is None or self._tokenizer[0].path != folder.path:
             self._tokenizer = folder, load_tokenizer(folder.path)
         return self._tokenizer[1]
+
+    @property
+    def config_digest(self) -> str | None:
+        """As ``ResidentModel.config_digest``."""
+        return None if self._plan is None else config_digest(self._plan)
 
     def plan(self, recipe: Recipe) -> MergePlan:
         """The plan of ``recipe`` over the sources; raises what ``Inputs.plan`` raises."""

@@ -1,4 +1,4 @@
-"""Where tensors are: model folders and hub models, read and written.
+"""Reading and writing model folders and hub models.
 
-Imported by name from its modules: some need torch, which is heavy.
+Import from its modules: some need torch, which is heavy.
 """

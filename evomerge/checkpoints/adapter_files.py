@@ -1,4 +1,4 @@
-"""The files of a PEFT adapter: its folder, its tensors, and what their names say."""
+"""The files of a PEFT adapter: its folder, its tensors, and the meaning of their names."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _SHOWN = 8
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor of an adapter: the weight that it is about, and what it is of it.
+    """One tensor of an adapter: the weight that it belongs to, and its role there.
 
     ``kind`` is a part of a change (``A``, ``B``, ``bias``, ``embedding_A``, ``embedding_B``, ``magnitude``,
     ``rows``), ``whole`` for a weight that takes the place of the base's, or ``copy`` for one of the base's.

@@ -44,7 +44,7 @@ if hasattr(torch, "float8_e8m0fnu"):  # since torch 2.7
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """What a header says of a tensor."""
+    """The shape and dtype of a tensor, from a header."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -60,7 +60,7 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """The tensors of models that have no part in a merge, by model.
+    """The tensors of models that are left out of a merge, by model.
 
     ``ignored`` are those that the recipe names, ``unused`` those that transformers does not load, computes
     itself or finds in another tensor.
@@ -97,7 +97,7 @@ class TensorFiles(Protocol):
         ...
 
     def release(self, name: str, first: int = 0, end: int | None = None) -> None:
-        """Rows ``first`` to ``end`` are not needed for now."""
+        """Releases the memory of rows ``first`` to ``end``, which are not needed for now."""
         ...
 
 
@@ -150,7 +150,7 @@ class Checkpoint:
         return self.files.is_mapped(name)
 
     def release(self, name: str, first: int = 0, end: int | None = None) -> None:
-        """Says that rows are not needed for now: their pages no longer count as memory of this process.
+        """Releases rows that are not needed for now: their pages no longer count as memory of this process.
 
         Rows are those of the tensor with all dimensions but the last in one; a vector is one row.
         """
@@ -186,7 +186,7 @@ class _Files:
                     raise CheckpointError(
                         str(path),
                         f"tensor {name!r} has the unsupported dtype {part.get_dtype()}",
-                        "It is quantized: merge the model as it was before." if is_quantized else "",
+                        "It is quantized: merge the model from before quantization." if is_quantized else "",
                     )
                 infos[name] = TensorInfo(tuple(part.get_shape()), dtype)
                 self._handles[name], self._file_of[name] = handle, path
@@ -240,7 +240,7 @@ class _Files:
 
 
 def _is_pointer(path: Path) -> bool:
-    """Whether Git has left a few lines of text in place of the file."""
+    """Whether the file is a pointer of Git LFS: a few lines of text in place of the weights."""
     try:
         with path.open("rb") as file:
             return file.read(_POINTER_BYTES).startswith(b"version https://git-lfs")

@@ -1,4 +1,4 @@
-"""The hidden folder that a model is written in, and how it takes its name; a kill loses nothing."""
+"""The hidden folder that a model is written into, and how it is renamed; a kill does not lose a model."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def _replaced_path(path: Path) -> Path:
 
 
 def _note(path: Path) -> Path:
-    """The file beside a hidden folder that names it, and that the process at work has locked."""
+    """The file beside a hidden folder that names it, and that the writing process has locked."""
     return path.with_name(f".{path.name}.evomerge")
 
 
 class Workplace:
-    """A new hidden folder beside ``path``; one process at a time has it.
+    """A new hidden folder beside ``path``, used by one process at a time.
 
-    What a killed process left is removed if its note names it. A folder that no merge made stays.
+    What a killed process left is removed if its note names it. Other folders are kept.
 
     Raises:
         OutputError: Another process writes this model.
@@ -80,7 +80,7 @@ class Workplace:
         self._note.unlink(missing_ok=True)
         os.close(self._descriptor)
         self._descriptor = None
-        with contextlib.suppress(OSError):  # a folder made on the way stays if something is in it
+        with contextlib.suppress(OSError):  # a parent folder that was created is kept if it is not empty
             for folder in self._made:
                 folder.rmdir()
 
@@ -155,7 +155,7 @@ def _swap(one: Path, other: Path) -> bool:
 def _remove_merge(folder: Path) -> None:
     """Removes the files that a merge wrote, and the folder if nothing else is in it."""
     with contextlib.suppress(OSError):
-        # Last what the others are known by: a kill in between leaves a folder that is known again.
+        # Last the manifest: after a kill in between, the folder is still known as a merge.
         for name in sorted(read_folder(folder).written, key=lambda n: (n == MANIFEST, n == RECIPE_FILE)):
             (folder / name).unlink()
         folder.rmdir()

@@ -1,4 +1,4 @@
-"""The files of a model folder; knows nothing of tensors, so that it starts fast."""
+"""The files of a model folder; imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = [
 
 MAX_JSON_BYTES = 2**28
 MAX_JSON_DEPTH = 100
-"""Levels: a deeper document could not be copied or written, and no configuration is."""
+"""Levels of nesting; a deeper document could not be copied or written."""
 
 
 def local_path(text: str) -> Path:
@@ -41,7 +41,7 @@ def local_path(text: str) -> Path:
 
 
 def find_folder(path: Path) -> bool:
-    """Whether there is such a folder; a name that no file system takes is none."""
+    """Whether there is such a folder; False for names that no file system accepts."""
     try:
         return path.is_dir()
     except (OSError, ValueError):  # too long, or below a folder that may not be read
@@ -49,7 +49,7 @@ def find_folder(path: Path) -> bool:
 
 
 def find_file(path: Path) -> bool:
-    """Whether there is such a file; a name that no file system takes is none."""
+    """Whether there is such a file; False for names that no file system accepts."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -57,7 +57,7 @@ def find_file(path: Path) -> bool:
 
 
 def closed_folder(path: Path) -> Path | None:
-    """The first folder above ``path`` that this user may not enter, so that nothing is known of ``path``."""
+    """The first folder above ``path`` that this user may not enter, so that ``path`` cannot be checked."""
     above = reversed(path.absolute().parents)
     return next((p for p in above if not os.access(p, os.X_OK) and find_folder(p)), None)
 
@@ -184,7 +184,7 @@ def recode(path: Path) -> str | None:
         return None
     try:
         return path.read_text(encoding=encoding)
-    except ValueError:  # it is none of these after all
+    except ValueError:  # it is not JSON
         return None
 
 

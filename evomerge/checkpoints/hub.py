@@ -71,7 +71,7 @@ class _Remote:
         """The model; from its folder where all weights are in the cache."""
         if all((self._folder / name).is_file() for name in self._weights):
             return open_checkpoint(self._folder)
-        config = read_json(self._folder / "config.json", "Is this a model?")
+        config = read_json(self._folder / "config.json", "Is this the repository of a model?")
         tensors: dict[str, TensorInfo] = {}
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             for found in pool.map(self._header, self._weights):

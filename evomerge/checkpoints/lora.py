@@ -1,4 +1,4 @@
-"""A LoRA adapter over a model, shown as a checkpoint of its own.
+"""A LoRA adapter over a model, as a checkpoint of its own.
 
 The adapted weight is W + scale * B A, computed in float32 when it is read and never written to disk (Hu et
 al. 2021, arXiv:2106.09685; scale = alpha / r, or alpha / sqrt(r) if rank-stabilised, arXiv:2312.03732).
@@ -24,7 +24,7 @@ from evomerge.checkpoints.lora_embeddings import (
     UNKNOWN,
     Architecture,
     ResolvedChanges,
-    Vocabulary,
+    VocabularyTensors,
     resolve_changes,
 )
 from evomerge.checkpoints.lora_settings import check_kind, scale_of, trained_rows
@@ -39,7 +39,7 @@ _COMPLETE = [*_FACTORS, *(factors | {"magnitude"} for factors in _FACTORS), {"ro
 
 
 def adapt(base: Checkpoint, folder: Path, architecture: Architecture = UNKNOWN) -> Checkpoint:
-    """The model that ``base`` and the PEFT adapter in ``folder`` make.
+    """The model ``base`` with the PEFT adapter in ``folder``.
 
     Adapters name modules, which the base's files may call otherwise: ``architecture`` is asked for their
     names there if any is unknown, and for the vocabulary if the adapter changes something outside the layers.
@@ -57,7 +57,7 @@ def adapt(base: Checkpoint, folder: Path, architecture: Architecture = UNKNOWN) 
     if not all(name in base.tensors for name in names.values()):
         names |= architecture.in_files([module for module, n in names.items() if n not in base.tensors])
     is_layer = all(name in base.tensors and _is_numbered(name) for name in names.values())
-    vocabulary = Vocabulary() if is_layer else architecture.vocabulary()
+    vocabulary = VocabularyTensors() if is_layer else architecture.vocabulary()
     changes = _changes(folder, config, entries, _with_head(names, base, vocabulary), base, vocabulary)
     resolved = resolve_changes(folder, config, changes, base, vocabulary)
     tensors = dict(base.tensors)
@@ -79,7 +79,7 @@ def adapt(base: Checkpoint, folder: Path, architecture: Architecture = UNKNOWN) 
     return checkpoint
 
 
-def _warnings(resolved: ResolvedChanges, vocabulary: Vocabulary) -> list[str]:
+def _warnings(resolved: ResolvedChanges, vocabulary: VocabularyTensors) -> list[str]:
     if resolved.untied is None or vocabulary.tied is None:
         return []
     return [
@@ -94,9 +94,9 @@ def _changes(
     entries: Sequence[Entry],
     names: Mapping[str, str],
     base: Checkpoint,
-    vocabulary: Vocabulary,
+    vocabulary: VocabularyTensors,
 ) -> dict[str, Change]:
-    """What the entries of the adapter say of each tensor of the base.
+    """The changes of the adapter by tensor of the base.
 
     Raises:
         CheckpointError: The base has no such tensor.
@@ -152,7 +152,7 @@ def _one_whole(folder: Path, known: Tensor | None, entry: Entry) -> Tensor:
     return entry.tensor
 
 
-def _with_head(names: Mapping[str, str], base: Checkpoint, vocabulary: Vocabulary) -> dict[str, str]:
+def _with_head(names: Mapping[str, str], base: Checkpoint, vocabulary: VocabularyTensors) -> dict[str, str]:
     """``names`` with that of a tied head, which is in no file."""
     if vocabulary.tied is None or vocabulary.tied[0] in base.tensors:
         return dict(names)
@@ -197,7 +197,7 @@ def _check_shapes(
     resolved: ResolvedChanges,
     base: Checkpoint,
     tensors: Mapping[str, TensorInfo],
-    vocabulary: Vocabulary,
+    vocabulary: VocabularyTensors,
 ) -> None:
     wrong, hint = [], "Is it for another base?"
     for name, change in resolved.changes.items():

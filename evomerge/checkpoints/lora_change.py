@@ -1,7 +1,7 @@
-"""What an adapter makes of one tensor of its base; all in float32.
+"""The change of an adapter to one tensor of its base; all in float32.
 
 W + scale * B A (Hu et al. 2021, arXiv:2106.09685), for DoRA m * V / |V| of V = W + scale * B A (Liu et al.
-2024, arXiv:2402.09353), rows given anew, or a whole weight in place of the base's.
+2024, arXiv:2402.09353), replaced rows, or a whole weight in place of the base's.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["Change"]
 
 @dataclass
 class Change:
-    """What the adapter says of one tensor: a part of its own, all of it, or both (embeddings)."""
+    """The change of one tensor: parts that are added, a whole weight, or both (embeddings)."""
 
     parts: dict[str, Tensor] = field(default_factory=dict)
     whole: Tensor | None = None
@@ -25,7 +25,7 @@ class Change:
     scale: float = 1.0
     transposed: bool = False
     rows: tuple[int, ...] = ()
-    """Which rows are given anew, for the part of that name: single tokens of an embedding."""
+    """Which rows are replaced, for the part of that name: single tokens of an embedding."""
     resized: Tensor | None = None
     """The base's weight with another number of rows, where the adapter brings it."""
     first: Change | None = None
@@ -37,7 +37,7 @@ class Change:
         return not self.parts and self.whole is None and self.resized is None
 
     def apply(self, weight: Tensor) -> Tensor:
-        """What becomes of the weight, or of what stands in its place; float32 where something is changed.
+        """The changed ``weight``, or what replaces it; float32 where something is changed.
 
         Raises:
             RuntimeError, IndexError: Shapes do not fit each other.

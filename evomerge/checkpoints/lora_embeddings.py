@@ -21,7 +21,7 @@ from evomerge.checkpoints.lora_change import Change
 from evomerge.checkpoints.lora_settings import is_listed
 from evomerge.errors import CheckpointError
 
-__all__ = ["UNKNOWN", "Architecture", "ResolvedChanges", "Vocabulary", "resolve_changes"]
+__all__ = ["UNKNOWN", "Architecture", "ResolvedChanges", "VocabularyTensors", "resolve_changes"]
 
 _HINT = "Is it for another base?"
 
@@ -32,7 +32,7 @@ def _no_names(names: Iterable[str]) -> Mapping[str, str]:  # noqa: ARG001
 
 
 @dataclass(frozen=True)
-class Vocabulary:
+class VocabularyTensors:
     """Which tensors have a row for each token, and the head that is tied to the embedding, if one is.
 
     ``tied`` is the name of the head, which the files need not have, and that of the embedding. The embedding
@@ -46,26 +46,26 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Architecture:
-    """What only the base's architecture tells; asked where the names alone do not.
+    """What only the base's architecture knows; asked where names alone do not suffice.
 
     ``in_files`` finds, for names of modules' weights, those in the base's files. ``configure`` is the
     configuration for another number of rows, or of a model whose head is not tied.
     """
 
     in_files: Callable[[Iterable[str]], Mapping[str, str]] = _no_names
-    vocabulary: Callable[[], Vocabulary] = Vocabulary
+    vocabulary: Callable[[], VocabularyTensors] = VocabularyTensors
     configure: Callable[[int | None, bool], dict[str, Any]] | None = None
 
 
 UNKNOWN = Architecture()
-"""Of which nothing is known but the names in its files."""
+"""An architecture of which only the names in its files are known."""
 
 
 @dataclass
 class ResolvedChanges:
-    """The changes of a base, and what became of its vocabulary.
+    """The changes of a base, and its vocabulary after them.
 
-    ``source`` is the tensor of the base that a change is of, where it is not the one of its name.
+    ``source`` is the tensor of the base that a change applies to, where it is not the one of the same name.
     """
 
     changes: dict[str, Change]
@@ -81,7 +81,7 @@ def resolve_changes(
     config: Mapping[str, Any],
     changes: dict[str, Change],
     base: Checkpoint,
-    vocabulary: Vocabulary,
+    vocabulary: VocabularyTensors,
 ) -> ResolvedChanges:
     """``changes`` with the copies compared, embeddings resized, and the head tied or not.
 
@@ -109,7 +109,7 @@ def resolve_changes(
 
 
 def _compare_copies(
-    folder: Path, name: str, change: Change, base: Checkpoint, source: str, vocabulary: Vocabulary
+    folder: Path, name: str, change: Change, base: Checkpoint, source: str, vocabulary: VocabularyTensors
 ) -> Tensor | None:
     """Compares the copies of the base's weight with it; one of another number of rows is returned."""
     resized = None
@@ -143,9 +143,9 @@ def _is_copy(copy: Tensor, weight: Tensor) -> bool:
 
 
 def _tie(
-    config: Mapping[str, Any], resolved: ResolvedChanges, base: Checkpoint, vocabulary: Vocabulary
+    config: Mapping[str, Any], resolved: ResolvedChanges, base: Checkpoint, vocabulary: VocabularyTensors
 ) -> None:
-    """Has the head follow the embedding, or gives it a tensor of its own."""
+    """Makes the head follow the embedding, or gives it a tensor of its own."""
     head, embedding = vocabulary.tied or ("", "")
     changes = resolved.changes
     of_head, of_embedding = changes.pop(head, Change()), changes.pop(embedding, Change())
@@ -180,7 +180,7 @@ def _is_followed(config: Mapping[str, Any], of_head: Change, of_embedding: Chang
 
 
 def _is_same(of_head: Change, of_embedding: Change) -> bool:
-    """Whether both changes make the same of one weight."""
+    """Whether both changes have the same result on one weight."""
     pairs = [(of_head.whole, of_embedding.whole)]
     head, embedding = of_head.parts, of_embedding.parts
     if "embedding_A" in embedding and "A" in head:  # an embedding's adapter is that of its transpose
@@ -194,7 +194,9 @@ def _is_same(of_head: Change, of_embedding: Change) -> bool:
     )
 
 
-def _count_rows(folder: Path, resolved: ResolvedChanges, base: Checkpoint, vocabulary: Vocabulary) -> None:
+def _count_rows(
+    folder: Path, resolved: ResolvedChanges, base: Checkpoint, vocabulary: VocabularyTensors
+) -> None:
     """Check that all tensors of the vocabulary have one number of rows."""
     rows: dict[str, int] = {}
     for name in dict.fromkeys((*vocabulary.tensors, *(n for n in (resolved.untied,) if n is not None))):

@@ -71,7 +71,7 @@ def scale_of(folder: Path, config: Mapping[str, Any], name: str) -> float:
     rank = _setting(folder, config, ("r", "rank_pattern"), module)
     alpha = _setting(folder, config, ("lora_alpha", "alpha_pattern"), module)
     if rank <= 0:
-        raise CheckpointError(str(folder), f"r is {rank:g} for {name}, which is not a rank")
+        raise CheckpointError(str(folder), f"r is {rank:g} for {name}; it must be above 0")
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 

@@ -1,4 +1,4 @@
-"""Which files of a model folder a merge wrote: nothing else is ever replaced or removed."""
+"""Which files of a model folder a merge wrote: only these are ever replaced or removed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _WRITTEN_WITHOUT_MANIFEST = re.compile(
 _CARD_HEAD = "---\nlibrary_name: transformers\ntags:\n- merge\n- evomerge\n---\n\n# A `"
 _CARD_TAIL = "\n\n## Again\n\n```bash\nevomerge merge evomerge_recipe.yml OUT_DIR\n```\n"
 _SECONDS_AFTER = 5.0
-"""Without a manifest: weights that are younger than the recipe beside them by more were trained since."""
+"""Without a manifest, weights that are newer than the recipe beside them by more than this were changed."""
 
 
 class FolderContent:
@@ -68,8 +68,8 @@ def manifest_text(folder: Path) -> str:
 
 
 def read_folder(folder: Path) -> FolderContent:
-    """What ``folder`` holds. Files of a merge by an earlier release, which left no manifest, are told by
-    their names, the fingerprint in its recipe, and the text of its model card.
+    """What ``folder`` holds. Files of a merge by an earlier release, which left no manifest, are recognised
+    by their names, the fingerprint in its recipe, and the text of its model card.
 
     Raises:
         OSError: The folder cannot be read.

@@ -1,4 +1,4 @@
-"""Where a model may be written: never over what is not a merge's own, never into what it is made from."""
+"""Where a model may be written: only over an earlier merge, and not into the inputs of the merge."""
 
 from __future__ import annotations
 

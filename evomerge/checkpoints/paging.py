@@ -1,4 +1,4 @@
-"""What the kernel is told about mapped pages: to release them, and to start writing them to disk."""
+"""Hints to the kernel about mapped pages: to release them, and to start writing them to disk."""
 
 from __future__ import annotations
 

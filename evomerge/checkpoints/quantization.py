@@ -30,10 +30,10 @@ _FILES = {
     "quantization_config.json": "",
     "quanto_qmap.json": "quanto",
 }
-"""Side files, and whose they are where they do not say so."""
+"""Side files, and their quantization method where they do not state it."""
 _DEPTH = 4
 _SCALES_ALONE = tuple(DTYPES[name] for name in ("F8_E8M0",) if name in DTYPES)
-"""Dtypes that only quantization has a use for."""
+"""Dtypes that only quantization uses."""
 _FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 _SCALE = re.compile(r"scale|amax|(^|[._])(SCB|zeros?|biases|quant_map|tables)($|[._])")
 
@@ -83,7 +83,7 @@ class Quantization:
 
 
 def quantization_of(checkpoint: Checkpoint) -> Quantization | None:
-    """The quantization of ``checkpoint``; ``None`` if its weights are numbers, not codes.
+    """The quantization of ``checkpoint``; ``None`` if its weights are not quantized.
 
     Integers that are not weights (positions, masks) are not a sign, nor are 8-bit floats without scales.
     """

@@ -39,7 +39,7 @@ class Reference:
     lora_revision: str | None = None
 
     def recipe_file(self, folders: Sequence[Path] = (Path(),)) -> Path | None:
-        """The recipe that stands in for a model, if the reference is one: a YAML file."""
+        """The recipe file, where the reference names a recipe in place of a model."""
         path = local_path(self.model)
         if path.suffix not in (".yml", ".yaml"):
             return None
@@ -221,7 +221,7 @@ def hub_error(model: str, error: Exception, looked: str = "") -> CheckpointError
         )
     if isinstance(error, GatedRepoError):
         return CheckpointError(
-            model, "the hub gives it only with permission", "Ask for access on its page, then set HF_TOKEN."
+            model, "this hub model is gated", "Ask for access on its page, then set HF_TOKEN."
         )
     if isinstance(error, LocalEntryNotFoundError):
         why = "HF_HUB_OFFLINE is set." if constants.HF_HUB_OFFLINE else "The hub cannot be reached."
@@ -232,7 +232,7 @@ def hub_error(model: str, error: Exception, looked: str = "") -> CheckpointError
         return CheckpointError(model, what, f"{looked} {why}".lstrip())
     if isinstance(error, HfHubHTTPError) and not looked:
         return CheckpointError(
-            model, f"the download failed ({type(error).__name__})", "Try again: it goes on where it was."
+            model, f"the download failed ({type(error).__name__})", "Try again: the download is resumed."
         )
     return CheckpointError(
         model,

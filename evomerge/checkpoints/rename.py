@@ -17,7 +17,7 @@ __all__ = ["TensorOrigin", "rename_tensors"]
 
 @dataclass(frozen=True)
 class TensorOrigin:
-    """Where a tensor is read: as ``name`` in the files, or what ``part`` returns, a view of ``sources``."""
+    """Where a tensor is read from: ``name`` in the files, or what ``part`` returns, a view of ``sources``."""
 
     name: str = ""
     sources: tuple[str, ...] = ()

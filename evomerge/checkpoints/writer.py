@@ -29,7 +29,7 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _ALIGNMENT = 8
 
 _AT_ONCE = 1 << 25
-"""Bytes after which the disk begins to write what came so far."""
+"""Bytes after which the disk begins to write what has been written so far."""
 
 
 @dataclass
@@ -172,7 +172,7 @@ class CheckpointWriter:
             for file in sorted(self._partial.iterdir()):
                 _sync(file)
             _sync(self._partial)
-            # Again: a merge takes hours, in which somebody may have put a file there.
+            # Checked again: a merge may take hours, in which files may have been added.
             check_target(self.path, self._protected, overwrite=self._overwrite)
             exchange(self._partial, self.path)
             _sync(self.path.parent)
@@ -242,7 +242,7 @@ class CheckpointWriter:
 
 
 def _write(descriptor: int, data: memoryview, offset: int) -> None:
-    """All of ``data``; a system call may take less."""
+    """Writes all of ``data``; a system call may write less."""
     while data:
         written = os.pwrite(descriptor, data, offset)
         data, offset = data[written:], offset + written

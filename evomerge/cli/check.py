@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -66,6 +67,14 @@ def _print(experiment: Experiment, checked: Check) -> None:
         if t.num_fewshot:
             some = f"{t.num_fewshot} example{'s' if t.num_fewshot > 1 else ''}"
             say(f"{t.task}: {some} in each prompt, from {t.examples}")
+    if any(t.chat for t in checked.tasks):
+        for t in checked.tasks:
+            say(f"{t.task}: {f'asked with {t.chat}' if t.chat else 'asked without chat'}")
+    for spec in experiment.fitness.tasks:
+        if spec.measure != "metric":
+            say(f"{spec.task}: the search goes by its {spec.measure}, validation and test by its metric")
+        if spec.python is not None:
+            say(f"{spec.task}: your Python code in {spec.python}, which runs with all that you may do here")
     workers, memory = experiment.spec.workers, checked.memory
     say(f"Baselines: {', '.join(checked.baselines)}")
     say(search_text(experiment.spec.search, space.dimensions))
@@ -100,6 +109,7 @@ def _document(experiment: Experiment, checked: Check) -> dict[str, Any]:
                 "weight": t.weight,
                 "num_fewshot": t.num_fewshot,
                 "examples": t.examples,
+                "chat": None if t.chat is None else asdict(t.chat),
                 "items": {split.value: count for split, count in t.items.items()},
             }
             for t in checked.tasks

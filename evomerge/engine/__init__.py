@@ -1,4 +1,4 @@
-"""Recipe and checkpoints to weights, in memory and on disk.
+"""From recipe and checkpoints to weights, in memory and on disk.
 
-Imported by name from its modules: torch is heavy.
+Import from its modules: torch is heavy.
 """

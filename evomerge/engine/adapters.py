@@ -1,4 +1,4 @@
-"""LoRA adapters over models and stages: names, vocabulary and tokenizer of what the two make."""
+"""LoRA adapters over models and stages: names, vocabulary and tokenizer of the adapted model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.checkpoints.derived import DerivedFiles
 from evomerge.checkpoints.files import read_json
 from evomerge.checkpoints.lora import adapt
-from evomerge.checkpoints.lora_embeddings import Architecture, Vocabulary
+from evomerge.checkpoints.lora_embeddings import Architecture, VocabularyTensors
 from evomerge.engine.configuration import is_tied, text_parts
 from evomerge.engine.model_names import names_in_files, tied_head
 from evomerge.engine.vocabulary import embedding_tensors
@@ -28,7 +28,7 @@ _HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
 
 
 def with_adapter(base: Checkpoint, folder: Path) -> Checkpoint:
-    """The model that ``base`` and the adapter in ``folder`` make.
+    """The model ``base`` with the adapter in ``folder``.
 
     The tokenizer is the adapter's, if its folder holds one: it knows the tokens that were added.
 
@@ -48,7 +48,7 @@ def with_adapter(base: Checkpoint, folder: Path) -> Checkpoint:
 
 
 def adapter_alone(folder: Path) -> Checkpoint:
-    """The adapter in ``folder``, for a model that a recipe makes; it has a ``path`` and no tensors.
+    """The adapter in ``folder``, for a model that is a stage of a recipe; it has a ``path`` and no tensors.
 
     Raises:
         CheckpointError: There is no adapter.
@@ -67,11 +67,11 @@ def _in_files(base: Checkpoint, names: Iterable[str]) -> dict[str, str]:
     return {name: place for name, place in placed.items() if place in base.tensors}
 
 
-def _vocabulary(base: Checkpoint) -> Vocabulary:
+def _vocabulary(base: Checkpoint) -> VocabularyTensors:
     """The tensors of the base's vocabulary, and its head if that is the embedding."""
     tensors = embedding_tensors(base)
     if is_tied(base.config) is False:
-        return Vocabulary(tensors)
+        return VocabularyTensors(tensors)
     pair, is_shared = None, False
     known = tied_head(base.config)
     if known is not None:
@@ -81,8 +81,8 @@ def _vocabulary(base: Checkpoint) -> Vocabulary:
     elif len(tensors) == 1 and not tensors[0].endswith(_HEADS):
         pair = _HEADS[0], tensors[0]
     if pair is None or pair[1] not in base.tensors or not _is_one(base, *pair):
-        return Vocabulary(tensors)
-    return Vocabulary(tensors, pair, is_shared)
+        return VocabularyTensors(tensors)
+    return VocabularyTensors(tensors, pair, is_shared)
 
 
 def _is_one(base: Checkpoint, head: str, embedding: str) -> bool:
@@ -94,7 +94,7 @@ def _is_one(base: Checkpoint, head: str, embedding: str) -> bool:
 
 
 def _configure(config: Mapping[str, Any], rows: int | None, is_untied: bool) -> dict[str, Any]:
-    """``config`` for ``rows`` tokens, and with a head of its own."""
+    """``config`` for ``rows`` tokens, untied where ``is_untied``."""
     changed: dict[str, Any] = copy.deepcopy(dict(config))
     parts: Sequence[Any] = text_parts(changed)
     for part in parts:

@@ -1,4 +1,4 @@
-"""Whether models fit together: what they store, its names and shapes. Every offending tensor is listed."""
+"""Whether models can be merged: what they store, its names and shapes. Every offending tensor is listed."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ _HINT = "Are these fine-tunes of one model?"
 
 
 def check_not_quantized(checkpoints: Mapping[str, Checkpoint]) -> None:
-    """Check that the weights of models are numbers, not codes.
+    """Check that the weights of models are not quantized.
 
     Raises:
-        CheckpointError: Those of some models are quantized; each is named.
+        CheckpointError: Some are; each model is named.
     """
     found = {model: q for model, c in checkpoints.items() if (q := quantization_of(c)) is not None}
     if not found:
@@ -74,10 +74,10 @@ def check_shapes(
 
 
 def check_modules(layout: Layout) -> None:
-    """Check that every model has something of each of the modules that it is merged into.
+    """Check that every model has tensors of each module that it is merged into.
 
     Raises:
-        CheckpointError: One has not, as a language model that is merged into an image encoder.
+        CheckpointError: One has none, as a language model that is merged into an image encoder.
     """
     for module in layout.modules:
         for model in layout.merged_models(module) if module.name else ():
@@ -156,7 +156,7 @@ def _ignore_hint(
 
 
 def unused_tensors(layout: Layout, operands: Iterable[Operands]) -> dict[str, tuple[str, ...]]:
-    """The tensors of each model that the output does without, as models compute or tie them."""
+    """The tensors of each model that are not in the output, as models compute or tie them."""
     used = {input_ for each in operands for input_ in each.inputs}
     found = {
         model: tuple(

@@ -1,13 +1,15 @@
-"""One tensor of a plan, from its inputs to its rows: measure, prepare, reduce, apply.
+"""Computes one tensor of a plan from its inputs: measure, prepare, reduce, apply.
 
-The live model and the files on disk are filled by the same function, chunk by chunk.
+The same function fills the live model and the files on disk, chunk by chunk.
 """
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import Any, TypeVar
 
 import numpy as np
@@ -28,7 +30,10 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 _RELEASE_ELEMENTS = 1 << 24
-"""Elements after which the rows behind are released: what a merge holds must not grow with its tensors."""
+"""Elements after which processed rows are released: the memory of a merge must not grow with its tensors."""
+
+_set_num_threads = torch.set_num_threads
+"""torch's own: vLLM replaces the name in torch by a function that does nothing."""
 
 Release = Callable[[int, int], None]
 """(first row, end) of rows that are not needed for now."""
@@ -46,11 +51,11 @@ def merge_tensor(
     chunk_elements: int | None = None,
     release: Release | None = None,
 ) -> Digest:
-    """Writes one output tensor to ``destination``; the digest of what it is in the output dtype.
+    """Writes one output tensor to ``destination``; returns its digest in the output dtype.
 
-    ``release`` is told now and then which rows a pass over the tensor has left behind.
+    ``release`` is called from time to time with the rows that a pass over the tensor has processed.
 
-    On a GPU nothing waits for the result: the digest lies there, and says too whether all is finite.
+    On a GPU nothing waits for the result: the digest stays there, and also says whether all is finite.
 
     Raises:
         CandidateError: The result holds NaN or infinity (on a CPU).
@@ -86,7 +91,7 @@ def merge_tensor(
 def check_tables(plans: Iterable[MergePlan]) -> None:
     """Check that integer and boolean tensors, which are copied, are the same in all models.
 
-    Reads these tensors only, each once; other tensors of a plan need no look at what they hold.
+    Reads only these tensors, each once; other tensors of a plan need not be read for this.
 
     Raises:
         CheckpointError: Some differ; all are named.
@@ -110,7 +115,7 @@ def check_tables(plans: Iterable[MergePlan]) -> None:
 
 
 def rows_of(tensor: Tensor) -> Tensor:
-    """(R, C), sharing its memory: the last dimension stays, all others become rows; a vector is one row.
+    """``tensor`` as (R, C), sharing its memory: all dimensions but the last become rows; a vector is one row.
 
     Raises:
         RuntimeError: No stride spans its dimensions.
@@ -127,8 +132,9 @@ class ComputePool:
     """
 
     def __init__(self, threads: int) -> None:
+        self._threads = max(1, threads)
         self._pool = ThreadPoolExecutor(
-            max(1, threads), "evomerge-compute", initializer=torch.set_num_threads, initargs=(1,)
+            self._threads, "evomerge-compute", initializer=_set_num_threads, initargs=(1,)
         )
 
     def fill(self, function: Callable[[TensorPlan], Digest], tensors: Sequence[TensorPlan]) -> list[Digest]:
@@ -153,6 +159,21 @@ class ComputePool:
             for future in futures.values():
                 future.cancel()
 
+    def in_turn(self, function: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
+        """``function`` of each item, in their order; each thread is at most one item ahead of who asks."""
+        left = iter(items)
+        begun: deque[Future[_Result]] = deque()
+        try:
+            while True:
+                for item in islice(left, 1 + self._threads - len(begun)):
+                    begun.append(self._pool.submit(function, item))
+                if not begun:
+                    return
+                yield begun.popleft().result()
+        finally:
+            for future in begun:
+                future.cancel()
+
     def close(self) -> None:
         """Ends the threads."""
         self._pool.shutdown(wait=True, cancel_futures=True)
@@ -175,7 +196,7 @@ def _prepare(tensor: TensorPlan, method: MergeMethod, statistic: Any) -> Any:
 
 
 def _check_equal(tensor: TensorPlan, x_MRC: Sequence[Tensor]) -> None:
-    """Whole numbers and truth values are tables, masks or counts, of which there is no mean."""
+    """Integers and booleans are tables, masks or counts: they cannot be averaged."""
     common_MRC = [x_RC.to(tensor.dtype) for x_RC in x_MRC]
     other = [
         f"{i.model} ({i.tensor})"
@@ -192,7 +213,7 @@ def _check_equal(tensor: TensorPlan, x_MRC: Sequence[Tensor]) -> None:
 
 
 def _is_shared_limit(tensor: TensorPlan, x_MRC: Sequence[Tensor]) -> bool:
-    """Whether it is a single number at which all models are infinite: a setting (do not clip), no weight."""
+    """Whether it is a single number that is infinite in all models: a setting (do not clip), not a weight."""
     if tensor.shape != ():
         return False
     values = [float(x) for x in x_MRC]  # not `isinf`, which torch has not for every dtype

@@ -34,7 +34,7 @@ _LAST = re.compile(r"layer.*(end|last)|(end|last).*layer")
 
 @dataclass(frozen=True)
 class LayerOrigin:
-    """Where an output layer comes from: layer ``index`` of the model with ``config``."""
+    """The layer that an output layer comes from: layer ``index`` of the model with ``config``."""
 
     config: Mapping[str, Any]
     index: int
@@ -93,14 +93,15 @@ def resize(config: dict[str, Any], depth: int, origins: Sequence[LayerOrigin], *
                 part[key] = _by_layer(
                     key, value, depth, [(_at(o.config, path, key, value), o.index) for o in origins]
                 )
-    if not counted:  # transformers leaves out of nested configurations what is as usual
+    if not counted:  # transformers omits defaults from nested configurations
         parts[-1][1][_COUNTS[0]] = len(origins)
 
 
 def resize_module(config: dict[str, Any], depth: int, new: int) -> bool:
-    """Changes the count of layers of a module besides the main one, in place; False where it is not plain.
+    """Changes the number of layers of a module besides the main one, in place; False where it is ambiguous.
 
-    It is plain where one number in the configuration counts ``depth`` layers outside the text decoder.
+    It is clear where exactly one number in the configuration counts ``depth`` layers outside the text
+    decoder.
     """
     keys = (*_COUNTS, *_ENCODER_COUNTS, "depth")
     text = [id(part) for part in text_parts(config)[1:]]

@@ -1,4 +1,4 @@
-"""Which device a name means."""
+"""Devices by name."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def resolve_device(name: str) -> str:
         not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()
     ):
         raise ExperimentError(
-            "device", f"{name!r} is not there", f"CUDA devices: {torch.cuda.device_count()}."
+            "device", f"{name!r} is not available", f"CUDA devices: {torch.cuda.device_count()}."
         )
     if device.type not in ("cpu", "cuda"):
         raise ExperimentError("device", f"{name!r} is not supported", "Known: auto, cpu, cuda, cuda:N.")

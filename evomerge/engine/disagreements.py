@@ -1,4 +1,4 @@
-"""Models whose configurations disagree in what changes the computation: the output has but one of them."""
+"""Warnings where configurations differ in what changes the computation: the output has only one of them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _IS_SILENT = re.compile(
     r"initializer|init_|dropout|drop_|pdrop|token|loss|router_(aux|z)|jitter|use_cache|output_|tie_|return_|label"
     r"|remove_invalid|training|id2|2id|_attn_implementation|gradient"
 )
-"""Of these, what matters in training or in generation only."""
+"""Of these, settings that only matter in training or generation."""
 _SHOWN = 60
 
 
@@ -100,7 +100,7 @@ def _leaves(node: Mapping[str, Any], place: Sequence[str] = ()) -> Iterator[tupl
 
 
 def _plain(value: Any) -> Any:
-    """Values that say the same are equal: no window and none at all, 10000 and 10000.0."""
+    """Values with the same meaning made equal: ``null``, false and empty are one."""
     is_nothing = value is None or value is False or value in ({}, [])
     return None if is_nothing else value
 

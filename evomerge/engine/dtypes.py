@@ -40,23 +40,23 @@ def check_dtype(field: str, name: str) -> torch.dtype:
         RecipeError: There is none of that name.
     """
     if name not in _DTYPES:
-        raise RecipeError(field, f"{name!r} is not a dtype of weights", did_you_mean(name, _DTYPES))
+        raise RecipeError(field, f"unsupported weight dtype {name!r}", did_you_mean(name, _DTYPES))
     return _DTYPES[name]
 
 
 def common_dtype(name: str, inputs: Sequence[Input], infos: Sequence[TensorInfo]) -> torch.dtype:
-    """The dtype that holds the numbers of all ``inputs``, as torch promotes them: none of them is rounded.
+    """The dtype that all ``inputs`` promote to in torch, so that none is rounded.
 
-    Floating-point numbers of 8 bits with any others give float32.
+    8-bit floating-point numbers with any others give float32.
 
     Raises:
-        CheckpointError: Some hold weights and others whole numbers, or torch has no dtype for both.
+        CheckpointError: Some hold weights and others integers, or torch has no dtype for both.
     """
     dtypes = [info.dtype for info in infos]
     if len({dtype.is_floating_point for dtype in dtypes}) == 1:
         try:
             return functools.reduce(torch.promote_types, dtypes)
-        except RuntimeError:  # torch promotes no numbers of 8 bits, nor all whole numbers without a sign
+        except RuntimeError:  # torch does not promote 8-bit floats, nor all unsigned integers
             if dtypes[0].is_floating_point:
                 return torch.float32
     each = ", ".join(f"{i.model} in {d}".replace("torch.", "") for i, d in zip(inputs, dtypes, strict=True))

@@ -1,4 +1,4 @@
-"""The same plan, to disk: a model folder that transformers loads."""
+"""Merges to disk: a model folder that transformers loads."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ _SIDE_FILES = (
     "video_preprocessor_config.json",
     "image_processor*.json",
 )
-"""What of the config source's folder belongs to the model besides weights, configuration and tokenizer."""
+"""Files of the config source that are copied besides weights, configuration and tokenizer."""
 
 
 @dataclass(frozen=True)
 class MergeOptions:
-    """How a merge is carried out; but for ``truncate_embeddings`` none of it changes a bit of the weights."""
+    """How a merge is carried out; only ``truncate_embeddings`` changes the weights."""
 
     shard_bytes: int = 5 * 10**9
     overwrite: bool = False
@@ -56,7 +56,7 @@ class MergeOptions:
 
 @dataclass(frozen=True)
 class MergeResult:
-    """What was written: the fingerprint of the weights, their size, and what is worth a warning."""
+    """What was written: the fingerprint of the weights, their size, and warnings."""
 
     fingerprint: str
     tensors: int
@@ -137,7 +137,7 @@ def _write_weights(
             for part in tensor.inputs:
                 checkpoints[part.model].release(part.tensor, first, end)
 
-        # Statistics serve one tensor here and are dropped with it: a merge measures each tensor once.
+        # A merge measures each tensor once, so statistics are dropped with their tensor.
         digest = merge_tensor(
             tensor,
             read,
@@ -193,7 +193,7 @@ def _card(
 
 
 def _left_out(heading: str, models: Mapping[str, Sequence[str]]) -> str:
-    """A list of tensors by model, those of all layers in one word; nothing where there are none."""
+    """A list of tensors by model, those of all layers as one pattern; empty where there are none."""
     if not models:
         return ""
     lines = [f"- `{model}`: {', '.join(group_by_number(names))}\n" for model, names in models.items()]

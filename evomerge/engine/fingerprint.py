@@ -1,6 +1,6 @@
 """Fingerprints of weights: 128 bits of the digests of all tensors, with their names, dtypes and shapes.
 
-They tell sets of weights apart and find accidents; they do not stop someone who wants a collision.
+They detect accidental changes; they are not collision-resistant against an attacker.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["check_finite", "fingerprint"]
 def fingerprint(tensors: Sequence[TensorPlan], digests: Sequence[Digest]) -> str:
     """One digest of a whole set of weights: names, dtypes, shapes and bytes; the order does not matter.
 
-    ``digests`` are those of ``tensors``, on one device, which is waited for once: here.
+    ``digests`` are those of ``tensors``, on one device. This is where the device is waited for.
 
     Raises:
         CandidateError: A tensor holds NaN or infinity.
@@ -32,12 +32,12 @@ def fingerprint(tensors: Sequence[TensorPlan], digests: Sequence[Digest]) -> str
         _check(tensor, spoiled)
         digest = f"{first & _MASK:016x}{second & _MASK:016x}"
         lines.append(f"{tensor.name} {tensor.dtype} {list(tensor.shape)} {digest}\n")
-    # A name may hold any character but its line ends with what is none of it.
+    # A name may hold any character, so the other fields come last in the line.
     return hashlib.blake2b("".join(sorted(lines)).encode(), digest_size=16).hexdigest()
 
 
 def check_finite(tensor: TensorPlan, digest: Digest) -> None:
-    """Looks now whether a tensor is finite, which costs nothing on a CPU.
+    """Check that a tensor is finite, which costs nothing on a CPU.
 
     Raises:
         CandidateError: It holds NaN or infinity.

@@ -1,4 +1,4 @@
-"""What a merge will write, compared with what transformers loads, before anything is written."""
+"""Checks that transformers would load the output of a merge, before anything is written."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _HINT = (
 
 
 def check_header(plan: MergePlan, *, is_stack: bool, ignored: Collection[str] = ()) -> str | None:
-    """Has transformers load the output of ``plan`` without its weights; a warning where it cannot tell.
+    """Has transformers load the output of ``plan`` without its weights; a warning where it cannot.
 
-    What is wrong with the model that gives the configuration, too, is only warned of, unless weights of its
-    layers are missing. ``ignored`` are those of its tensors that are left out on purpose.
+    Faults that the config source has as well are only warned of, unless weights of its layers are missing.
+    ``ignored`` are those of its tensors that are left out on purpose.
     Takes some tenths of a second for usual models.
 
     Raises:
@@ -82,7 +82,7 @@ def _check_stack(plan: MergePlan) -> str | None:
 
 @contextmanager
 def refused_stack() -> Iterator[None]:
-    """What a model cannot be loaded for is told of the slices of the recipe.
+    """Within, errors of loading a model become errors of the recipe's slices.
 
     Raises:
         RecipeError: The configuration cannot say what the layers are: weights would be missing, left over
@@ -110,7 +110,7 @@ def check_unused(plan: MergePlan, unused: Sequence[str]) -> None:
     extra = [name for name in unused if name not in whole]
     if extra:
         raise CheckpointError(
-            plan.config_source, f"its configuration has no word for these layers: {listed(extra)}"
+            plan.config_source, f"its configuration cannot describe these layers: {listed(extra)}"
         )
 
 

@@ -15,7 +15,7 @@ __all__ = ["group_by_number", "pattern_for", "unused_patterns", "without_ignored
 _WRAPPER = re.compile(r"^(?:_orig_mod\.|module\.|base_model\.model\.|pretrained_model\.)+")
 _INDEX = re.compile(r"(?<=\.)[0-9]+(?=\.|$)")
 _INNER = ("model", "transformer", "language_model")
-"""Modules with most of the weights: a pattern for all of one would be too wide."""
+"""Modules with most of the weights: a pattern for the whole module would be too wide."""
 
 
 def without_ignored(
@@ -64,7 +64,7 @@ def group_by_number(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def pattern_for(names: Iterable[str], kept: Iterable[str]) -> tuple[str, ...]:
-    """Patterns that match all of ``names`` and none of ``kept``, as short as they may be."""
+    """Patterns that match all of ``names`` and none of ``kept``, as short as possible."""
     rest = tuple(kept)
     patterns: list[str] = []
     for name in names:

@@ -1,4 +1,4 @@
-"""What recipes are merged from: open models, the stages of a recipe, vocabularies brought to one."""
+"""The inputs of recipes: open models, stages, and models aligned to one spelling and one vocabulary."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Inputs:
     """Plans recipes over ``checkpoints`` (by the names that recipes use).
 
     Stages and vocabularies that did not change since the last recipe are kept, so that what was measured on
-    them stays valid: a plan whose checkpoint is the same object reads the same weights.
+    them stays valid: where the checkpoint is the same object, the weights are the same.
     """
 
     def __init__(self, checkpoints: Mapping[str, Checkpoint], *, truncate_embeddings: bool = False) -> None:
@@ -42,7 +42,7 @@ class Inputs:
         self._unified_cache: dict[_UnifiedKey, tuple[UnifiedModels, tuple[Checkpoint, ...]]] = {}
 
     def plan(self, recipe: Recipe) -> MergePlan:
-        """The plan of ``recipe``; if there is one, the merge can run.
+        """The plan of ``recipe``; if it can be made, the merge can run.
 
         Raises:
             RecipeError: An unknown method or parameter, a value out of bounds, layers that do not exist.
@@ -97,7 +97,7 @@ class Inputs:
             return checkpoint, ()
         key = (model, patterns, id(checkpoint))
         if key not in self._ignoring:
-            for old in [k for k in self._ignoring if k[:2] == key[:2]]:  # of a stage that is made anew
+            for old in [k for k in self._ignoring if k[:2] == key[:2]]:  # of a stage that was planned again
                 del self._ignoring[old]
             self._ignoring[key] = (*without_ignored(model, checkpoint, patterns), checkpoint)
         return self._ignoring[key][:2]
@@ -199,7 +199,7 @@ _UnifiedKey = tuple[str, bool, tuple[tuple[str, int], ...]]
 
 
 def _in_order(recipe: Recipe) -> list[Recipe]:
-    """The stages that the recipe needs, each after those that it is made from; there is no circle."""
+    """The stages that the recipe needs, each after those that it is made from; there are no cycles."""
     by_name = {stage.name: stage for stage in recipe.stages}
     found: dict[str, Recipe] = {}
 

@@ -1,4 +1,4 @@
-"""What a layer-stack keeps of each layer besides its weights: sliding or full attention, rope or none.
+"""Keeps the kind of each layer of a layer-stack: sliding or full attention, with or without rope.
 
 Many configurations state a rule (``sliding_window_pattern: 6``, ``no_rope_layer_interval: 4``) that counts
 positions, so a layer in another place would become another kind of layer. transformers works the rule out
@@ -21,7 +21,7 @@ from evomerge.errors import RecipeError
 __all__ = ["check_layer_kinds", "with_lists"]
 
 _BY_POSITION = ("scale_attn_by_inverse_layer_idx",)
-"""Settings that make a layer compute something else at another position, without a trace in its module."""
+"""Settings that make a layer depend on its position, which its module does not show."""
 _HINT = "Choose layers whose kinds follow the model's own order, such as whole periods of its pattern."
 _SHOWN = 80
 

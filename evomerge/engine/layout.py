@@ -51,7 +51,7 @@ class Operands:
 
 @dataclass(frozen=True)
 class OutputTensor:
-    """One output tensor before its numbers are known: its place in a segment and its name in each model.
+    """One output tensor before its parameters are known: its segment and its name in each model.
 
     ``position`` is that of its layer in the segment, from 0 to 1.
     """
@@ -206,7 +206,7 @@ class Layout:
             )
 
     def is_left_out(self, name: str) -> bool:
-        """Whether the output does without a tensor that some model has."""
+        """Whether the output leaves out a tensor that some model has."""
         in_layers = self.stacks[self.config_source].place(name) is not None
         module = module_of(name, self.modules)
         models = self.merged_models(module) if module is not None and module.name and module.models else ()

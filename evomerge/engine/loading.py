@@ -105,9 +105,9 @@ def listed(names: Sequence[str]) -> str:
 
 @contextmanager
 def _one_by_one() -> Iterator[None]:
-    """Has transformers ask for a tensor when it needs it, not ahead in threads of its own.
+    """Has transformers load tensors when it needs them, not ahead in threads of its own.
 
-    What other threads free stays theirs (glibc): experts would take their memory twice after all.
+    glibc keeps memory that other threads free for these threads: experts would take their memory twice.
     """
     before = os.environ.get(_NO_THREADS)
     os.environ[_NO_THREADS] = "1"

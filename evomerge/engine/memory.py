@@ -1,4 +1,4 @@
-"""What a search needs in memory, and where its sources are kept; told before anything is loaded."""
+"""The memory that a search needs, and where its sources are kept; computed before anything is loaded."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from evomerge.engine.plan import MergePlan
 __all__ = ["MemoryPlan", "SourcesIn", "free_on", "memory_plan", "place_for_sources"]
 
 _DEVICE_SHARE = 0.85
-"""Of a device's free memory; the rest is for activations and the cache of generation."""
+"""Share of a device's free memory; the rest is for activations and the cache of generation."""
 _HOST_SHARE = 0.7
-"""Of the host's available memory; pinned pages cannot be swapped out."""
+"""Share of the host's available memory; pinned pages cannot be swapped out."""
 
 
 class SourcesIn(StrEnum):
@@ -31,8 +31,8 @@ class SourcesIn(StrEnum):
 class MemoryPlan:
     """Bytes per worker. Sources in mapped files take page cache, not memory.
 
-    ``live_model`` holds while the model is made, too, but for the experts of one layer. A model that must be
-    loaded again for each candidate (docs/architectures.md) takes up to as much once more meanwhile.
+    ``live_model`` is also the peak while the model is built, but for the experts of one layer. A model that
+    must be loaded again for each candidate (docs/architectures.md) takes up to twice as much meanwhile.
     """
 
     sources: int

@@ -121,16 +121,16 @@ def ties_embeddings(config: Mapping[str, Any]) -> bool | None:
 
 @dataclass(frozen=True)
 class LoadTarget:
-    """What a tensor of a file becomes: ``weight`` of the module, or a part of it if it ``is_converted``.
+    """What a tensor of a file is loaded into: ``weight`` of the module, or (``is_converted``) a part of it.
 
-    ``canonical`` tells it from the other parts of the weight; it is a name that transformers loads, too.
+    ``canonical`` distinguishes it from the other parts of the weight; transformers loads this name as well.
     """
 
     canonical: str
     weight: str
     is_converted: bool
     inner: str = ""
-    """The name without modules of a wrapper that all tensors of the file are in."""
+    """The name without the modules of a wrapper around all tensors of the file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,7 +180,7 @@ class ModelNames:
         return head, self.tied[head], list(self.tied.values()).count(self.tied[head]) > 1
 
     def does_without(self, name: str) -> bool:
-        """Whether the model says of itself that it has no use for such a tensor (drafting heads, say)."""
+        """Whether the model class says that it ignores such a tensor (a drafting head, for instance)."""
         patterns = getattr(self._module, "_keys_to_ignore_on_load_unexpected", None) or ()
         return any(re.search(pattern, name) for pattern in patterns)
 
@@ -206,7 +206,7 @@ class ModelNames:
         return type(self._module).__name__, tuple(_traits(layer) for layer in layers)
 
     def load_targets(self, names: Iterable[str]) -> dict[str, LoadTarget]:
-        """What becomes of each of ``names`` of one file."""
+        """What each of ``names``, all of one file, is loaded into."""
         from transformers.core_model_loading import apply_converters, apply_renamings
 
         renamings, converters = self._transforms()
@@ -305,7 +305,7 @@ class ModelNames:
 
 
 _OF_POSITION = re.compile(r"(^|_)(idx|index|id|number|name|prefix|path|seed)$|drop|training")
-"""Settings of a module that say where it stands, or matter in training only."""
+"""Settings of a module that depend on its position, or only matter in training."""
 
 
 def _traits(layer: torch.nn.Module) -> dict[str, Any]:
@@ -326,7 +326,7 @@ def _names_of(config: str) -> ModelNames:
 
 
 class Uncopied(TorchFunctionMode):
-    """Chunks and transposed tensors stay views of what they were taken from."""
+    """Within, chunks and transposed tensors stay views of the tensors they were taken from."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -1,4 +1,4 @@
-"""What checkpoints of one model need not all store: buffers, masks, embeddings that are tied."""
+"""Tensors that not all checkpoints of a model store: buffers, masks, tied embeddings."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _TIED = re.compile(r"(embed|shared|wte|word|head|decoder|predictions|proj_out|ou
 
 
 def is_left_out(name: str, checkpoints: Mapping[str, Checkpoint], *, in_layers: bool) -> bool:
-    """Whether the merge of ``checkpoints`` does without the tensor ``name``, which some of them store.
+    """Whether the merge of ``checkpoints`` leaves out the tensor ``name``, which some of them store.
 
-    So it is with buffers that models recompute, and with embeddings that some model does not store as it
-    ties them. ``in_layers`` says whether the tensor is part of a layer.
+    This applies to buffers that models recompute, and to embeddings that some model does not store as it ties
+    them. ``in_layers`` says whether the tensor is part of a layer.
     """
     if name.endswith(_RECOMPUTED):
         return True
@@ -32,7 +32,7 @@ def is_left_out(name: str, checkpoints: Mapping[str, Checkpoint], *, in_layers: 
         return False
     if name.endswith(_NOT_ALWAYS_STORED) or any(_is_mask(name, c) for c in holders):
         return True
-    # A model that says that it does not tie them means what it stores: the others lack it.
+    # A model that does not tie them uses what it stores: then the others lack it.
     means_it = any(is_tied(c.config) is False for c in holders)
     return not in_layers and not means_it and _TIED.search(name) is not None
 

@@ -37,8 +37,8 @@ def output_tokenizer(
 ) -> OutputTokenizer:
     """The tokenizer that ``spec`` asks for; ``rows_of`` counts the rows of a model's embedding.
 
-    Tokens beyond those rows are left out, as in MergeKit: no text could have used them. The ones with a role
-    (``pad_token``) stay, and those that ``spec`` names.
+    Tokens beyond those rows are left out, as in MergeKit: they have no embedding. Tokens with a role
+    (``pad_token``) and those that ``spec`` names are kept.
 
     Raises:
         CheckpointError: A tokenizer is damaged.

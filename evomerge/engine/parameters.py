@@ -1,4 +1,4 @@
-"""The parameters of a recipe: which exist, and what each is for one tensor."""
+"""The parameters of a recipe: which exist, and the value of each for one tensor."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ __all__ = ["bind", "check_filters", "check_names"]
 def bind(method: MergeMethod, output: OutputTensor, operands: Operands) -> dict[str, Any]:
     """Each parameter of ``method`` for one tensor: a value, or a tuple with one for each source.
 
-    What counts for all models is looked up by the name of the output, what counts for one model by the name
-    that the tensor has there: in a slice the numbers of the layers differ.
+    Values for all models are looked up by the name of the output tensor, values for one model by the name of
+    the tensor in that model: in a slice the layer numbers differ.
 
     Raises:
-        RecipeError: A value is missing or out of bounds, or values do not go together.
+        RecipeError: A value is missing or out of bounds, or values are inconsistent.
     """
     values: dict[str, Any] = {}
     scopes = output.segment.scopes
@@ -104,7 +104,7 @@ def _value(
 
 
 def _scopes(recipe: Recipe) -> Iterator[tuple[str, Parameters]]:
-    """Every place of the recipe that has parameters."""
+    """Every part of the recipe that has parameters, with its field."""
     yield from _scopes_of("", recipe.models, recipe.slices)
     for name, module in (recipe.modules or {}).items():
         yield from _scopes_of(f"modules.{name}.", module.models, module.slices)

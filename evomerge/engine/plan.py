@@ -1,4 +1,4 @@
-"""A plan: every tensor of a merge, its inputs and its numbers. If a plan exists, the merge can run."""
+"""A plan: every tensor of a merge, its inputs and its parameters. If a plan exists, the merge can run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Input:
 
 @dataclass(frozen=True)
 class TensorPlan:
-    """One output tensor: what it is made of, by which method, with which numbers.
+    """One output tensor: what it is made of, by which method, with which parameters.
 
     ``inputs`` are in the order the method sees them, the base first where ``has_base``. ``parameters`` are
     bound: a scalar, or a tuple with one number per model besides the base.

@@ -1,4 +1,4 @@
-"""A recipe and the headers of its models, made into a plan: all that can be wrong with them is found here."""
+"""Makes the plan of a recipe from the headers of its models; everything that can be wrong is found here."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _tensor(
     infos = [checkpoints[i.model].tensors[i.tensor] for i in operands.inputs]
     info = infos[0]
     common = common_dtype(output.name, operands.inputs, infos)
-    if not common.is_floating_point:  # copied if they are equal, which is seen when they are read
+    if not common.is_floating_point:  # copied if they are equal, which is checked when they are read
         return TensorPlan(output.name, info.shape, common, "passthrough", operands.inputs, has_base=False)
     output_dtype = dtype if dtype is not None else common
     (low, high), given = method.models, len(operands.sources)

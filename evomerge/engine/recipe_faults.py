@@ -1,7 +1,7 @@
-"""All that is wrong with a recipe by itself, so that its writer hears of it at once and not one by one.
+"""Finds all faults of a recipe, so that they are reported at once.
 
-What decides whether a merge can run is its plan, which stops at the first fault. Where it has stopped, this
-looks for others: unknown names and values out of bounds, in each place of the document.
+Whether a merge can run is decided by its plan, which stops at the first fault. After that, this module looks
+for others: unknown names and values out of bounds, everywhere in the document.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _Scope = tuple[str, Mapping[str, Any], bool]
 
 
 def load_whole(path: Path) -> Recipe:
-    """The recipe in the YAML file ``path``, read as by ``load_recipe``, with more told of what is wrong.
+    """The recipe in the YAML file ``path``, read as by ``load_recipe``, but all faults are reported.
 
     Raises:
         RecipeError: The file is not a recipe; all wrong fields are named.
@@ -41,7 +41,7 @@ def load_whole(path: Path) -> Recipe:
 
 
 def with_faults(error: UserError, recipe: Recipe) -> UserError:
-    """``error``, at which the merge of ``recipe`` stopped, and what else is wrong with the recipe."""
+    """``error``, at which the merge of ``recipe`` stopped, with all other faults of the recipe."""
     found = _faults(recipe.document())
     is_known = isinstance(error, RecipeError) and any(_field(error) == _field(each) for each in found)
     if not found or (is_known and len(found) == 1):
@@ -65,7 +65,7 @@ def _faults(document: Mapping[str, Any]) -> list[RecipeError]:
 
 
 def _faults_of(merge: Mapping[str, Any]) -> Iterator[UserError]:
-    """Those of one merge, without its stages."""
+    """The faults of one merge, without its stages."""
     method = None
     if isinstance(merge.get("merge_method"), str):
         try:
@@ -126,7 +126,7 @@ def _values(setting: Any) -> Iterator[Any]:
 
 
 def _scopes(merge: Mapping[str, Any]) -> Iterator[_Scope]:
-    """Every place of one merge that has parameters; what is malformed is left to the schema."""
+    """Every part of one merge that has parameters; malformed ones are left to the schema."""
     for module, part in (("", merge), *((f"modules.{n}.", m) for n, m in _modules(merge).items())):
         for i, source in enumerate(_entries(part, "models")):
             yield f"{module}models[{i}].parameters", _parameters(source), False

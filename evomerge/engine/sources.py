@@ -1,4 +1,4 @@
-"""The models of a recipe, opened: references to checkpoints."""
+"""Opens the models of a recipe: from references to checkpoints."""
 
 from __future__ import annotations
 
@@ -29,15 +29,16 @@ def open_sources(
     """The models that ``references`` stand for, by the names that recipes use; reads headers only.
 
     Relative paths are looked up below ``folders``, in their order. A reference to a recipe (``other.yml``) is
-    the merge that it describes, made when it is read. ``within`` are the recipes that are being opened.
+    the merge that it describes, computed when it is read. ``within`` are the recipes that are being opened.
 
     Raises:
-        CheckpointError: A model does not exist, is quantized, or a file of it is missing or damaged; all that
-            is wrong with any of the models is said at once.
-        RecipeError: A recipe that is named as a model is wrong, or is made from itself.
+        CheckpointError: A model does not exist, is quantized, or a file of it is missing or damaged; the
+        faults
+            of all models are reported at once.
+        RecipeError: A recipe that is named as a model is wrong, or depends on itself.
     """
     errors, remote = _check_settings(references, folders)
-    # Where something is wrong, nothing more is downloaded: only local models are looked at.
+    # After an error nothing more is downloaded: only local models are checked.
     skipped = remote if errors else []
     checkpoints: dict[str, Checkpoint] = {}
     adapters: dict[str, Path] = {}
@@ -70,9 +71,9 @@ def open_sources(
 def _check_settings(
     references: Mapping[str, str], folders: Sequence[Path]
 ) -> tuple[list[UserError], list[tuple[str, str | None]]]:
-    """What configurations of hub models tell, before any weights are downloaded.
+    """Check the configurations of hub models, before any weights are downloaded.
 
-    Returns what is wrong, and the hub models with their revisions.
+    Returns the errors, and the hub models with their revisions.
     """
     errors: list[UserError] = []
     remote: list[tuple[str, str | None]] = []
@@ -113,7 +114,7 @@ def _raise_all(errors: Sequence[UserError]) -> None:
 
 
 def identities(checkpoints: Mapping[str, Checkpoint]) -> dict[str, str]:
-    """What each model holds, as a digest: the folder may move, the weights may not change."""
+    """A digest of the contents of each model: the folder may move, the weights may not change."""
     for checkpoint in checkpoints.values():
         checkpoint.fetch()
     return {
@@ -133,7 +134,7 @@ def _open_source(reference: Reference, folders: Sequence[Path], within: tuple[Pa
         return checkpoint
     if file in within:
         circle = " -> ".join(str(f) for f in (*within, file))
-        raise RecipeError(str(file), f"is made from itself: {circle}")
+        raise RecipeError(str(file), f"depends on itself: {circle}")
     recipe = load_whole(file)
     sources = open_sources(
         {r: r for r in recipe.references()}, (file.parent, *folders), within=(*within, file)

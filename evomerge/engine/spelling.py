@@ -1,8 +1,8 @@
-"""One spelling for the tensors of all models of a merge: that of the model that gives the configuration.
+"""One spelling for the tensor names of all models of a merge: that of the config source.
 
 transformers loads a checkpoint under several spellings: with and without the prefix of the base model, with
 prefixes of former releases, with ``gamma`` for ``weight``, with the experts of a layer one by one or stacked.
-Two tensors are the same where transformers makes the same weight of them.
+Two tensors correspond where transformers loads them into the same weight.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ _STACKED = re.compile(r"experts\b|gate_up_proj")
 
 
 class CanonicalTensors:
-    """A checkpoint, each of its tensors under the name that a tensor of another spelling has, too.
+    """The tensors of a checkpoint by canonical names, which are the same in every spelling.
 
-    ``origins`` and ``infos`` are by canonical name, ``own`` is the name in the files,
-    but for modules of a wrapper around all.
+    ``origins`` and ``infos`` are by canonical name, ``own`` is the name in the files, without the modules of
+    a wrapper around all tensors.
     """
 
     def __init__(self, checkpoint: Checkpoint, names: ModelNames) -> None:
@@ -54,7 +54,7 @@ class CanonicalTensors:
         """Names of tensors that are not weights of the model."""
         self.is_split = False
         self.wrapper = ""
-        """The modules around all tensors that no wrapper is known for."""
+        """The modules around all tensors, where they are not of a known wrapper."""
         self._parts = _Parts(checkpoint, names)
         loaded = _load_targets(checkpoint, names)
         groups = _groups(checkpoint, loaded, names)
@@ -86,7 +86,7 @@ class CanonicalTensors:
 
 
 class _Parts:
-    """The tensors that the weights of groups are saved as; of some groups at a time, as views."""
+    """The tensors that the weights of groups are saved as, as views; a few groups are kept at a time."""
 
     def __init__(self, checkpoint: Checkpoint, names: ModelNames) -> None:
         self._checkpoint = checkpoint
@@ -104,7 +104,7 @@ class _Parts:
 
 
 def is_stacked(checkpoint: Checkpoint) -> bool:
-    """Whether its tensors look as if they held several that transformers saves one by one."""
+    """Whether some of its tensors look like stacks of tensors that transformers saves one by one."""
     return any(len(i.shape) > 2 and _STACKED.search(n) for n, i in checkpoint.tensors.items())
 
 
@@ -149,9 +149,9 @@ def _without_wrappers(name: str) -> str:
 
 
 def match_names(lead: CanonicalTensors, other: CanonicalTensors) -> dict[str, str]:
-    """Canonical name, or the own one of an unknown tensor, to the name in the spelling of ``lead``.
+    """The names of the tensors of ``other`` in the spelling of ``lead``.
 
-    What ``lead`` does not have is named like its neighbours.
+    Keys are canonical names, for unknown tensors their own. What ``lead`` lacks is named like its neighbours.
     """
     names = {canonical: lead.own[canonical] for canonical in other.origins if canonical in lead.own}
     taken = set(names.values())
@@ -166,7 +166,7 @@ def match_names(lead: CanonicalTensors, other: CanonicalTensors) -> dict[str, st
 
 
 def _load_targets(checkpoint: Checkpoint, names: ModelNames) -> dict[str, LoadTarget]:
-    """What becomes of its tensors, if most become nothing: as they are in a wrapper, or in a text decoder."""
+    """What its tensors are loaded into; if most do not fit, as tensors in a wrapper or of a text decoder."""
     loaded = names.load_targets(checkpoint.tensors)
     fitting = _fitting(loaded, names)
     if 2 * fitting >= len(loaded):
@@ -180,7 +180,7 @@ def _fitting(loaded: Mapping[str, LoadTarget], names: ModelNames) -> int:
 
 
 def _inside(checkpoint: Checkpoint, names: ModelNames) -> dict[str, LoadTarget]:
-    """What becomes of its tensors without the modules that all are in: a wrapper that is not known."""
+    """What its tensors are loaded into without the modules around all of them (an unknown wrapper)."""
     inner = {name: name for name in checkpoint.tensors}
     while len({n.split(".", 1)[0] for n in inner.values()}) == 1 and all("." in n for n in inner.values()):
         inner = {name: n.split(".", 1)[1] for name, n in inner.items()}
@@ -191,7 +191,7 @@ def _inside(checkpoint: Checkpoint, names: ModelNames) -> dict[str, LoadTarget]:
 
 
 def _as_decoder(checkpoint: Checkpoint, names: ModelNames) -> dict[str, LoadTarget]:
-    """What becomes of the tensors of a language model alone, as the decoder of a model of several towers."""
+    """What the tensors of a language model are loaded into as the decoder of a model of several towers."""
     decoder = names.decoder()
     try:
         own = ModelNames.of(checkpoint.config)
@@ -231,7 +231,7 @@ def _modules(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 def _translate(name: str, modules: Mapping[str, str]) -> str:
-    """``name`` with the innermost module that is known in the place that it has in the other spelling."""
+    """``name`` with its innermost known module as it is called in the other spelling."""
     parts = name.split(".")
     for end in range(len(parts) - 1, -1, -1):
         module = ".".join(parts[:end])

@@ -1,4 +1,4 @@
-"""A merge as the input of another: a checkpoint whose tensors are merged when they are read."""
+"""A merge as an input of another: a checkpoint whose tensors are merged when they are read."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CACHE_BYTES = 2**28
 
 
 class _StageFiles:
-    """The tensors of a merge, made one at a time; nothing is written."""
+    """The tensors of a merge, computed one at a time; nothing is written."""
 
     def __init__(self, merge_plan: MergePlan) -> None:
         self._plan = merge_plan
@@ -48,7 +48,7 @@ class _StageFiles:
         return False
 
     def release(self, name: str, first: int = 0, end: int | None = None) -> None:
-        """The cache decides for itself."""
+        """Does nothing: the cache has a size of its own."""
 
     def _merge(self, tensor: TensorPlan) -> Tensor:
         out = torch.empty(tensor.shape, dtype=tensor.dtype)

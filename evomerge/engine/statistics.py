@@ -31,7 +31,7 @@ class Statistics:
         with self._lock:
             if key in self._values:
                 return self._values[key]
-        # Two threads may measure the same tensor at once: the same value twice, which does no harm.
+        # Two threads may measure the same tensor at once; they get the same value.
         value = take_measure(measure, chunks)
         with self._lock:
             return self._values.setdefault(key, value)

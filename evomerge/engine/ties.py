@@ -28,10 +28,10 @@ def with_ties(config: Mapping[str, Any], *, tied: bool) -> dict[str, Any]:
 class Ties:
     """One set of embeddings for all models. ``config`` is that of the output, ``warnings`` say what changed.
 
-    A model that stores an embedding twice, equal, ties it. One that stores two different ones does not, as
-    transformers loads it, whatever its configuration says. If one model does not tie them, the output does
-    not: of the others the embedding counts for both. Else the output has what all store, or what the model
-    ``config_source`` stores.
+    A model that stores two equal embeddings ties them. One that stores two different ones does not, as
+    transformers loads it, whatever its configuration says. If one model is untied, the output is untied, and
+    in the others the embedding is used for both. Otherwise the output has what all models store, or what the
+    model ``config_source`` stores.
     """
 
     def __init__(self, models: Mapping[str, CanonicalTensors], config_source: str) -> None:
@@ -43,9 +43,9 @@ class Ties:
         self._untied = _pairs(with_ties(self.config, tied=False))
 
     def settle(self, *, drop_equal: bool = False) -> bool:
-        """Adds and drops tensors of the models; whether anything changed.
+        """Adds and drops tensors of the models; returns whether anything changed.
 
-        With ``drop_equal`` second copies go even where all models have them.
+        With ``drop_equal`` second copies are dropped even where all models have them.
         """
         is_changed = False
         for names in _components(self._tied):
@@ -107,7 +107,7 @@ class Ties:
             in_all = [n for n in names if all(n in held for held in stored.values())]
             return in_all[:1] or list(stored[self._config_source][:1])
         kept = list(dict.fromkeys(v[0] for m in untied for v in values[m]))
-        # What an untied configuration leaves without a source is stored, too.
+        # What has no source in an untied configuration is stored as well.
         sources = {self._untied.get(n, n) for n in kept}
         for name in names:
             if self._untied.get(name, name) not in sources:
@@ -124,7 +124,7 @@ class Ties:
         return kept
 
     def _give(self, model: str, stored: Sequence[str], kept: Sequence[str], *, has_own_head: bool) -> bool:
-        """Has ``model`` hold the embeddings ``kept``, and no others of those it stores."""
+        """Makes ``model`` have the embeddings ``kept``, and no others of those it stores."""
         spelled = self._models[model]
         ties = self._ties(model)
         is_changed = False
@@ -132,10 +132,10 @@ class Ties:
             if name in spelled.origins:
                 continue
             source = next((n for n in stored if ties.get(n, n) == ties.get(name, name)), None)
-            if source is None and has_own_head:  # of an encoder and a decoder, which share one all the same
+            if source is None and has_own_head:  # of an encoder and a decoder, which still share one
                 source = next((n for n in stored if n == self._tied.get(name)), None)
             if source is None:
-                continue  # it lacks the tensor, and is told so
+                continue  # it lacks the tensor, which is reported later
             spelled.origins[name], spelled.infos[name] = spelled.origins[source], spelled.infos[source]
             spelled.own[name] = name
             is_changed = True

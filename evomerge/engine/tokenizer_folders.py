@@ -1,4 +1,4 @@
-"""The tokenizers of the models of a merge: where each is, and whether they are one."""
+"""The tokenizer folders of the models of a merge, and warnings where vocabularies differ."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["TokenizerFolder", "lend_tokenizers", "vocabulary_warnings"]
 
 
 class TokenizerFolder:
-    """A folder with the files of a tokenizer; one of our own making is removed with this object."""
+    """A folder with the files of a tokenizer; a temporary one is removed with this object."""
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path if path is not None else Path(tempfile.mkdtemp(prefix="evomerge-tokenizer-"))
@@ -28,7 +28,7 @@ class TokenizerFolder:
 def lend_tokenizers(
     checkpoints: Mapping[str, Checkpoint], config_source: str
 ) -> tuple[Mapping[str, Checkpoint], tuple[str, ...]]:
-    """``checkpoints``, those without tokenizer files with that of ``config_source``; what is worth a warning.
+    """``checkpoints``, where those without tokenizer files get that of ``config_source``; and warnings.
 
     Where the config source has none either, it is that of the first model that has one. Where no model has
     one, all stay as they are.
@@ -52,7 +52,7 @@ def lend_tokenizers(
 
 
 def vocabulary_warnings(checkpoints: Mapping[str, Checkpoint]) -> tuple[str, ...]:
-    """What is worth a warning where vocabularies differ and the recipe says nothing of it."""
+    """Warnings where vocabularies differ and the recipe has no tokenizer section."""
     vocabularies: dict[str, dict[str, int]] = {}
     texts: dict[bytes, dict[str, int] | None] = {}
     for model, checkpoint in checkpoints.items():

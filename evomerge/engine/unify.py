@@ -1,4 +1,4 @@
-"""The models of a merge as checkpoints of one spelling, with embeddings that are tied in all or in none."""
+"""The models of a merge as checkpoints of one spelling, with embeddings tied in all of them or in none."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LISTED = 8
 
 @dataclass(frozen=True)
 class UnifiedModels:
-    """Checkpoints whose tensors have the names of the config source's, and what is worth a warning.
+    """Checkpoints whose tensors are named as in the config source, and warnings.
 
     ``unused`` are names of tensors that they no longer have.
     """
@@ -76,7 +76,7 @@ def unify(
 
 
 def _without_unused(models: Mapping[str, CanonicalTensors], names: ModelNames) -> dict[str, tuple[str, ...]]:
-    """Drops what only some models have and none has a use for; its names, by model."""
+    """Drops tensors that only some models have and that the model class ignores; their names, by model."""
     unused: dict[str, tuple[str, ...]] = {}
     stored = {model: own.checkpoint for model, own in models.items()}
     for model, own in models.items():
@@ -85,7 +85,7 @@ def _without_unused(models: Mapping[str, CanonicalTensors], names: ModelNames) -
             for name in own.unknown
             if names.does_without(name)
             and not all(name in other.unknown for other in models.values())
-            and not is_left_out(name, stored, in_layers=True)  # which goes without a word
+            and not is_left_out(name, stored, in_layers=True)  # which needs no warning
         ]
         if dropped:
             own.unknown = [name for name in own.unknown if name not in set(dropped)]
@@ -102,7 +102,7 @@ def _unused_warning(model: str, dropped: Sequence[str]) -> str:
 
 
 def _may_differ(checkpoints: Mapping[str, Checkpoint]) -> bool:
-    """Whether it is worth to ask transformers, which takes a second."""
+    """Whether transformers must be asked, which takes a second."""
     if not _are_equal(checkpoints):
         return True
     return any(is_stacked(c) or _has_second_head(c) or _has_odd_root(c) for c in checkpoints.values())
@@ -113,7 +113,7 @@ def _are_equal(checkpoints: Mapping[str, Checkpoint]) -> bool:
 
 
 def _has_odd_root(checkpoint: Checkpoint) -> bool:
-    """Whether all its tensors are in one module that is not called as that of most models."""
+    """Whether all its tensors are in one module with an unusual name."""
     roots = {name.split(".", 1)[0] for name in checkpoint.tensors if "." in name}
     return len(roots) == 1 and not roots <= {"model", "transformer"}
 
@@ -127,7 +127,7 @@ def _has_second_head(checkpoint: Checkpoint) -> bool:
 
 
 def _save_names(lead: CanonicalTensors, names: ModelNames) -> None:
-    """Has ``lead`` written as transformers saves it, if its file is spelled like the weights in memory."""
+    """Gives ``lead`` the names that transformers saves, where its file has the names of weights in memory."""
     if not lead.is_split:
         return
     saved = {c: names.saved_name(c) if own == c else own for c, own in lead.own.items()}

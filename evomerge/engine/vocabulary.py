@@ -1,4 +1,4 @@
-"""Models of different vocabularies brought to one: embeddings with rows moved, taken over, or cut off."""
+"""Aligns models with different vocabularies: rows of embeddings are moved, taken over, or removed."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ _NOT_WORDS = ("position", "wpe", "pos_emb", "token_type", "norm", "project_", "p
 
 @dataclass(frozen=True)
 class Renumbering:
-    """Where token ids have gone; an id whose token is gone becomes that of its role (``eos_token_id``)."""
+    """New token ids by old; an id whose token was removed becomes that of its role (``eos_token_id``)."""
 
     ids: Mapping[int, int]
     roles: Mapping[str, int]
 
     def apply(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """``config`` with every token id, at any depth, in its new place."""
+        """``config`` with every token id, at any depth, replaced by the new one."""
         return {key: self._renumber(key, value) for key, value in config.items()}
 
     def _renumber(self, key: str, value: Any) -> Any:
@@ -64,7 +64,7 @@ class Renumbering:
 
 @dataclass(frozen=True)
 class Alignment:
-    """Checkpoints that share one vocabulary, its tokenizer, and how the config source's token ids changed.
+    """Checkpoints with one vocabulary, its tokenizer, and how the config source's token ids changed.
 
     ``left_out`` are tensors that the checkpoints no longer have.
     """
@@ -77,7 +77,7 @@ class Alignment:
 
 
 def align(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], config_source: str) -> Alignment:
-    """``checkpoints`` as the tokenizer section and the chat template of ``recipe`` want them.
+    """``checkpoints`` with the vocabulary and chat template that ``recipe`` asks for.
 
     Raises:
         RecipeError: The section names a model or a token that does not exist.
@@ -91,7 +91,7 @@ def align(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], config_source: 
     elif spec is not None and (spec.tokens or spec.pad_to_multiple_of is not None):
         raise CheckpointError(
             config_source,
-            "the recipe has a tokenizer section, and there are no tokenizer files in any of its models",
+            "the recipe has a tokenizer section, but none of its models has tokenizer files",
             "Copy those of the base model into the folder.",
         )
     else:
@@ -252,7 +252,7 @@ class _Aligner:
         return tensor
 
     def _renumbering(self, model: str, output: Vocabulary) -> Renumbering | None:
-        """Old id to new id for the tokens that both have; None where nothing moves."""
+        """Old id to new id for the tokens that both have; None where no id changes."""
         ids = {i: output.ids[t] for t, i in self.vocabularies[model].ids.items() if t in output.ids}
         complete = len(ids) == len(self.vocabularies[model].ids)
         if complete and all(old == new for old, new in ids.items()):
@@ -286,7 +286,7 @@ def _by_model(origins: Iterable[tuple[int, RowOrigin]]) -> dict[str, tuple[list[
 
 
 def _model(source: TokenSource) -> str:
-    return str(source.model)  # the schema makes sure of one
+    return str(source.model)  # the schema requires one
 
 
 def _with_chat_template(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], made: Alignment) -> Alignment:

@@ -47,7 +47,7 @@ def _ask(model: EvalLM, kind: str, requests: Sequence[Request]) -> None:
     calls = [(r, n) for r in requests for n in range(r.instance.repeats or 1)]
     asked = [_with_seed(r, n) if model.pools else r.instance for r, n in calls]
     try:
-        with random_stream(asked, model.device, SEED):
+        with random_stream(asked, model.device, _stream_seed(asked)):
             responses = getattr(model, kind)(asked, disable_tqdm=True)
     except NonFiniteLogitsError as error:
         at_fault = calls[error.request][0]
@@ -65,6 +65,12 @@ def _ask(model: EvalLM, kind: str, requests: Sequence[Request]) -> None:
         if isinstance(value, float) and not math.isfinite(value):
             raise _not_finite(request, f"the log-likelihood of item {request.item} is {value}")
         request.instance.resps.append(response)
+
+
+def _stream_seed(asked: Sequence[Instance]) -> int:
+    """The seed of the first that is sampled; where a model does not pool, all have the same."""
+    sampled = next((instance for instance in asked if is_sampled(instance)), None)
+    return SEED if sampled is None else int(sampled.args[1].get("seed", SEED))
 
 
 def _with_seed(request: Request, repeat: int) -> Instance:

@@ -25,6 +25,14 @@ class EvalLM(Protocol):
     log-likelihoods are then not finite either, and generation raises ``NonFiniteLogitsError``. Where memory
     runs out it tries again with fewer sequences at a time; what does not fit one by one is a
     ``CandidateError``.
+
+    Chat templates are applied to prompts before they are asked. Generation options (the second argument of a
+    request) are lm-eval's and transformers' (``until``, ``max_gen_toks``, ``temperature`` ...), and:
+
+    - ``seed``: of sampled answers;
+    - ``think_end_token``: a text, or the id of a token. The answer is what follows its last occurrence,
+      without blanks in front; the whole answer where it does not occur. Stop texts are looked for after that
+      (``lm_eval.models.utils.postprocess_generated_text``).
     """
 
     @property
@@ -33,6 +41,11 @@ class EvalLM(Protocol):
 
         One that pools answers each sampled request from the ``seed`` in its generation options.
         """
+        ...
+
+    @property
+    def tokenizer(self) -> Any:
+        """Of the merged model, as transformers has it: its chat template, the recipe's, makes prompts."""
         ...
 
     @property

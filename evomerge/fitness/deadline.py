@@ -1,4 +1,4 @@
-"""A limit on the time of one candidate, looked at from inside its evaluation."""
+"""A limit on the time of one candidate, checked during its evaluation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Deadline"]
 
 @dataclass(frozen=True)
 class Deadline:
-    """``seconds`` from its construction on. It can end a candidate, and changes nothing else about it."""
+    """A limit of ``seconds`` from its construction on. It can end a candidate, but not change its result."""
 
     seconds: float
     at: float
@@ -24,7 +24,7 @@ class Deadline:
         return cls(seconds, time.monotonic() + seconds)
 
     def check(self) -> None:
-        """Nothing, in time.
+        """Check that the time is not over.
 
         Raises:
             CandidateError: It is past; ``FailureKind.TIMEOUT``.

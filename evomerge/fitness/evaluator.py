@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import FitnessError, did_you_mean
+from evomerge.fitness.chat import ChatError, chat_warnings, own_template, template_digest
 from evomerge.fitness.items import ItemSet, Measure
-from evomerge.fitness.scored import ScoredDigest
+from evomerge.fitness.scored import CHAT_TEMPLATE, ScoredDigest
 from evomerge.fitness.scores import Scores, Split
 from evomerge.fitness.spec import FitnessSpec
 from evomerge.fitness.task_info import TaskInfo
@@ -53,20 +54,50 @@ class Evaluator:
         """
         splits = tuple(splits)
         cut = {task.info.task: task.check_requests(tokenizer, context, splits) for task in self._tasks}
-        return tuple(
+        told = [
             f"task {task!r}: {count} prompts are longer than the model's context of {context} tokens, so "
             "their beginning is dropped"
             for task, count in cut.items()
             if count
-        )
+        ]
+        for task in self._tasks:
+            told += chat_warnings(task.info, tokenizer)
+        if self._says_nothing_of_chat and own_template(tokenizer):
+            told.append(
+                "the merged model has a chat template, and tasks are asked without it: set fitness.chat: "
+                "true to ask as its users do, or false"
+            )
+        return tuple(told)
 
-    def digest(self) -> ScoredDigest:
+    def check_chat(self, tokenizers: Mapping[str, Any]) -> tuple[str, ...]:
+        """A warning for each baseline, by name, whose tokenizer has no chat template that tasks can use."""
+        told = []
+        for name, tokenizer in tokenizers.items():
+            try:
+                for task in self._tasks:
+                    chat_warnings(task.info, tokenizer)
+            except ChatError as error:
+                told.append(
+                    f"baseline {name!r} will fail: {error.reason}. fitness.chat.template with the name of a "
+                    "format, or Jinja text, is one for all models"
+                )
+        return tuple(told)
+
+    def digest(self, tokenizers: Sequence[Any] = ()) -> ScoredDigest:
         """What decides the scores: items, prompts, targets, metrics; needs no model.
+
+        ``tokenizers`` are those of the models to be scored as far as they are known: of tasks that are asked
+        with chat templates, it takes their templates up.
 
         Raises:
             FitnessError: as ``describe``; also an item of which no request can be made.
         """
-        return ScoredDigest({task.info.task: task.digest() for task in self._tasks}, self.as_drawn)
+        found = {task.info.task: task.digest() for task in self._tasks}
+        for info in self.describe():
+            if info.chat is not None and info.chat.applied and tokenizers:
+                templates = dict.fromkeys(template_digest(info.chat, t) for t in tokenizers)
+                found[info.task] = found[info.task].having(CHAT_TEMPLATE, ", ".join(templates))
+        return ScoredDigest(found, self.as_drawn)
 
     def score(
         self,
@@ -98,9 +129,18 @@ class Evaluator:
             tasks = tuple(task.score(items, measure, lm) for task in self._tasks)
         return Scores(items.split, tasks)
 
+    @property
+    def _says_nothing_of_chat(self) -> bool:
+        return self.spec.chat is None and all(task.chat is None for task in self.spec.tasks)
+
+    def close(self) -> None:
+        """Releases what the tasks opened; may be called twice."""
+        for task in self.__dict__.get("_tasks", ()):  # only where they were built
+            task.close()
+
     @cached_property
     def _tasks(self) -> tuple[Task, ...]:
-        from evomerge.fitness.lm_eval_tasks import build_tasks
+        from evomerge.fitness.building import build_tasks
 
         return build_tasks(self.spec, self.base_dir, as_drawn=self.as_drawn)
 

@@ -73,7 +73,7 @@ def _generates(instance: Instance) -> bool:
 
 
 def _options(instances: Iterable[Instance]) -> list[Any]:
-    """Each set of generation options that occurs, once."""
+    """The distinct sets of generation options."""
     found = {json.dumps(_plain(i.args[1]), sort_keys=True): None for i in instances if _generates(i)}
     return [json.loads(text) for text in found]
 

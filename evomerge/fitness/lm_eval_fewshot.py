@@ -1,7 +1,7 @@
-"""Where the solved examples in front of a prompt come from: never from items that judge a candidate.
+"""Few-shot examples, which never come from items that are used to compare candidates.
 
-lm-eval draws them from whatever split a task names, also from the one that is evaluated. A search that has
-seen the answers of validation and test items would be judged by them.
+lm-eval draws them from whatever split a task names, also from the one that is evaluated. Then the prompts
+would contain answers of validation and test items.
 """
 
 from __future__ import annotations

@@ -12,10 +12,9 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.utils import normalize_gen_kwargs
 
 from evomerge.errors import FitnessError
+from evomerge.fitness.generation_spec import LENGTH_KEYS
 
 __all__ = ["check_room", "is_cut", "is_sampled", "random_stream", "token_count", "with_answer_cap"]
-
-_LENGTH_KEYS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 
 
 def check_room(where: str, context: int, instances: Sequence[Instance]) -> None:
@@ -29,7 +28,7 @@ def check_room(where: str, context: int, instances: Sequence[Instance]) -> None:
         raise FitnessError(
             where,
             f"answers of {longest} tokens do not fit into the model's context of {context}",
-            "Set fitness.max_gen_toks, or max_gen_toks in the generation_kwargs of the task.",
+            "Set fitness.max_gen_toks, or max_gen_toks in the generation options of the task.",
         )
 
 
@@ -43,7 +42,7 @@ def with_answer_cap(instance: Instance, cap: int) -> Instance:
     if instance.request_type != "generate_until":
         return instance
     prompt, kwargs, *rest = instance.args
-    kept = {key: value for key, value in kwargs.items() if key not in _LENGTH_KEYS}
+    kept = {key: value for key, value in kwargs.items() if key not in LENGTH_KEYS}
     length = min(cap, _answer_length(instance))
     return replace(instance, arguments=(prompt, {**kept, "max_gen_toks": length}, *rest))
 

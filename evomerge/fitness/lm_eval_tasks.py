@@ -10,24 +10,25 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from lm_eval.api.instance import Instance
-from lm_eval.api.metrics import mean
-from lm_eval.api.registry import AGGREGATION_REGISTRY
 from lm_eval.api.task import Task
 
 from evomerge.errors import CandidateError, FailureKind, FitnessError, did_you_mean
+from evomerge.fitness.answer_likelihood import AnswerLikelihood
 from evomerge.fitness.answering import SEED, Request
 from evomerge.fitness.askable import EvalLM
-from evomerge.fitness.items import ItemSet, Measure
+from evomerge.fitness.chat import ChatError, ChatFormat, Render, as_json
+from evomerge.fitness.chat_spec import chat_settings
+from evomerge.fitness.items import ItemSet, Measure, positions_of
 from evomerge.fitness.lm_eval_digest import digest_of_task
 from evomerge.fitness.lm_eval_fewshot import Examples
 from evomerge.fitness.lm_eval_index import load_tasks, task_manager
+from evomerge.fitness.lm_eval_metrics import aggregation_of, contribution
 from evomerge.fitness.lm_eval_requests import check_room, is_cut, token_count, with_answer_cap
 from evomerge.fitness.lm_eval_trust import refuse_code, sandbox_templates
 from evomerge.fitness.objectives import POSITIVE_AGGREGATIONS
@@ -36,6 +37,7 @@ from evomerge.fitness.scores import ItemScore, Split, TaskScore
 from evomerge.fitness.spec import FitnessSpec, TaskSpec
 from evomerge.fitness.splits import digest, item_names, split_items
 from evomerge.fitness.task_info import TaskInfo
+from evomerge.fitness.task_settings import change_settings
 
 __all__ = ["EvalTask", "build_tasks"]
 
@@ -50,6 +52,11 @@ class _Item:
     name: str
     document: Mapping[str, Any]
     instances: tuple[Instance, ...]
+
+    @property
+    def answered(self) -> tuple[str, Mapping[str, Any], tuple[Instance, ...]]:
+        """All three."""
+        return self.name, self.document, self.instances
 
 
 class EvalTask:
@@ -66,8 +73,8 @@ class EvalTask:
         self._task = task
         self._fitness = fitness
         self._refuse_unsupported()
-        if spec.num_fewshot is not None:
-            task.set_config(key="num_fewshot", value=spec.num_fewshot)
+        change_settings(task, spec, fitness, self._where)
+        self._chat = chat_settings(fitness.chat, spec.chat)
         self._documents = [dict(document) for document in task.eval_docs]
         digests = [digest(document) for document in self._documents]
         self._names = item_names(digests)
@@ -75,14 +82,15 @@ class EvalTask:
         self._examples = Examples(task, self._documents, self._splits, self._where, as_drawn=as_drawn)
         self._filter = self._choose_filter(spec.filter)
         self._metric = self._choose_metric(spec.metric)
-        self._aggregate, aggregation = _aggregation(task, self._metric)
+        self._aggregate, aggregation = aggregation_of(task, self._metric)
         if spec.transform == "log" and aggregation not in POSITIVE_AGGREGATIONS:
             raise FitnessError(
                 f"{self._where}: transform",
                 f"{self._metric} is not a perplexity, so it may not have a logarithm",
                 "Remove 'transform: log'.",
             )
-        self._items_of: dict[Split, tuple[_Item, ...]] = {}
+        self._items_of: dict[tuple[Split, Hashable], tuple[_Item, ...]] = {}
+        self._likelihood = self._answer_likelihood() if spec.measure == "answer_likelihood" else None
         self.info = TaskInfo(
             task=name,
             metric=self._metric,
@@ -94,16 +102,21 @@ class EvalTask:
             num_fewshot=self._examples.shots,
             examples=self._examples.source,
             items={split: len(positions) for split, positions in self._splits.items()},
+            has_description=bool(task.config.description),
+            chat=self._chat,
         )
 
     def requests(self, chosen: ItemSet, measure: Measure, model: EvalLM) -> list[Request]:
         """As ``Task.requests``: those that ``Task.build_all_requests`` of lm-eval makes, without answers.
 
         Raises:
+            CandidateError: the model's chat template is missing, or fails on an item.
             FitnessError: the split has no such item, or no answer fits into the model's context.
         """
-        del measure  # there is only one
-        items = self._chosen(chosen)
+        try:
+            items = self._asked(chosen, measure, self._format(model.tokenizer))
+        except ChatError as error:  # of this model; that of the first candidate was seen before the search
+            raise CandidateError(FailureKind.EVALUATION, str(error)) from None
         requests = [Request(self.info.task, item.name, each) for item in items for each in item.instances]
         for request in requests:
             request.instance.resps, request.instance.filtered_resps = [], {}  # of the candidate before
@@ -112,9 +125,11 @@ class EvalTask:
 
     def score(self, chosen: ItemSet, measure: Measure, model: EvalLM) -> TaskScore:
         """As ``Task.score``: the metric over the items of ``chosen``, and each item's part in it."""
-        del measure, model
+        items = self._asked(chosen, measure, self._format(model.tokenizer))
         try:
-            return self._evaluated(self._chosen(chosen))
+            if self._likelihood is not None and measure is Measure.ANSWER_LIKELIHOOD:
+                return self._likelihood.score(self.info.task, [item.answered for item in items])
+            return self._evaluated(items)
         except OverflowError:
             raise self._not_finite(f"{self._metric} is too large for a number") from None
         except (CandidateError, FitnessError):
@@ -126,8 +141,14 @@ class EvalTask:
             ) from error
 
     def digest(self) -> TaskDigest:
-        """What decides the scores of this task, of all splits; makes the requests, needs no model."""
-        items = {split.value: self._items(split) for split in Split}
+        """What decides the scores of this task, of all splits; makes the requests, needs no model.
+
+        Of a conversation it is the messages, not the template.
+        """
+        chat = as_json if self._chat is not None and self._chat.applied else None
+        items = {split.value: self._items(split, chat) for split in Split}
+        asked = self._asked(ItemSet(Split.SEARCH), Measure.ANSWER_LIKELIHOOD, chat)
+        likelihood = self._likelihood and self._likelihood.digest([item.answered for item in asked])
         return digest_of_task(
             self._task,
             {
@@ -136,8 +157,10 @@ class EvalTask:
                 "aggregation": self.info.aggregation,
                 "higher is better": self.info.higher_is_better,
                 "few-shot examples": f"{self.info.num_fewshot} from {self.info.examples}",
+                **({} if self._chat is None else {"chat": self._chat.details}),
+                **({"requests for reference answers": likelihood} if likelihood else {}),
             },
-            {s: [(i.name, i.document, i.instances) for i in items[s]] for s in items},
+            {s: [i.answered for i in items[s]] for s in items},
         )
 
     def _evaluated(self, items: Sequence[_Item]) -> TaskScore:
@@ -150,8 +173,11 @@ class EvalTask:
         value = float(self._aggregate([result for _, result in found]))
         if not math.isfinite(value):
             raise self._not_finite(f"{self._metric} is {value}")
-        parts = tuple(ItemScore(name, *self._contribution(result)) for name, result in found)
         info = self.info
+        parts = tuple(
+            ItemScore(name, *contribution(result, info.aggregation, self._aggregate))
+            for name, result in found
+        )
         return TaskScore(info.task, info.metric, value, info.higher_is_better, info.aggregation, parts)
 
     def _raw(self, item: _Item) -> Mapping[str, Any]:
@@ -162,38 +188,20 @@ class EvalTask:
         results: Mapping[str, Any] = self._task.process_results(copy.deepcopy(item.document), answers)
         return results
 
-    def _contribution(self, raw: Any) -> tuple[float, float]:
-        """(value, weight) of one item, from lm-eval's raw result for it.
-
-        Numbers count as they are; (log-likelihood, words or bytes) become value and weight. For f1 and mcc an
-        item is right (1) or wrong (0); for any other metric of whole sets (bleu, ter, brier_score) it is the
-        metric of the item alone. Where even that is not a number the item has value 0 and weight 0.
-        """
-        name = self.info.aggregation
-        if name in ("weighted_perplexity", "bits_per_byte"):
-            return float(raw[0]), float(raw[1])
-        if name in ("f1", "matthews_corrcoef"):
-            gold, predicted = raw
-            return float(np.all(gold == predicted)), 1.0
-        if isinstance(raw, int | float | np.number | np.bool_):
-            value = float(raw)
-        else:
-            try:
-                value = float(self._aggregate([raw]))
-            except (ArithmeticError, TypeError, ValueError, IndexError):
-                return 0.0, 0.0
-        return (value, 1.0) if math.isfinite(value) else (0.0, 0.0)
-
     def check_requests(self, tokenizer: Any, context: int, splits: Iterable[Split]) -> int:
         """Makes the first request of the task, and counts the items of ``splits`` that a model cuts off.
 
         ``context`` is the length of the model's context in tokens: of a longer prompt lm-eval drops the
-        beginning.
+        beginning. With a chat template all requests are made: it may fail on any.
 
         Raises:
             FitnessError: no request can be made, or no answer fits into the context.
         """
-        first = self._requests(self._splits[Split.SEARCH][0])
+        chat = self._format(tokenizer)
+        if chat is not None:
+            for split in Split:
+                self._items(split, chat)
+        first = self._requests(self._splits[Split.SEARCH][0], chat)
         check_room(self._where, context, first)
         for instance in first:
             if not token_count(tokenizer, instance) and instance.request_type != "loglikelihood_rolling":
@@ -203,57 +211,82 @@ class EvalTask:
                     "Does it belong to the model? The recipe's tokenizer section can name another.",
                 )
         return sum(
-            is_cut(item.instances, tokenizer, context) for split in splits for item in self._items(split)
+            is_cut(item.instances, tokenizer, context)
+            for split in splits
+            for item in self._items(split, chat)
         )
 
-    def _chosen(self, chosen: ItemSet) -> tuple[_Item, ...]:
-        # Of the whole split's requests: few-shot examples are drawn one item after the other.
-        items, names = self._items(chosen.split), chosen.of_task(self.info.task)
-        if names is None:
-            return items
-        found = tuple(item for item in items if item.name in names)
-        if len(found) < len(names):
-            missing = sorted(names - {item.name for item in found})
-            raise FitnessError(
-                self._where,
-                f"the {chosen.split.value} split has no item {missing[0]!r} ({len(missing)} of "
-                f"{len(names)} are not there)",
-                "Have the data of the task, or fitness.splits, changed since the items were chosen?",
-            )
-        return found
+    def close(self) -> None:
+        """Nothing: it holds no resources."""
 
-    def _items(self, split: Split) -> tuple[_Item, ...]:
+    def _format(self, tokenizer: Any) -> ChatFormat | None:
+        """How conversations look with ``tokenizer``; ``None`` where there are none."""
+        if self._chat is None or not self._chat.applied:
+            return None
+        return ChatFormat.of(self._chat, tokenizer, self._where)
+
+    def _answer_likelihood(self) -> AnswerLikelihood:
+        likelihood = AnswerLikelihood(self._task, self._where)
+        likelihood.check((self._names[p], self._documents[p]) for p in self._splits[Split.SEARCH])
+        return likelihood
+
+    def _asked(self, chosen: ItemSet, measure: Measure, chat: Render | None) -> tuple[_Item, ...]:
+        """The items of ``chosen`` with the requests for ``measure``."""
+        items = self._chosen(chosen, chat)
+        if self._likelihood is None or measure is Measure.METRIC:
+            return items
+        made = self._likelihood.instances
+        return tuple(
+            replace(i, instances=made(i.name, i.document, i.instances, in_chat=chat is not None))
+            for i in items
+        )
+
+    def _chosen(self, chosen: ItemSet, chat: Render | None = None) -> tuple[_Item, ...]:
+        # Of the whole split's requests: few-shot examples are drawn one item after the other.
+        items = self._items(chosen.split, chat)
+        names = [item.name for item in items]
+        return tuple(items[p] for p in positions_of(chosen, self.info.task, names, self._where))
+
+    def _items(self, split: Split, chat: Render | None = None) -> tuple[_Item, ...]:
         """The items of ``split``, in the order of the dataset, with their requests; built on first use."""
-        if split not in self._items_of:
+        place = split, getattr(chat, "key", chat)
+        if place not in self._items_of:
             # Few-shot examples are drawn one item after the other: start every split from the same state.
             self._task.set_fewshot_seed(seed=SEED)
-            self._items_of[split] = tuple(
-                _Item(self._names[position], self._documents[position], self._requests(position))
+            self._items_of[place] = tuple(
+                _Item(self._names[position], self._documents[position], self._requests(position, chat))
                 for position in self._splits[split]
             )
-        return self._items_of[split]
+        return self._items_of[place]
 
-    def _requests(self, position: int) -> tuple[Instance, ...]:
+    def _requests(self, position: int, chat: Render | None = None) -> tuple[Instance, ...]:
         """One document's requests, as ``Task.build_all_requests`` makes them, without its progress bar."""
-        task, document = self._task, self._documents[position]
+        task, document, settings = self._task, self._documents[position], self._chat
         self._examples.before(position)
         try:
             context = task.fewshot_context(
                 document,
                 num_fewshot=self._examples.shots,
-                system_instruction=None,
-                apply_chat_template=False,
-                fewshot_as_multiturn=False,
-                chat_template=None,
+                system_instruction=None if settings is None else settings.system,
+                apply_chat_template=chat is not None,
+                fewshot_as_multiturn=settings is not None and settings.fewshot_as_multiturn,
+                chat_template=chat,
                 gen_prefix=task.doc_to_prefix(document),
             )
             made = task.construct_requests(
                 doc=document,
                 ctx=context,
                 metadata=(task.config.task, position, task.config.repeats),
-                apply_chat_template=False,
-                chat_template=None,
+                apply_chat_template=chat is not None,
+                chat_template=chat,
             )
+        except ChatError as error:
+            raise ChatError(
+                self._where,
+                f"the chat template fails on item {self._names[position]} ({error.reason})",
+                "Is it made for such conversations? With chat.fewshot_as_multiturn: false the examples are "
+                "in one turn; chat.template can name another.",
+            ) from None
         except Exception as error:  # templates and code of the task
             raise FitnessError(
                 self._where,
@@ -321,7 +354,7 @@ class EvalTask:
 
 
 def build_tasks(fitness: FitnessSpec, base_dir: Path, *, as_drawn: bool = False) -> tuple[EvalTask, ...]:
-    """The tasks of ``fitness``, groups and tags expanded, in the order of the experiment.
+    """The tasks of lm-eval in ``fitness``, groups and tags expanded, in the order of the experiment.
 
     ``as_drawn`` lets lm-eval draw few-shot examples from evaluated items too, as release 0.1.0 did.
 
@@ -330,27 +363,20 @@ def build_tasks(fitness: FitnessSpec, base_dir: Path, *, as_drawn: bool = False)
             definition that would run code which is not trusted.
     """
     sandbox_templates()
-    names = [spec.task for spec in fitness.tasks]
+    names = [spec.task for spec in fitness.tasks if spec.python is None]
     manager = task_manager(names, fitness.include_paths(base_dir))
     if not fitness.trust_remote_code:
         refuse_code(manager, names)
     built: list[EvalTask] = []
     for index, spec in enumerate(fitness.tasks):
+        if spec.python is not None:
+            continue
         members = load_tasks(manager, spec.task, f"fitness.tasks[{index}]: {spec.task}")
         each = spec.model_copy(update={"weight": spec.weight / len(members)})
         for name, task in members.items():
             shown = name if name == spec.task else f"{spec.task}/{name}"
             built.append(EvalTask(shown, task, each, fitness, as_drawn=as_drawn))
     return tuple(built)
-
-
-def _aggregation(task: Task, metric: str) -> tuple[Callable[[list[Any]], Any], str]:
-    """How the items of ``metric`` become one value; lm-eval's name for it, or ``custom:...``."""
-    function = task.aggregation().get(metric, mean)  # as lm-eval does for a metric without one
-    for name, known in AGGREGATION_REGISTRY.items():
-        if known is function:
-            return function, str(name)
-    return function, f"custom:{getattr(function, '__name__', type(function).__name__)}"
 
 
 def _all_of(kind: str, known: Iterable[str], wanted: str = "") -> str:

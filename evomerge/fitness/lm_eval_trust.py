@@ -1,4 +1,4 @@
-"""Untrusted task definitions are read as data: what in them would run code is refused (lm-eval 0.4.13).
+"""Reads untrusted task definitions as data: anything in them that would run code is refused (lm-eval 0.4.13).
 
 A definition can name Python functions (``!function``), metrics that the hub defines by a script, datasets
 with a loading script, and settings of transformers that fetch code; and its templates could reach any object

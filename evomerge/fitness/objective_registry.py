@@ -1,4 +1,4 @@
-"""What makes one number of the tasks' values, beyond the weighted mean: functions by name."""
+"""The registry of objectives: functions that combine the tasks' values, in place of the weighted mean."""
 
 from __future__ import annotations
 

@@ -1,14 +1,17 @@
-"""What a study scores: a digest by task that tells not only that something changed, but what."""
+"""What a study scores: a digest by task that shows not only that something changed, but what."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-__all__ = ["ItemDigest", "ScoredDigest", "TaskDigest", "short_digest"]
+__all__ = ["CHAT_TEMPLATE", "ItemDigest", "ScoredDigest", "TaskDigest", "short_digest"]
+
+CHAT_TEMPLATE = "chat template"
+"""The aspect that only who knows the models can tell: workers have none before their first job."""
 
 
 def short_digest(value: Any, length: int = 12) -> str:
@@ -52,8 +55,16 @@ class TaskDigest:
         items = {s: tuple(ItemDigest(*text.split(" ")) for text in i) for s, i in document["items"].items()}
         return cls(dict(document["aspects"]), items)
 
+    def having(self, aspect: str, text: str) -> TaskDigest:
+        """The same with ``text`` for ``aspect``."""
+        return replace(self, aspects={**self.aspects, aspect: text})
+
+    def without(self, aspect: str) -> TaskDigest:
+        """The same but for ``aspect``."""
+        return replace(self, aspects={a: text for a, text in self.aspects.items() if a != aspect})
+
     def changes(self, now: TaskDigest) -> tuple[str, ...]:
-        """What ``now`` has that is other than here, one phrase each."""
+        """What differs in ``now``, one phrase each."""
         found = [*_changed_items(self, now)]
         for aspect in dict.fromkeys((*self.aspects, *now.aspects)):
             old, new = self.aspects.get(aspect, "none"), now.aspects.get(aspect, "none")
@@ -84,8 +95,11 @@ class ScoredDigest:
         return cls(tasks, bool(document["as_drawn"]))
 
     def by_task(self) -> dict[str, str]:
-        """One short digest for each task."""
-        return {task: short_digest(digest.document()) for task, digest in self.tasks.items()}
+        """One short digest for each task, of what can be told without a model."""
+        return {
+            task: short_digest(digest.without(CHAT_TEMPLATE).document())
+            for task, digest in self.tasks.items()
+        }
 
     def changes(self, now: ScoredDigest) -> dict[str, tuple[str, ...]]:
         """By task that differs, what does."""

@@ -1,10 +1,11 @@
-"""What a task of an experiment turned out to be, without a model."""
+"""Describes a task of an experiment with every default filled in, without a model."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from evomerge.fitness.chat_spec import ChatSettings
 from evomerge.fitness.scores import Split
 
 __all__ = ["TaskInfo"]
@@ -30,3 +31,7 @@ class TaskInfo:
     """Where they come from: ``none``, ``the train split``, ``search items``, ..."""
     items: Mapping[Split, int]
     """Number of items in each split."""
+    has_description: bool = False
+    """Whether a text stands in front of its examples; with chat, in the system role."""
+    chat: ChatSettings | None = None
+    """How its prompts are made into conversations; ``None``: they are not."""

@@ -1,7 +1,7 @@
-"""What touches weights: the operations that merge methods are made of, in up to three implementations.
+"""The operations on weights that merge methods are made of, in up to three implementations.
 
-``operations`` is the table of them, ``dispatch`` the one place that chooses; ``reference`` defines them in
-torch, ``cpu`` has them in numba and ``gpu`` in Triton. ``chunks`` says what they work on.
+``operations`` is the table of them, and ``dispatch`` chooses the implementation; ``reference`` defines them
+in torch, ``cpu`` has them in numba and ``gpu`` in Triton. ``chunks`` defines what they work on.
 """
 
 from evomerge.kernels.chunks import ROW_BLOCK, Chunk, Chunks

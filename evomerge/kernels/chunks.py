@@ -1,7 +1,7 @@
 """Chunks of weights: what every operation works on.
 
 Shape letters in this package: M = inputs (base first where there is one), D = task vectors, R = rows,
-C = columns, B = bins, K = blocks of rows.
+C = columns, L = vectors (rows or columns with coefficients of their own), B = bins, K = blocks of rows.
 
 Every operation gives the same bits for any chunk size and any number of threads:
 
@@ -50,7 +50,7 @@ class Chunk:
 
     @property
     def device(self) -> torch.device:
-        """Where the chunk lies."""
+        """The device of the chunk."""
         return self.x_MRC[0].device
 
     @property
@@ -71,10 +71,10 @@ Chunks = Callable[[], Iterator[Chunk]]
 
 @dataclass(frozen=True)
 class Target:
-    """Where rows go: to ``place_RC``, (R, C) of any dtype, rounded to ``dtype`` before.
+    """Where rows are written: to ``place_RC``, (R, C) of any dtype, after rounding to ``dtype``.
 
-    ``state`` is that of the ``Digest`` of what was rounded. On a CPU the rows are those of one chunk and
-    ``place_RC`` has ``dtype``; on a GPU they are all of a tensor.
+    ``state`` is that of the ``Digest`` of the rounded rows. On a CPU the rows are those of one chunk and
+    ``place_RC`` has ``dtype``; on a GPU they are all rows of a tensor.
     """
 
     place_RC: Tensor

@@ -1,4 +1,4 @@
-"""Where the rows of an output tensor go: into memory, or to whatever else takes rows."""
+"""Destinations of the rows of an output tensor: memory, or anything else that takes rows."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class InMemory:
 
 @dataclass(frozen=True)
 class Sink:
-    """What takes the rows of a tensor: they are rounded to ``dtype``, added to a digest and put away."""
+    """Takes the rows of a tensor: they are rounded to ``dtype``, added to a digest and passed on."""
 
     destination: Destination
     dtype: torch.dtype

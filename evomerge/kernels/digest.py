@@ -1,4 +1,4 @@
-"""The digest of an output tensor, which lies beside it."""
+"""The digest of an output tensor, which is on the same device."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Digest:
 
     @classmethod
     def on(cls, device: torch.device) -> Digest:
-        """That of no bytes."""
+        """The digest of no bytes."""
         return cls(torch.zeros(3, dtype=torch.int64, device=device))
 
     def add(self, rows_RC: Tensor, first: int) -> None:

@@ -1,4 +1,4 @@
-"""The one place that chooses what does the work: Triton on a GPU, numba on a CPU, torch anywhere."""
+"""Chooses the implementation of an operation: Triton on a GPU, numba on a CPU, torch anywhere."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def uses_triton(device: torch.device) -> bool:
 
 
 def chunk_elements(device: torch.device) -> int:
-    """Elements of a chunk that suit what does the work on ``device``."""
+    """Elements of a chunk that suit the implementation for ``device``."""
     if device.type != "cpu":
         return _CHUNK_ELEMENTS["other"]
     return _CHUNK_ELEMENTS["numba" if uses_numba(device) else "cpu"]

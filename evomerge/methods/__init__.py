@@ -1,4 +1,4 @@
-"""How numbers combine: the merge methods. Importing this package registers all of them."""
+"""The merge methods. Importing this package registers all of them."""
 
 from evomerge.methods import interpolation, selection, task_arithmetic
 from evomerge.methods.registry import (

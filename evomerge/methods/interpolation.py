@@ -36,7 +36,7 @@ _TINY_NORM = 1e-8
 _RESOLVED_SIN = 1e-5
 """Sine of an angle below which vectors count as parallel or opposite. A Gram matrix in float64 has cosines to
 some 1e-16, so the direction between vectors at this angle to one part in 1e5; a cosine in float32, as the
-dialect computes it, tells nothing of sines below 3e-4."""
+dialect computes it, cannot resolve sines below 3e-4."""
 _RESOLVED_SUM = 1e-6
 """Length of a weighted sum of unit vectors, relative to the weights, below which they cancel out."""
 _POLE = 1e-6
@@ -306,7 +306,7 @@ def model_stock(
 ) -> VectorCoefficients:
     """Between the base and the mean of the models, by the mean angle between their task vectors; c_LM.
 
-    Where the angles leave no ratio (two opposite task vectors, say), the base stays.
+    Where the angles leave no ratio (two opposite task vectors, for example), the base stays.
     """
     g_LMM: _Floats = (grams[None] if isinstance(grams, Tensor) else grams.grams_LMM).numpy()
     count = g_LMM.shape[1] - 1

@@ -1,7 +1,7 @@
-"""Merge methods: what one is, how a function becomes one, and where they are found.
+"""The registry of merge methods: what a method is, and how a function is registered as one.
 
-The decorated function is the method's *prepare* step: statistics and parameters in, the small numbers of
-one candidate out. Its keyword-only arguments are the method's parameters and the whole schema of it:
+The decorated function is the method's *prepare* step: statistics and parameters in, the coefficients of one
+candidate out. Its keyword-only arguments are the method's parameters, and the whole schema of them:
 ``float``, ``int``, ``bool`` or ``str`` for one value, ``PerModel`` for one per model, ``Annotated`` with a
 ``Range`` for documentation and bounds, a default for optional ones.
 """
@@ -95,7 +95,7 @@ class MergeMethod:
     """A merge method: three pure steps, and the schema of its parameters.
 
     ``measure`` chooses the statistic of the inputs, taken once per study; ``prepare`` turns it and one
-    candidate's parameters into small numbers; ``kernel`` touches the weights. ``models`` bounds the number of
+    candidate's parameters into coefficients; ``kernel`` computes the weights. ``models`` bounds the number of
     models besides the base (besides nothing, where ``base`` is NONE).
     """
 

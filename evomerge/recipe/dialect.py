@@ -1,4 +1,4 @@
-"""Recipes as people write them, brought into the one form that the schema reads.
+"""Converts recipes as people write them to the form that the schema reads.
 
 Numbers and booleans as text (YAML 1.1 reads ``1e-5`` as a text), other names of dtypes and methods, empty
 sections, and fields that mean nothing here. What is ignored or means something else than in MergeKit gives a
@@ -41,7 +41,7 @@ _SLIPS = frozenset(
     base method params torch_dtype output_dtype
     """.split()  # noqa: SIM905
 )
-"""Slips that are too far from the field that is meant to be found by their letters."""
+"""Mistaken field names that are too far from the right ones to be found by their letters."""
 _DTYPES = {
     "bf16": "bfloat16",
     "fp16": "float16",
@@ -57,7 +57,7 @@ _BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False,
 _NUMBER = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
 _LONGEST = 400
 _EMPTY = ("models", "slices", "modules", "tokenizer_source", "chat_template")
-"""Fields that may be left empty by who fills in a form, as in MergeKit."""
+"""Fields that may be left empty, as in MergeKit."""
 _KINDS = ("float", "int", "choice")
 _MOST_UNKNOWN = 100
 """Fields of one section that recipes do not have; a document with more is not a recipe."""

@@ -1,4 +1,4 @@
-"""YAML of plain values: what a recipe or an experiment may hold, and what its writer meant as a text."""
+"""Reads YAML of plain values, all that a recipe or an experiment may hold; some fields always as text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MOST_REPEATED = 100
 _TAG = "tag:yaml.org,2002:"
 _TAGS = ("null", "bool", "int", "float", "str", "seq", "map")
 _UNFIT = re.compile("[\0\ud800-\udfff]")
-"""What no file name, no database and no JSON of ours can hold."""
+"""Characters that file names, databases and JSON cannot hold."""
 
 _TEXTS = frozenset(
     """

@@ -1,4 +1,4 @@
-"""A merge recipe: what to merge, in the words of the MergeKit dialect."""
+"""A merge recipe: what to merge, in the MergeKit dialect."""
 
 from __future__ import annotations
 

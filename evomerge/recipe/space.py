@@ -31,9 +31,9 @@ Values = dict[str, Value]
 """One value per dimension, by its name."""
 
 MAX_DIMENSIONS = 5000
-"""A search in more would not get anywhere, and checking the space alone would take minutes."""
+"""A search in more dimensions would not converge, and checking the space alone would take minutes."""
 _LARGEST = {"int": 2**53, "float": 1e300}
-"""Bounds of bounds: coordinates are floats, and the difference of two bounds must be one, too."""
+"""The largest bound: coordinates are floats, and the difference of two bounds must be finite as well."""
 
 _KINDS: tuple[Kind, ...] = ("float", "int", "choice")
 _OPTIONS = ("init", "log", "points", "name")
@@ -374,7 +374,7 @@ def _tree(holes: Iterable[Hole]) -> _Tree:
 
 
 def _fill(node: Any, tree: _Tree | Hole, values: Mapping[str, Value]) -> Any:
-    """``node`` with its holes filled. Only the way to a hole is copied; the rest is shared, so only read."""
+    """``node`` with its holes filled. Only what contains a hole is copied; the rest is shared."""
     if isinstance(tree, Hole):
         return [values[name] for name in tree.names] if tree.gradient else values[tree.names[0]]
     filled = node.copy()

@@ -45,10 +45,10 @@ def lookup(
 ) -> Scalar:
     """The value of parameter ``name`` for ``tensor`` at ``position`` in [0, 1] of its slice.
 
-    ``scopes`` are tried from the narrowest to the widest; a scope whose filters all miss the tensor
-    passes on to the next. ``None`` when no scope sets the parameter. ``check`` makes a value the
-    parameter's kind, or raises ValueError: of a gradient, it sees every point (``[0, 1]`` has no middle where
-    0 and 1 are truth values) and what comes of them.
+    ``scopes`` are tried from the narrowest to the widest; where no filter of a scope matches the tensor, the
+    next one is tried. ``None`` when no scope sets the parameter. ``check`` converts a value to the
+    parameter's kind, or raises ValueError; of a gradient it checks every point (``[0, 1]`` has no middle
+    where 0 and 1 are booleans) and the result.
     """
     for scope in scopes:
         if scope.get(name) is None:

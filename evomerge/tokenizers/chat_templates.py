@@ -11,7 +11,15 @@ from pathlib import Path
 
 from evomerge.errors import CheckpointError, RecipeError, did_you_mean
 
-__all__ = ["CHAT_TEMPLATES", "chat_template", "most_common", "read_chat_template", "write_chat_template"]
+__all__ = [
+    "CHAT_TEMPLATES",
+    "chat_template",
+    "is_jinja",
+    "jinja_fault",
+    "most_common",
+    "read_chat_template",
+    "write_chat_template",
+]
 
 CHAT_TEMPLATES = {
     "alpaca": (
@@ -74,7 +82,7 @@ ChatML. The token that begins a text is the tokenizer's, once, where the family 
 """
 
 _WORD = 40
-"""A template is longer than this, or has a brace: anything else is a name, rightly spelled or not."""
+"""A template is longer than this, or has a brace; anything else is taken for a name."""
 
 
 def chat_template(setting: str) -> str:
@@ -85,9 +93,24 @@ def chat_template(setting: str) -> str:
     """
     if setting in CHAT_TEMPLATES:
         return CHAT_TEMPLATES[setting]
-    if "{" not in setting and len(setting) <= _WORD:
+    if not is_jinja(setting):
         hint = did_you_mean(setting, ["auto", *CHAT_TEMPLATES])
         raise RecipeError("chat_template", f"there is no chat template {setting!r}", hint)
+    fault = jinja_fault(setting)
+    if fault:
+        raise RecipeError("chat_template", fault)
+    return setting
+
+
+def is_jinja(setting: str) -> bool:
+    """Whether ``setting`` is the text of a template, not a name."""
+    return "{" in setting or len(setting) > _WORD
+
+
+def jinja_fault(setting: str) -> str:
+    """Why the text of a template cannot be parsed; empty where it can, and for a name."""
+    if not is_jinja(setting):
+        return ""
     from jinja2 import TemplateSyntaxError
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -97,8 +120,8 @@ def chat_template(setting: str) -> str:
             setting.replace("{% generation %}", "").replace("{% endgeneration %}", "")
         )
     except (TemplateSyntaxError, ValueError, OverflowError, RecursionError) as exception:
-        raise RecipeError("chat_template", f"is not a Jinja template ({exception})") from None
-    return setting
+        return f"is not a Jinja template ({exception})"
+    return ""
 
 
 def most_common(templates: Sequence[str | None]) -> str | None:

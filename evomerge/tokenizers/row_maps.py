@@ -1,7 +1,7 @@
-"""Which row of which embedding becomes which row of the output, for every model.
+"""Which rows of the models' embeddings become which rows of the output.
 
 Rules for a token that a model lacks, in this order: the source that the recipe names; the only model that has
-the token; the base model; the mean over the models that have it. A token nobody has is zero.
+the token; the base model; the mean over the models that have it. A token that no model has is zero.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def origin_of(
     """The row that a token source of the recipe names.
 
     Raises:
-        RecipeError: The model is none of the merge, or has no such token or row.
+        RecipeError: The model is not part of the merge, or has no such token or row.
     """
     if model not in embeddings:
         raise RecipeError(where, f"{model!r} is not a model of this merge", did_you_mean(model, embeddings))

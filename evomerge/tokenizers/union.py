@@ -14,7 +14,7 @@ __all__ = ["write_union", "write_with_tokens", "write_without"]
 
 
 def write_union(tokenizers: Sequence[Any], target: Path, left_out: Sequence[Container[str]] = ()) -> Any:
-    """Writes the union of loaded ``tokenizers``, the first of which is used up, to ``target``; it, loaded.
+    """Writes the union of loaded ``tokenizers``, the first of which is changed, to ``target``; returns it.
 
     ``left_out`` are tokens of each to go without. The tokens of the first keep their ids; then come the other
     tokens of the rest in their order, then those that are matched in the raw text. Unlike in MergeKit, which
@@ -65,7 +65,7 @@ def write_with_tokens(
 
 
 def write_without(tokenizer: Any, tokens: Collection[str], target: Path) -> Any:
-    """Writes a loaded ``tokenizer`` without ``tokens``, the last by their ids, to ``target``; it, loaded.
+    """Writes a loaded ``tokenizer`` without ``tokens``, the last by their ids, to ``target``; returns it.
 
     None where its kind does not allow that, or where it puts some of them around every text.
     """

@@ -44,7 +44,7 @@ _VOCABULARIES = (
     "spiece.model",
     "tekken.json",
 )
-"""Files of which a tokenizer has one at least: they hold its tokens."""
+"""Files of which every tokenizer has at least one: they hold its tokens."""
 _WITHOUT_FILES = ("ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer")
 """Tokenizers of bytes and characters, which have none."""
 _LARGEST_ID = 2**23
@@ -84,8 +84,8 @@ def load_tokenizer(folder: Path) -> Any:
     try:
         with quiet(), _in_utf8(folder) as place:
             return AutoTokenizer.from_pretrained(str(place), trust_remote_code=False, local_files_only=True)
-    # The readers of a dozen formats raise whatever a damaged file makes them stumble over, down to the bare
-    # Exception of the compiled one.
+    # The readers of a dozen formats raise all kinds of exceptions on a damaged file, the compiled one a bare
+    # Exception.
     except BaseException as exception:
         if not isinstance(exception, Exception) and type(exception).__name__ != "PanicException":
             raise  # Ctrl-C is; a panic of the compiled reader is no Exception either
@@ -167,7 +167,7 @@ def quick_ids(folder: Path) -> dict[str, int] | None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without transformers' progress bars and its advice for people who train."""
+    """Within, transformers shows no progress bars and no advice about training."""
     from transformers.utils import logging as transformers_logging
 
     logger = logging.getLogger("transformers")

@@ -56,7 +56,7 @@ def message(*arguments: str | Path) -> str:
         ("models", {"a/b": "x"}, "models: 'a/b' is not a plain name"),
         ("models.add", "zoo/models/add", "models.add: zoo/models/add: there is no such model folder"),
         ("workers.count", 2, "the backend inline has one worker"),
-        ("workers.device", "cuda:9", "'cuda:9' is not there"),
+        ("workers.device", "cuda:9", "'cuda:9' is not available"),
     ],
 )
 def test_a_wrong_experiment_is_one_clear_message(

@@ -57,7 +57,7 @@ def without_files(name: str, folder: Path, pattern: str) -> str:
     [
         ("search.population", 1, "search.population: must be at least 4"),
         ("workers", RAY_GPU, "workers.gpus_per_worker: each worker needs 1 GPUs"),
-        ("workers.device", "cuda:7", "workers: device: 'cuda:7' is not there"),
+        ("workers.device", "cuda:7", "workers: device: 'cuda:7' is not available"),
         ("workers.device", "mps", "workers: device: 'mps' is not supported"),
         ("workers.device", "tpu9", "workers: device: there is no device 'tpu9'"),
         ("fitness.tasks", [{"task": "zoo_add", "metric": "acc"}], "the task has no metric 'acc'"),

@@ -235,7 +235,7 @@ REFUSED = {
     "minicpm3": "residual_scale",  # falls with the number of layers
     "minimax": "num_hidden_layers",  # slopes of the decay, by position and number of layers
     "gemma3n_text": r"embed_tokens_per_layer.weight is \[64, 24\], not \[64, 32\]",  # a block for each layer
-    "hrm_text": "its configuration has no word for these layers",  # two stacks, one count
+    "hrm_text": "its configuration cannot describe these layers",  # two stacks, one count
     "inkling2_text": "lacks weights of .*layers.3.attention_input",  # queries of layers stand outside them
 }
 

@@ -47,7 +47,7 @@ def two(parameters: dict[str, Any]) -> list[dict[str, Any]]:
         (ties(models=two({"weight": 1, "density": 1.5})), r"'density' of 'one'.*1\.5 is not between 0 and 1"),
         (ties(models=two({"weight": "much"})), r"'weight' of 'one': expected a number, got 'much'"),
         (ties(parameters={"normalize": 3}), r"'normalize': expected true or false, got 3"),
-        (ties(dtype="bfloat61"), r"dtype: 'bfloat61' is not a dtype.*bfloat16"),
+        (ties(dtype="bfloat61"), r"dtype: unsupported weight dtype 'bfloat61'.*bfloat16"),
         (ties(base_model=None), r"ties needs a base_model"),
         (ties(merge_method="slerp", parameters={"t": 0.5}), r"slerp merges exactly 1 model"),
         (ties(merge_method="model_stock", models=[{"model": "one"}]), r"model_stock merges at least 2"),

@@ -65,7 +65,7 @@ def test_wrong_fields_of_the_schema_and_unknown_names_are_told_together(tmp_path
 
 def test_one_fault_is_the_message_that_it_always_was(tmp_path: Path) -> None:
     told = message({**GOOD, "dtype": "bfloat"}, tmp_path)
-    assert told.startswith("dtype: 'bfloat' is not a dtype of weights. Did you mean 'bfloat16'")
+    assert told.startswith("dtype: unsupported weight dtype 'bfloat'. Did you mean 'bfloat16'")
 
 
 def test_a_fault_of_a_model_and_those_of_the_recipe_are_told_together(tmp_path: Path) -> None:

@@ -166,13 +166,13 @@ def test_a_stage_with_a_hole_is_made_again_when_its_value_changes(folder: Path) 
 
 def test_a_tensor_in_the_cache_is_not_merged_twice(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
-    original = stages._StageFiles._merged
+    original = stages._StageFiles._merge
 
     def counting(self: Any, tensor: Any) -> Any:
         made.append(tensor.name)
         return original(self, tensor)
 
-    monkeypatch.setattr(stages._StageFiles, "_merged", counting)
+    monkeypatch.setattr(stages._StageFiles, "_merge", counting)
     merge(folder / "all.yml", folder / "out")
     assert len(made) == 2 * len(dict.fromkeys(made))  # 'half' and 'sparse' once each; 'half' is read twice
 
@@ -217,7 +217,7 @@ def test_a_recipe_made_from_itself_is_refused(folder: Path) -> None:
     half = TWO_STAGES.split("---", maxsplit=1)[0]
     (folder / "a.yml").write_text(half.replace("model: one", "model: b.yml"))
     (folder / "b.yml").write_text(half.replace("model: one", "model: a.yml"))
-    with pytest.raises(RecipeError, match=r"is made from itself: \S*b\.yml -> \S*a\.yml -> \S*b\.yml$"):
+    with pytest.raises(RecipeError, match=r"depends on itself: \S*b\.yml -> \S*a\.yml -> \S*b\.yml$"):
         merge(folder / "a.yml", folder / "out")
 
 

@@ -42,7 +42,7 @@ from tokenizer_support import bpe
 from evomerge.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from evomerge.checkpoints.files import identity, weight_files
 from evomerge.checkpoints.lora import adapt
-from evomerge.checkpoints.lora_embeddings import Architecture, Vocabulary
+from evomerge.checkpoints.lora_embeddings import Architecture, VocabularyTensors
 from evomerge.checkpoints.references import locate, parse_reference
 from evomerge.engine.inputs import Inputs
 from evomerge.engine.sources import open_sources
@@ -309,7 +309,7 @@ def _adapter(given: Any, shop: Workshop) -> None:
     (folder / "adapter_model.safetensors").write_bytes(safetensors_bytes(header, bytes(_adapter_file()[1])))
     identity(folder)
     embeddings = ("model.embed_tokens.weight", "lm_head.weight")
-    architecture = Architecture(vocabulary=lambda: Vocabulary(embeddings))
+    architecture = Architecture(vocabulary=lambda: VocabularyTensors(embeddings))
     model = adapt(shop.checkpoints["one"], folder, architecture)
     Inputs({**shop.checkpoints, "one": model}).plan(LINEAR)
     for name, info in model.tensors.items():

@@ -12,6 +12,8 @@ from pydantic import BaseModel
 from support import ROOT, ZOO
 
 from evomerge.errors import ExperimentError, UserError
+from evomerge.fitness.chat_spec import ChatSpec
+from evomerge.fitness.generation_spec import GenerationSpec
 from evomerge.fitness.spec import FitnessSpec, SplitSpec, TaskSpec
 from evomerge.runs.experiment import (
     Experiment,
@@ -32,7 +34,11 @@ def load(document: dict[str, Any], folder: Path, overrides: dict[str, Any] | Non
 
 
 @pytest.mark.parametrize(
-    "schema", [ExperimentSpec, SearchSpec, WorkersSpec, OutputSpec, FitnessSpec, TaskSpec, SplitSpec]
+    "schema",
+    [
+        *(ExperimentSpec, SearchSpec, WorkersSpec, OutputSpec),
+        *(FitnessSpec, TaskSpec, SplitSpec, ChatSpec, GenerationSpec),
+    ],
 )
 def test_every_field_is_documented(schema: type[BaseModel]) -> None:
     text = (ROOT / "docs" / "experiment.md").read_text()

@@ -109,7 +109,7 @@ def test_an_observer_that_fails_is_dropped_and_the_others_see_the_end(
     assert found.ending is Ending.BUDGET
     assert diary.said[-1] == "ended"
     assert [r.message for r in caplog.records if "Broken" in r.message] == [
-        "the observer Broken failed and is told nothing more"
+        "the observer Broken failed and is not called again"
     ]
 
 

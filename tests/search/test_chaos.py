@@ -52,11 +52,11 @@ def survives(chaos: ModuleType, url: str, tmp_path: Path, kills: int, workers: i
     )
     search(plan, reference, FakeExecutor())
     starts = itertools.count()
-    victims = ("worker", "group") if workers else ("driver", "group")
+    targets = ("worker", "group") if workers else ("driver", "group")
     run = chaos.Chaos(
         command=lambda: [sys.executable, str(DRIVER), url, str(next(starts)), str(workers), str(lag)],
         recorded=lambda: count(url),
-        victims=victims,
+        targets=targets,
         chance=random.Random(7),
         log=tmp_path / "log",
         start_s=8.0 if workers else 1.5,

@@ -98,7 +98,7 @@ def test_a_second_driver_is_refused_while_the_first_lives_and_let_in_when_it_is_
     assert Study.open(storage, "held").trials() == ()  # to read takes no lease
     first.process.send_signal(signal.SIGKILL)
     deadline = time.monotonic() + 5
-    while lease_module._started(first.process.pid) and time.monotonic() < deadline:
+    while lease_module._start_time(first.process.pid) and time.monotonic() < deadline:
         time.sleep(0.01)
     study = opened(storage)  # at once, and before anybody has waited for the dead process
     assert study.record(baseline(0)).number == 0
@@ -241,9 +241,8 @@ def test_a_process_id_that_now_belongs_to_another_process_is_no_living_driver(jo
     opened(journal).close()
     storage = open_storage(journal, create=True)
     alive = os.getppid()
-    holder = Holder(
-        "t", lease_module._machine(), "host", alive, lease_module._started(alive), "2026-01-01 00:00:00.000"
-    )
+    started = lease_module._start_time(alive)
+    holder = Holder("t", lease_module._machine(), "host", alive, started, "2026-01-01 00:00:00.000")
     storage.set_system_attribute("held", LEASE, json.dumps(asdict(holder)))
     with pytest.raises(StudyError, match=f"process {alive} on host, since 2026-01-01"):
         opened(journal)
@@ -289,12 +288,12 @@ def test_from_another_machine_a_driver_lives_as_long_as_its_heartbeat_is_young(
 def test_an_ended_process_that_nobody_waited_for_is_dead() -> None:
     process = subprocess.Popen(["true"])
     deadline = time.monotonic() + 5
-    while lease_module._started(process.pid) and time.monotonic() < deadline:
+    while lease_module._start_time(process.pid) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert lease_module._started(process.pid) == ""
+    assert lease_module._start_time(process.pid) == ""
     assert Path(f"/proc/{process.pid}").exists()
     process.wait()
-    assert lease_module._started(os.getpid()).isdecimal()
+    assert lease_module._start_time(os.getpid()).isdecimal()
 
 
 def test_a_stranger_s_study_gets_no_lease(tmp_path: Path) -> None:

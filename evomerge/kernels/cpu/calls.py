@@ -1,4 +1,4 @@
-"""How compiled functions are called: inputs by address, numbers as float32.
+"""Arguments of compiled functions: inputs by address, scalars as float32.
 
 With addresses one compiled function serves any number of models. Elements come as bfloat16 (``uint16`` there)
 or float32; tensors in float16 are widened first.
@@ -32,7 +32,7 @@ KINDS = {torch.bfloat16: 0, torch.float32: 1}
 
 @functools.cache
 def available() -> bool:
-    """Whether numba is there and has a place to keep what it compiles."""
+    """Whether numba is installed and has a folder to cache compiled functions in."""
     try:
         functions()
     except (ImportError, RuntimeError):
@@ -42,7 +42,7 @@ def available() -> bool:
 
 @functools.cache
 def functions() -> ModuleType:
-    """The compiled functions; numba is imported when they are first wanted."""
+    """The compiled functions; numba is imported on first use."""
     from evomerge.kernels.cpu import compiled
 
     return compiled
@@ -63,13 +63,13 @@ class InputAddresses:
 
 
 def floats(values: Sequence[float]) -> Any:
-    """Numbers as torch's scalars of float32 operations see them; infinite where float32 ends."""
+    """Scalars rounded as in torch's float32 operations; infinite beyond the range of float32."""
     with np.errstate(over="ignore"):
         return np.array(values, dtype=np.float64).astype(np.float32)
 
 
 def single(value: float) -> Any:
-    """One number as ``floats`` makes it."""
+    """One scalar as in ``floats``."""
     return floats([value])[0]
 
 

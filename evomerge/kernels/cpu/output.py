@@ -1,4 +1,4 @@
-"""What compiled functions write: rows of a chunk, rounded and with their digest."""
+"""The output of compiled functions: rows of a chunk, rounded and with their digest."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class OutputRows:
         return state if self._can_digest else state[:0], word, key_table()
 
     def finish(self, finite: bool, *, digested: bool = False) -> None:
-        """Does what the function has not done: rounding to a dtype it does not know, finiteness, digest."""
+        """Completes what the function did not do: rounding to other dtypes, finiteness, digest."""
         if not self._is_direct:
             write_float32(self._rows_RC, self._chunk, self._target)
             return
@@ -46,6 +46,6 @@ class OutputRows:
 
 
 def write_float32(rows_RC: Tensor, chunk: Chunk, target: Target) -> None:
-    """Writes rows that torch has made."""
+    """Writes rows that torch computed."""
     round_rows(rows_RC, target)
     digest.add(target.state, target.place_RC, chunk.first)

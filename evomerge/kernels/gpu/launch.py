@@ -64,7 +64,7 @@ def triton_kernels() -> ModuleType | None:
 
 @functools.cache
 def runs_on(device: torch.device) -> bool:
-    """Whether a small sum comes out right there: Triton also needs a C compiler, and a GPU that it knows."""
+    """Whether a small test sum is right there: Triton also needs a C compiler, and a GPU that it supports."""
     if triton_kernels() is None:
         return False
     x_RC = torch.arange(24.0, device=device).view(3, 8)
@@ -194,7 +194,7 @@ _at_once: dict[tuple[Any, ...], int] = {}
 
 @functools.lru_cache(maxsize=1 << 14)
 def upload(coefficients: tuple[int, ...], device: torch.device) -> Tensor:
-    """int64 on the device; equal ones are upload once.
+    """``coefficients`` on the device, int64; equal ones are uploaded once.
 
     Resident inputs keep their addresses, and many tensors of a candidate have the same coefficients.
     """

@@ -15,7 +15,7 @@ __all__ = ["Importance", "apply", "importance", "outlier_threshold", "quartiles"
 
 @dataclass(frozen=True)
 class Importance:
-    """How far each row of the other model diverges from the base's; from what importance on it counts.
+    """The divergence of each row of the other model from the base's, and the threshold of importance.
 
     ``divergence_R`` is in nats, float64, on the CPU.
     """

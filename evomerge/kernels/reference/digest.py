@@ -9,7 +9,7 @@ The bytes are words of 64 bits, little-endian, the last one filled up with zeros
 Keys are table[p mod 512] * odd + offset; the table, and odd and offset of each 512 words, are mixed well
 (MurmurHash3's finalizer; SplitMix64), so that a change of one word always shows in the second sum, and
 swaps, shifts and zeros elsewhere show like a change of random bits. Multiplying 32 by 32 bits is what
-vector units of CPUs can do; keys cost them one such product. It finds accidents, it stops no attacker.
+vector units of CPUs can do; keys cost them one such product. It detects accidents, not attacks.
 """
 
 from __future__ import annotations
