@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 from lm_eval.models.huggingface import HFLM
-from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
+from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 
+from evomerge.backends.answer_text import answer_text
 from evomerge.backends.vllm_engine import Answer, Request
 from evomerge.errors import FitnessError, did_you_mean
 from evomerge.fitness.answering import SEED
@@ -84,21 +85,10 @@ class VllmLM(HFLM):  # type: ignore[misc]
         for position, answer in enumerate(answers):
             if not all(map(math.isfinite, answer.logprobs)):
                 raise NonFiniteLogitsError(position)
-        return [self._text(asked, answer) for asked, answer in zip(wanted, answers, strict=True)]
-
-    def _text(self, asked: _Wanted, answer: Answer) -> str:
-        """As ``HFLM.generate_until`` (0.4.13): behind the end of a thought, then up to a stop text."""
-        tokens, end = answer.tokens, asked.think_end
-        if isinstance(end, int) and end in tokens:
-            tokens = tokens[len(tokens) - tokens[::-1].index(end) :]
-        text = self.tok_decode(tokens)
-        return str(
-            postprocess_generated_text(
-                text.lstrip() if isinstance(end, int) else text,
-                asked.until,
-                end if isinstance(end, str) else None,
-            )
-        )
+        return [
+            answer_text(self.tok_decode, answer.tokens, asked.until, asked.think_end)
+            for asked, answer in zip(wanted, answers, strict=True)
+        ]
 
     def _wanted(self, prompt: str, settings: dict[str, Any]) -> _Wanted:
         kwargs: dict[str, Any] = dict(normalize_gen_kwargs(settings, self.max_gen_toks))

@@ -26,6 +26,7 @@ from evomerge.engine.model_names import parse_config
 from evomerge.engine.plan import MergePlan
 from evomerge.engine.sources import open_sources
 from evomerge.errors import CandidateError, CheckpointError, FailureKind, UserError
+from evomerge.fitness.askable import BatchSize
 from evomerge.fitness.deadline import Deadline
 from evomerge.recipe import Recipe
 from evomerge.tokenizers.vocabulary import load_tokenizer, tokenizer_files
@@ -83,7 +84,7 @@ class VllmModel:
         self._recipe, self._plan = recipe, plan
         return fingerprint
 
-    def lm(self, batch_size: int, deadline: Deadline | None = None) -> VllmLM:  # noqa: ARG002
+    def lm(self, batch_size: BatchSize, deadline: Deadline | None = None) -> VllmLM:  # noqa: ARG002
         """As ``Askable.lm``; vLLM makes batches of its own (``max_num_seqs`` in the engine arguments)."""
         if self._running is None or self._recipe is None:
             raise RuntimeError("nothing has been loaded yet")

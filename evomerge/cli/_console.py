@@ -130,7 +130,7 @@ def leaderboard_table(rows: Sequence[Row], title: str) -> Table:
     table = plain_table(title, ())
     table.add_column("model", no_wrap=True)
     measured = other_measure(rows)
-    for name in (*([] if measured is None else [measured]), "search", "valid.", "test", "95 % interval"):
+    for name in (*([] if measured is None else ["likel."]), "search", "valid.", "test", "95 % interval"):
         table.add_column(name, justify="right", no_wrap=True)
     tasks = list(dict.fromkeys(t.task for row in rows for t in row.tasks))
     heads = {task.partition("_")[0] for task in tasks}  # a family's name says nothing in each column
@@ -156,6 +156,8 @@ def leaderboard_table(rows: Sequence[Row], title: str) -> Table:
         "Tasks: on test items where a model was scored on them, else on search items."
     )
     if measured is not None:
-        table.caption += f"\n{measured}: what the search went by, on search items; all else by the metrics."
+        table.caption += (
+            f"\nlikel.: {measured}, which the search went by, on search items; all else is by the metrics."
+        )
     table.caption_justify = "left"
     return table

@@ -201,7 +201,11 @@ class FitnessSpec(_Frozen):
         "They win over lm-eval's tasks of the same name.",
     )
     splits: SplitSpec = Field(default_factory=SplitSpec, description="Division of the items.")
-    batch_size: _Count = Field(default=16, description="Sequences in one forward pass.")
+    batch_size: Literal["auto"] | _Count = Field(
+        default="auto",
+        description="Sequences in one forward pass; auto: as many as the memory of the device suggests "
+        "(the engine lm_eval: 16). As the study was begun if not given.",
+    )
     max_gen_toks: _Count | None = Field(
         default=None, description="Generated answers are cut at this many tokens, if the task allows more."
     )

@@ -245,11 +245,15 @@ class Experiment:
 
     def of_study(self, document: Mapping[str, Any] | None) -> Experiment:
         """The experiment with settings that are not given as in the stored ``document`` of its study."""
-        if document is None or self.spec.workers.engine is not None:
+        if document is None:
             return self
-        engine = read_document(document)["workers"]["engine"]
-        workers = self.spec.workers.model_copy(update={"engine": engine})
-        return replace(self, spec=self.spec.model_copy(update={"workers": workers}))
+        begun = read_document(document)
+        workers, fitness = self.spec.workers, self.spec.fitness
+        if workers.engine is None:
+            workers = workers.model_copy(update={"engine": begun["workers"]["engine"]})
+        if "batch_size" not in fitness.model_fields_set:
+            fitness = fitness.model_copy(update={"batch_size": begun["fitness"]["batch_size"]})
+        return replace(self, spec=self.spec.model_copy(update={"workers": workers, "fitness": fitness}))
 
 
 _HOLE_HINT = "Replace a value by a hole, for instance weight: {float: [0, 1]}."

@@ -70,6 +70,18 @@ def test_a_study_goes_on_with_the_engine_that_it_began_with(tmp_path: Path) -> N
     assert [d.field for d in fields] == ["workers.engine"]
 
 
+def test_a_study_goes_on_with_the_batch_size_that_it_began_with(tmp_path: Path) -> None:
+    mine = load(EXPERIMENT, tmp_path)
+    begun = mine.document({})
+    assert begun["fitness"]["batch_size"] == "auto"
+    sixteen = {**begun, "fitness": {**begun["fitness"], "batch_size": 16}}
+    assert mine.of_study(sixteen).document({}) == sixteen
+    given = load(EXPERIMENT, tmp_path, {"fitness.batch_size": "auto"}).of_study(sixteen)
+    assert [d.field for d in Manifest.of(sixteen).differences(given.document({}), (), read_document)] == [
+        "fitness.batch_size"
+    ]
+
+
 def test_a_study_of_a_later_release_is_shown_and_is_another_experiment(tmp_path: Path) -> None:
     mine = load(EXPERIMENT, tmp_path)
     now = mine.document({})

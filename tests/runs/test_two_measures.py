@@ -93,7 +93,7 @@ def test_candidates_are_scored_by_it_and_everything_else_by_the_metric(here: Pat
     text = " ".join(shown.split())
     assert f"answer_likelihood against the metrics on search items: Kendall's tau {agreed.tau:.2f}" in text
     assert "8 models (6 baselines, 2 finalists)" in text
-    assert "answer_likelihood search valid. test" in text
+    assert "likel. search valid. test" in text
     document = json.loads(CliRunner().invoke(app, ["status", str(file), "--json"]).stdout)
     assert document["agreement"]["tau"] == agreed.tau
     assert document["agreement"]["warning"] is None
