@@ -8,7 +8,7 @@
     │   ├── FitnessError         lm-eval tasks, metrics, splits
     │   ├── StudyError           a study or its storage
     │   └── OutputError          a place to write to
-    └── CandidateError       one candidate failed; recorded on its trial, the search goes on
+    └── CandidateError       one candidate failed; recorded on its trial, the search continues
 
 Anything else that is raised is a bug and keeps its traceback.
 """
@@ -59,7 +59,7 @@ class UserError(EvomergeError):
         return f"{text.rstrip('.')}. {self.hint}" if self.hint else text
 
     def within(self, where: str) -> UserError:
-        """The same error with ``where`` (a file, say) in front of its place."""
+        """The same error with ``where`` (a file, for example) in front of its place."""
         return type(self)(f"{where}: {self.where}" if self.where else where, self.reason, self.hint)
 
 
@@ -100,7 +100,7 @@ class FailureKind(StrEnum):
 
 
 class CandidateError(EvomergeError):
-    """One candidate cannot be scored; its trial is recorded as failed and the search goes on."""
+    """One candidate cannot be scored; its trial is recorded as failed and the search continues."""
 
     def __init__(self, kind: FailureKind, reason: str) -> None:
         super().__init__(kind, reason)

@@ -17,16 +17,31 @@ Raises ``UserError`` where a model, the device or an installation is wrong."""
 
 
 def _transformers(settings: ModelSettings) -> ResidentModel:
+    from evomerge.backends.pooled_lm import PooledModel
     from evomerge.backends.transformers_model import TransformersModel
 
-    return TransformersModel.of(settings)
+    return TransformersModel.of(settings, PooledModel)
+
+
+def _lm_eval(settings: ModelSettings) -> ResidentModel:
+    from evomerge.backends.transformers_lm import LoadedModel
+    from evomerge.backends.transformers_model import TransformersModel
+
+    return TransformersModel.of(settings, LoadedModel)
+
+
+def _vllm(settings: ModelSettings) -> ResidentModel:
+    from evomerge.backends.vllm_model import VllmModel
+
+    return VllmModel.of(settings)
 
 
 BACKENDS: Registry[MakeModel] = Registry("backend", "evomerge.backends")
 """Every registered backend by name."""
 
 BACKENDS.add("transformers", _transformers)
-BACKENDS.add("lm_eval", _transformers)
+BACKENDS.add("lm_eval", _lm_eval)
+BACKENDS.add("vllm", _vllm)
 
 
 def resident_model(backend: str, settings: ModelSettings) -> ResidentModel:

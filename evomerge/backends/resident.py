@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from evomerge.fitness.askable import Askable
 from evomerge.recipe import Recipe
@@ -18,7 +19,8 @@ class ModelSettings:
 
     ``models`` are the models of every recipe to come: the names that recipes use, and the references they
     stand for. ``folder`` is where relative paths start. ``dtype`` is what the model calculates in (``None`` =
-    the dtype of the merge). ``threads`` is how many threads merge.
+    the dtype of the merge). ``threads`` is how many threads merge. ``engine_args`` are arguments of the
+    library that runs the model, ``quantization`` how it stores weights, where a backend has these.
     """
 
     models: tuple[tuple[str, str], ...]
@@ -26,6 +28,8 @@ class ModelSettings:
     device: str = "auto"
     dtype: str | None = None
     threads: int = 1
+    engine_args: Mapping[str, Any] = field(default_factory=dict)
+    quantization: str | None = None
 
 
 class ResidentModel(Askable, Protocol):
@@ -45,6 +49,14 @@ class ResidentModel(Askable, Protocol):
         Raises:
             CandidateError: The weights hold NaN or infinity, or memory ran out.
             RecipeError, CheckpointError: The recipe does not fit the models.
+        """
+        ...
+
+    @property
+    def config_digest(self) -> str | None:
+        """Digest of what decides answers besides the weights last loaded: ``config_digest`` of their plan.
+
+        ``None``: not known, so that models with equal weights are not taken for equal.
         """
         ...
 

@@ -15,21 +15,32 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from evomerge.backends.out_of_memory import with_halved_batches
 from evomerge.errors import FitnessError
-from evomerge.fitness.askable import NonFiniteLogitsError
+from evomerge.fitness.askable import BatchSize, NonFiniteLogitsError
 from evomerge.fitness.deadline import Deadline
 from evomerge.fitness.generation_spec import OWN_KEYS
 
-__all__ = ["LoadedModel", "TransformersLM", "context_length", "with_padding"]
+__all__ = [
+    "BadPromptError",
+    "LoadedModel",
+    "TransformersLM",
+    "context_length",
+    "with_padding",
+    "without_options",
+]
+
+
+_AUTO = 16
+"""Sequences in a pass where none are given; lm-eval's own ``auto`` depends on what memory is free."""
 
 
 class LoadedModel:
-    """A transformers model and its tokenizer, ready to be asked: an ``Askable``."""
+    """A transformers model and its tokenizer, ready to be asked as lm-eval does: an ``Askable``."""
 
     def __init__(self, model: torch.nn.Module, tokenizer: Any) -> None:
         self.model = model
         self.tokenizer = tokenizer
 
-    def lm(self, batch_size: int, deadline: Deadline | None = None) -> TransformersLM:
+    def lm(self, batch_size: BatchSize, deadline: Deadline | None = None) -> TransformersLM:
         """As ``Askable.lm``; puts the model into eval mode.
 
         Raises:
@@ -53,15 +64,15 @@ class TransformersLM(HFLM):  # type: ignore[misc]
         self,
         model: torch.nn.Module,
         tokenizer: Any,
-        batch_size: int,
+        batch_size: BatchSize,
         deadline: Deadline | None = None,
     ) -> None:
         self._deadline = deadline
-        self._batch_size = batch_size
+        self._batch_size = _AUTO if batch_size == "auto" else batch_size
         super().__init__(
             pretrained=model,
             tokenizer=tokenizer,
-            batch_size=batch_size,
+            batch_size=self._batch_size,
         )
 
     pools = False
@@ -85,11 +96,11 @@ class TransformersLM(HFLM):  # type: ignore[misc]
         answers = [""] * len(requests)
         for end in dict.fromkeys(ends):
             places = [place for place, other in enumerate(ends) if other == end]
-            asked = [_plain(requests[place]) for place in places]
+            asked = [without_options(requests[place]) for place in places]
             self.think_end_token = end
             try:
                 found = self._generate(asked, disable_tqdm)
-            except _BadPromptError as error:
+            except BadPromptError as error:
                 raise NonFiniteLogitsError(places[self._position(asked, error.tokens)]) from None
             for place, answer in zip(places, found, strict=True):
                 answers[place] = answer
@@ -138,20 +149,20 @@ class TransformersLM(HFLM):  # type: ignore[misc]
         generated = super()._model_generate(context, max_length, stop, logits_processor=processors, **kwargs)
         row = watch.first_bad_row(len(context))
         if row is not None:
-            raise _BadPromptError(context[row].tolist())
+            raise BadPromptError(context[row].tolist())
         return generated
 
 
-def _plain(request: Any) -> Any:
-    """``request`` without the options that lm-eval and transformers do not know."""
+def without_options(request: Any, names: Sequence[str] = OWN_KEYS) -> Any:
+    """``request`` without those generation options; the default are those that lm-eval does not know."""
     prompt, options, *rest = request.args
-    if not any(key in options for key in OWN_KEYS):
+    if not any(name in options for name in names):
         return request
-    known = {key: value for key, value in options.items() if key not in OWN_KEYS}
+    known = {key: value for key, value in options.items() if key not in names}
     return replace(request, arguments=(prompt, known, *rest))
 
 
-class _BadPromptError(Exception):
+class BadPromptError(Exception):
     """Logits that are not finite; holds the prompt's tokens, padded left."""
 
     def __init__(self, tokens: list[int]) -> None:

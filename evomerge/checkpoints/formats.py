@@ -82,6 +82,6 @@ def _find(folder: Path, patterns: Sequence[str]) -> list[str]:
 
 
 def _model_folders(folder: Path) -> list[str]:
-    """Folders in ``folder`` that look like models: checkpoints of a training run, say; the newest last."""
+    """Folders in ``folder`` that look like models: such as checkpoints of a training run; the newest last."""
     names = [Path(name).parent.name for name in _find(folder, ("*/config.json", "*/adapter_config.json"))]
     return sorted(dict.fromkeys(names), key=lambda name: (len(name), name))

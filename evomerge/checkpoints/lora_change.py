@@ -1,7 +1,7 @@
 """The change of an adapter to one tensor of its base; all in float32.
 
 W + scale * B A (Hu et al. 2021, arXiv:2106.09685), for DoRA m * V / |V| of V = W + scale * B A (Liu et al.
-2024, arXiv:2402.09353), rows given anew, or a whole weight in place of the base's.
+2024, arXiv:2402.09353), replaced rows, or a whole weight in place of the base's.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Change:
     scale: float = 1.0
     transposed: bool = False
     rows: tuple[int, ...] = ()
-    """Which rows are given anew, for the part of that name: single tokens of an embedding."""
+    """Which rows are replaced, for the part of that name: single tokens of an embedding."""
     resized: Tensor | None = None
     """The base's weight with another number of rows, where the adapter brings it."""
     first: Change | None = None

@@ -125,9 +125,12 @@ def interval(low: float | None, high: float | None) -> str:
 
 def leaderboard_table(rows: Sequence[Row], title: str) -> Table:
     """Baselines and finalists: search, validation and test score, interval, and the value of each task."""
+    from evomerge.report.tables import other_measure
+
     table = plain_table(title, ())
     table.add_column("model", no_wrap=True)
-    for name in ("search", "valid.", "test", "95 % interval"):
+    measured = other_measure(rows)
+    for name in (*([] if measured is None else ["likel."]), "search", "valid.", "test", "95 % interval"):
         table.add_column(name, justify="right", no_wrap=True)
     tasks = list(dict.fromkeys(t.task for row in rows for t in row.tasks))
     heads = {task.partition("_")[0] for task in tasks}  # a family's name says nothing in each column
@@ -138,7 +141,8 @@ def leaderboard_table(rows: Sequence[Row], title: str) -> Table:
         values = {t.task: t.test if row.test is not None else t.search for t in row.tasks}
         table.add_row(
             f"{row.name} *" if row.winner else row.name,
-            number(row.search),
+            *([] if measured is None else [number(row.search)]),
+            number(row.search if measured is None else row.search_metric),
             number(row.validation),
             number(row.test),
             interval(row.low, row.high),
@@ -151,5 +155,9 @@ def leaderboard_table(rows: Sequence[Row], title: str) -> Table:
         "* = the winner, chosen on validation items.\n"
         "Tasks: on test items where a model was scored on them, else on search items."
     )
+    if measured is not None:
+        table.caption += (
+            f"\nlikel.: {measured}, which the search went by, on search items; all else is by the metrics."
+        )
     table.caption_justify = "left"
     return table

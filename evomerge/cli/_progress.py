@@ -25,6 +25,7 @@ __all__ = ["LiveProgress"]
 _PHASES = {
     "baselines": "Scoring the baselines",
     "search": "Searching",
+    "metrics": "Scoring baselines and best candidates by their metrics",
     "validation": "Validating the best candidates",
     "test": "Testing baselines and winner",
 }

@@ -70,6 +70,11 @@ def _print(experiment: Experiment, checked: Check) -> None:
     if any(t.chat for t in checked.tasks):
         for t in checked.tasks:
             say(f"{t.task}: {f'asked with {t.chat}' if t.chat else 'asked without chat'}")
+    for spec in experiment.fitness.tasks:
+        if spec.measure != "metric":
+            say(f"{spec.task}: the search goes by its {spec.measure}, validation and test by its metric")
+        if spec.python is not None:
+            say(f"{spec.task}: your Python code in {spec.python}, which runs with all that you may do here")
     workers, memory = experiment.spec.workers, checked.memory
     say(f"Baselines: {', '.join(checked.baselines)}")
     say(search_text(experiment.spec.search, space.dimensions))

@@ -12,6 +12,7 @@ from evomerge.errors import ExperimentError, did_you_mean
 
 if TYPE_CHECKING:
     from evomerge.fitness.spec import FitnessSpec
+    from evomerge.runs.experiment import WorkersSpec
 
 __all__ = ["command"]
 
@@ -36,7 +37,7 @@ def command(
         raise ExperimentError("--split", f"there is no split {split!r}", did_you_mean(split, _SPLITS))
     if dtype is not None and dtype not in _DTYPES:
         raise ExperimentError("--dtype", f"{dtype!r} is not a supported dtype", did_you_mean(dtype, _DTYPES))
-    spec, own_dtype = _fitness(fitness)
+    spec, workers = _fitness(fitness)
     warn_of_trust(spec)
     from evomerge.engine.device import resolve_device
     from evomerge.errors import CandidateError
@@ -53,7 +54,10 @@ def command(
             fitness=spec,
             folder=fitness.parent,
             device=resolve_device(device),
-            dtype=dtype or own_dtype,
+            dtype=dtype or workers.dtype,
+            engine=workers.chosen_engine,
+            engine_args=workers.engine_args or {},
+            quantization=workers.quantization,
         )
     )
     recipe = parse_recipe({"merge_method": "passthrough", "models": [{"model": "model"}]})
@@ -92,8 +96,8 @@ def command(
     console.print(table)
 
 
-def _fitness(path: Path) -> tuple[FitnessSpec, str | None]:
-    """The fitness of an experiment file, or of a file that holds only that section."""
+def _fitness(path: Path) -> tuple[FitnessSpec, WorkersSpec]:
+    """The fitness of an experiment file, or of a file that holds only that section, and who scores."""
     from evomerge.errors import UserError
     from evomerge.fitness.spec import FitnessSpec
     from evomerge.recipe import parse, read_yaml
@@ -104,6 +108,6 @@ def _fitness(path: Path) -> tuple[FitnessSpec, str | None]:
         section = document.get("fitness", document)
         spec = fitness_of_document(parse(FitnessSpec, section, ExperimentError), path)
         workers = (document.get("workers") or {}) if "fitness" in document else {}
-        return spec, parse(WorkersSpec, workers, ExperimentError).dtype
+        return spec, parse(WorkersSpec, workers, ExperimentError)
     except UserError as exception:
         raise exception.within(str(path)) from None

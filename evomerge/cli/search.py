@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from evomerge.cli._agreement import show_agreement
 from evomerge.cli._console import (
     command_line,
     console,
@@ -127,7 +128,7 @@ class _Search:
 
         if self._quiet:
             with self._run.study() as opened:
-                print_json(study_document(opened.study, found.leaderboard, found.verdict))
+                print_json(study_document(opened.study, found.leaderboard, found.verdict, found.agreement))
             return
         console.print()
         title = f"{self._run.experiment.name}: {found.candidates} candidates"
@@ -136,6 +137,7 @@ class _Search:
             console.print()
         for sentence in () if found.verdict is None else verdict_text(found.verdict):
             say(sentence)
+        show_agreement(found.agreement)
         if found.ending is Ending.CONVERGED:
             console.print("The search converged before its budget was spent.")
         _next_steps(self._run.experiment)
@@ -144,7 +146,8 @@ class _Search:
     def _interruptible(self) -> Iterator[None]:
         """The first Ctrl-C (or SIGTERM) ends the search after the running candidate, the second at once.
 
-        Where no candidate is running (models are being opened, say), the first ends it at once as well.
+        Where no candidate is running (while models are opened, for example), the first ends it at once as
+        well.
         """
 
         def ask(number: int, _: object) -> None:

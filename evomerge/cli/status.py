@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evomerge.cli._agreement import show_agreement
 from evomerge.cli._console import console, leaderboard_table, number, print_json, say
 from evomerge.cli._gate import FailUnlessBetter, pass_gate
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from evomerge.runs.opened_study import OpenedStudy
     from evomerge.search.leaderboard import Row
     from evomerge.search.verdict import Verdict
+    from evomerge.study.trial import Trial
 
 __all__ = ["command"]
 
@@ -40,7 +42,7 @@ def command(
     opened = open_study(study, storage)
     rows, verdict = opened.leaderboard(), opened.verdict()
     if json_:
-        print_json(study_document(opened.study, rows, verdict))
+        print_json(study_document(opened.study, rows, verdict, opened.agreement()))
     elif markdown:
         console.print(leaderboard_markdown(rows), end="")
     else:
@@ -67,14 +69,7 @@ def _show(opened: OpenedStudy, rows: Sequence[Row], verdict: Verdict | None) -> 
     failures = Counter(t.failure.kind.value for t in trials if t.failure is not None)
     if failures:
         say("Failed: " + ", ".join(f"{n} {kind}" for kind, n in sorted(failures.items())))
-    cached = sum(1 for t in trials if t.cached_from is not None)
-    if cached:
-        say(f"Answered from earlier trials with the same recipe: {cached}")
-    scored = [t for t in trials if t.cached_from is None and t.scores is not None]
-    if scored:
-        made = median(t.seconds.materialize for t in scored)
-        judged = median(t.seconds.evaluate for t in scored)
-        say(f"Seconds a candidate (median): {number(made)} to merge, {number(judged)} to evaluate")
+    _show_work(trials)
     missing, finalists = opened.unvalidated()
     if missing:
         say(f"Not finished: {missing} of {finalists} finalists are still to be validated.")
@@ -84,3 +79,21 @@ def _show(opened: OpenedStudy, rows: Sequence[Row], verdict: Verdict | None) -> 
         console.print()
     for sentence in () if verdict is None else verdict_text(verdict):
         say(sentence)
+    show_agreement(opened.agreement())
+
+
+def _show_work(trials: Sequence[Trial]) -> None:
+    """What was evaluated, and what did not have to be."""
+    cached = sum(1 for t in trials if t.cached_from is not None)
+    if cached:
+        say(f"Answered from earlier trials with the same recipe: {cached}")
+    same = sum(1 for t in trials if t.same_weights_as is not None)
+    if same:
+        say(f"Equal to a baseline to the bit, so not scored again: {same}")
+    scored = [
+        t for t in trials if t.cached_from is None and t.same_weights_as is None and t.scores is not None
+    ]
+    if scored:
+        made = median(t.seconds.materialize for t in scored)
+        judged = median(t.seconds.evaluate for t in scored)
+        say(f"Seconds a candidate (median): {number(made)} to merge, {number(judged)} to evaluate")

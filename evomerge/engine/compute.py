@@ -6,8 +6,10 @@ The same function fills the live model and the files on disk, chunk by chunk.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import Any, TypeVar
 
 import numpy as np
@@ -29,6 +31,9 @@ _Result = TypeVar("_Result")
 
 _RELEASE_ELEMENTS = 1 << 24
 """Elements after which processed rows are released: the memory of a merge must not grow with its tensors."""
+
+_set_num_threads = torch.set_num_threads
+"""torch's own: vLLM replaces the name in torch by a function that does nothing."""
 
 Release = Callable[[int, int], None]
 """(first row, end) of rows that are not needed for now."""
@@ -127,8 +132,9 @@ class ComputePool:
     """
 
     def __init__(self, threads: int) -> None:
+        self._threads = max(1, threads)
         self._pool = ThreadPoolExecutor(
-            max(1, threads), "evomerge-compute", initializer=torch.set_num_threads, initargs=(1,)
+            self._threads, "evomerge-compute", initializer=_set_num_threads, initargs=(1,)
         )
 
     def fill(self, function: Callable[[TensorPlan], Digest], tensors: Sequence[TensorPlan]) -> list[Digest]:
@@ -151,6 +157,21 @@ class ComputePool:
             return [futures[i].result() for i in range(len(items))]
         finally:
             for future in futures.values():
+                future.cancel()
+
+    def in_turn(self, function: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
+        """``function`` of each item, in their order; each thread is at most one item ahead of who asks."""
+        left = iter(items)
+        begun: deque[Future[_Result]] = deque()
+        try:
+            while True:
+                for item in islice(left, 1 + self._threads - len(begun)):
+                    begun.append(self._pool.submit(function, item))
+                if not begun:
+                    return
+                yield begun.popleft().result()
+        finally:
+            for future in begun:
                 future.cancel()
 
     def close(self) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from evomerge.checkpoints.checkpoint import Checkpoint
-from evomerge.engine.compute import ComputePool, merge_tensor
+from evomerge.engine.compute import ComputePool, merge_tensor, rows_of
 from evomerge.engine.fingerprint import fingerprint
 from evomerge.engine.inputs import Inputs
 from evomerge.engine.memory import SourcesIn, memory_plan
@@ -19,7 +19,7 @@ from evomerge.errors import CandidateError, FailureKind
 from evomerge.kernels import Digest, InMemory
 from evomerge.recipe import Recipe
 
-__all__ = ["InPlaceMerge", "Weights", "WeightsFor"]
+__all__ = ["InPlaceMerge", "TakeTensors", "Weights", "WeightsFor"]
 
 
 class Weights(Protocol):
@@ -36,6 +36,9 @@ class Weights(Protocol):
 
 WeightsFor = Callable[[Recipe, MergePlan], Weights]
 """Returns weights that fit the plan of a recipe, of a new model where the last one does not fit."""
+
+TakeTensors = Callable[[Iterator[tuple[str, Tensor]]], None]
+"""What takes the tensors of a merge, by their names in files, one after the other."""
 
 
 class InPlaceMerge:
@@ -79,15 +82,38 @@ class InPlaceMerge:
             CandidateError: The weights hold NaN or infinity, or memory ran out.
             RecipeError, CheckpointError: The recipe does not fit the models.
         """
-        merge_plan = self.plan(recipe)
-        self._forget_changed(merge_plan)
-        if self._sources_in is None:  # before the weights take their memory
-            needed = memory_plan(merge_plan.checkpoints, merge_plan, str(self._device), self._itemsize)
-            self._sources_in = needed.sources_in
+        merge_plan = self._planned(recipe)
         try:
             return self._fill(weights_for(recipe, merge_plan), merge_plan)
         except torch.OutOfMemoryError as exception:
             raise CandidateError(FailureKind.OUT_OF_MEMORY, f"while merging: {exception}") from None
+
+    @torch.no_grad()
+    def hand_over(self, recipe: Recipe, take: TakeTensors) -> str:
+        """Makes the tensors of the merge of ``recipe`` for ``take``, in the output dtype; its fingerprint.
+
+        A tensor is made when ``take`` is about to ask for it, and is its own from then on: of the merged
+        model no more than a few tensors are held here.
+
+        Raises:
+            CandidateError: The weights hold NaN or infinity, or memory ran out.
+            RecipeError, CheckpointError: The recipe does not fit the models.
+            ValueError: ``take`` left tensors.
+        """
+        merge_plan = self._planned(recipe)
+        digests: list[Digest] = []
+
+        def tensors() -> Iterator[tuple[str, Tensor]]:
+            made = self._pool.in_turn(self._made, merge_plan.tensors)
+            for tensor, (rows_RC, digest) in zip(merge_plan.tensors, made, strict=True):
+                digests.append(digest)
+                yield tensor.name, rows_RC.view(tensor.shape)
+
+        try:
+            take(tensors())
+        except torch.OutOfMemoryError as exception:
+            raise CandidateError(FailureKind.OUT_OF_MEMORY, f"while merging: {exception}") from None
+        return fingerprint(merge_plan.tensors, digests)
 
     def close(self) -> None:
         """Frees the sources and the threads."""
@@ -95,12 +121,26 @@ class InPlaceMerge:
         self._resident.clear()
         self._statistics.clear()
 
+    def _planned(self, recipe: Recipe) -> MergePlan:
+        merge_plan = self.plan(recipe)
+        self._forget_changed(merge_plan)
+        if self._sources_in is None:  # before the weights take their memory
+            needed = memory_plan(merge_plan.checkpoints, merge_plan, str(self._device), self._itemsize)
+            self._sources_in = needed.sources_in
+        return merge_plan
+
+    def _made(self, tensor: TensorPlan) -> tuple[Tensor, Digest]:
+        rows_RC = rows_of(torch.empty(tensor.shape, dtype=tensor.dtype, device=self._device))
+        return rows_RC, self._merged(tensor, rows_RC)
+
+    def _merged(self, tensor: TensorPlan, rows_RC: Tensor) -> Digest:
+        return merge_tensor(
+            tensor, self._read, self._statistics, InMemory(rows_RC), chunk_elements=self._chunk_elements
+        )
+
     def _fill(self, weights: Weights, merge_plan: MergePlan) -> str:
         def fill(tensor: TensorPlan) -> Digest:
-            place = InMemory(weights.place(tensor.name))
-            return merge_tensor(
-                tensor, self._read, self._statistics, place, chunk_elements=self._chunk_elements
-            )
+            return self._merged(tensor, weights.place(tensor.name))
 
         digests = self._pool.fill(fill, merge_plan.tensors)
         weights.settle()

@@ -132,7 +132,7 @@ class Ties:
             if name in spelled.origins:
                 continue
             source = next((n for n in stored if ties.get(n, n) == ties.get(name, name)), None)
-            if source is None and has_own_head:  # of an encoder and a decoder, which share one all the same
+            if source is None and has_own_head:  # of an encoder and a decoder, which still share one
                 source = next((n for n in stored if n == self._tied.get(name)), None)
             if source is None:
                 continue  # it lacks the tensor, which is reported later

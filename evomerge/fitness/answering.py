@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 
 from lm_eval.api.instance import Instance
 
-from evomerge.errors import CandidateError, FailureKind
-from evomerge.fitness.askable import EvalLM, NonFiniteLogitsError
+from evomerge.errors import CandidateError, FailureKind, FitnessError
+from evomerge.fitness.askable import EvalLM, NonFiniteLogitsError, UnfitRequestError
 from evomerge.fitness.lm_eval_requests import is_sampled, random_stream
 
 __all__ = ["SEED", "Request", "answer"]
@@ -34,6 +34,7 @@ def answer(model: EvalLM, requests: Sequence[Request]) -> None:
     Raises:
         CandidateError: Logits are not finite (argmax over NaN picks the first choice, so a broken model would
             score like a guess), or memory or time do not suffice.
+        FitnessError: the model cannot answer a request: the item is named.
     """
     tasks = dict.fromkeys(request.task for request in requests)
     groups = [requests] if model.pools else [[r for r in requests if r.task == task] for task in tasks]
@@ -52,6 +53,13 @@ def _ask(model: EvalLM, kind: str, requests: Sequence[Request]) -> None:
         at_fault = calls[error.request][0]
         told = f"the logits after the prompt of item {at_fault.item} are not finite"
         raise _not_finite(at_fault, told) from None
+    except UnfitRequestError as error:
+        unfit = calls[error.request][0]
+        raise FitnessError(
+            f"fitness.tasks: {unfit.task}",
+            f"the model cannot answer item {unfit.item}: {error.reason}",
+            "Check the task's data and templates, or remove the item.",
+        ) from None
     for (request, _), response in zip(calls, responses, strict=True):
         value = response[0] if isinstance(response, tuple) else response
         if isinstance(value, float) and not math.isfinite(value):

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from evomerge.fitness.deadline import Deadline
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Askable", "EvalLM", "NonFiniteLogitsError"]
+__all__ = ["Askable", "BatchSize", "EvalLM", "NonFiniteLogitsError", "UnfitRequestError"]
+
+
+BatchSize: TypeAlias = int | Literal["auto"]
+"""Sequences in one forward pass, or what suits the device."""
 
 
 class EvalLM(Protocol):
@@ -78,7 +82,7 @@ class EvalLM(Protocol):
 class Askable(Protocol):
     """A model with its tokenizer, whose weights may change between two scorings."""
 
-    def lm(self, batch_size: int, deadline: Deadline | None = None) -> EvalLM:
+    def lm(self, batch_size: BatchSize, deadline: Deadline | None = None) -> EvalLM:
         """lm-eval's view of it, with so many sequences at a time; cheap: make one per use, keep none.
 
         ``deadline`` is looked at before each step of the model, or where the model cannot, before each
@@ -96,3 +100,12 @@ class NonFiniteLogitsError(Exception):
     def __init__(self, request: int) -> None:
         super().__init__(request)
         self.request = request
+
+
+class UnfitRequestError(Exception):
+    """The model cannot answer the request at ``request``; ``reason`` is said of its item."""
+
+    def __init__(self, request: int, reason: str) -> None:
+        super().__init__(request, reason)
+        self.request = request
+        self.reason = reason

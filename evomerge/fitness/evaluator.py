@@ -133,9 +133,14 @@ class Evaluator:
     def _says_nothing_of_chat(self) -> bool:
         return self.spec.chat is None and all(task.chat is None for task in self.spec.tasks)
 
+    def close(self) -> None:
+        """Releases what the tasks opened; may be called twice."""
+        for task in self.__dict__.get("_tasks", ()):  # only where they were built
+            task.close()
+
     @cached_property
     def _tasks(self) -> tuple[Task, ...]:
-        from evomerge.fitness.lm_eval_tasks import build_tasks
+        from evomerge.fitness.building import build_tasks
 
         return build_tasks(self.spec, self.base_dir, as_drawn=self.as_drawn)
 

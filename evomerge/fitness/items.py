@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from evomerge.errors import FitnessError
 from evomerge.fitness.scores import Split
 
-__all__ = ["ItemSet", "Measure"]
+__all__ = ["ItemSet", "Measure", "positions_of"]
 
 
 class Measure(StrEnum):
@@ -17,6 +18,8 @@ class Measure(StrEnum):
 
     METRIC = "metric"
     """The task's own metric, as lm-eval computes it."""
+    ANSWER_LIKELIHOOD = "answer_likelihood"
+    """The log-likelihood of the reference answer, for the tasks that ask for it; of others, the metric."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,27 @@ class ItemSet:
     def from_document(cls, document: Mapping[str, Any]) -> ItemSet:
         """The set that ``document`` was made from."""
         return cls.of(Split(document["split"]), document["only"])
+
+
+def positions_of(chosen: ItemSet, task: str, names: Sequence[str], where: str) -> tuple[int, ...]:
+    """Where the items of ``chosen`` stand among the ``names`` of all items that its split has of ``task``.
+
+    Raises:
+        FitnessError: One is not there; ``where`` names the task.
+    """
+    wanted = chosen.of_task(task)
+    if wanted is None:
+        return tuple(range(len(names)))
+    found = tuple(position for position, name in enumerate(names) if name in wanted)
+    if len(found) < len(wanted):
+        missing = sorted(wanted - set(names))
+        raise FitnessError(
+            where,
+            f"the {chosen.split.value} split has no item {missing[0]!r} ({len(missing)} of {len(wanted)} are "
+            "not there)",
+            "Have the data of the task, or fitness.splits, changed since the items were chosen?",
+        )
+    return found
 
 
 def _ordered(only: Iterable[tuple[str, Iterable[str]]]) -> tuple[tuple[str, tuple[str, ...]], ...]:

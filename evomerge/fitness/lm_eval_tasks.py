@@ -10,26 +10,25 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from lm_eval.api.instance import Instance
-from lm_eval.api.metrics import mean
-from lm_eval.api.registry import AGGREGATION_REGISTRY
 from lm_eval.api.task import Task
 
 from evomerge.errors import CandidateError, FailureKind, FitnessError, did_you_mean
+from evomerge.fitness.answer_likelihood import AnswerLikelihood
 from evomerge.fitness.answering import SEED, Request
 from evomerge.fitness.askable import EvalLM
 from evomerge.fitness.chat import ChatError, ChatFormat, Render, as_json
 from evomerge.fitness.chat_spec import chat_settings
-from evomerge.fitness.items import ItemSet, Measure
+from evomerge.fitness.items import ItemSet, Measure, positions_of
 from evomerge.fitness.lm_eval_digest import digest_of_task
 from evomerge.fitness.lm_eval_fewshot import Examples
 from evomerge.fitness.lm_eval_index import load_tasks, task_manager
+from evomerge.fitness.lm_eval_metrics import aggregation_of, contribution
 from evomerge.fitness.lm_eval_requests import check_room, is_cut, token_count, with_answer_cap
 from evomerge.fitness.lm_eval_trust import refuse_code, sandbox_templates
 from evomerge.fitness.objectives import POSITIVE_AGGREGATIONS
@@ -53,6 +52,11 @@ class _Item:
     name: str
     document: Mapping[str, Any]
     instances: tuple[Instance, ...]
+
+    @property
+    def answered(self) -> tuple[str, Mapping[str, Any], tuple[Instance, ...]]:
+        """All three."""
+        return self.name, self.document, self.instances
 
 
 class EvalTask:
@@ -78,7 +82,7 @@ class EvalTask:
         self._examples = Examples(task, self._documents, self._splits, self._where, as_drawn=as_drawn)
         self._filter = self._choose_filter(spec.filter)
         self._metric = self._choose_metric(spec.metric)
-        self._aggregate, aggregation = _aggregation(task, self._metric)
+        self._aggregate, aggregation = aggregation_of(task, self._metric)
         if spec.transform == "log" and aggregation not in POSITIVE_AGGREGATIONS:
             raise FitnessError(
                 f"{self._where}: transform",
@@ -86,6 +90,7 @@ class EvalTask:
                 "Remove 'transform: log'.",
             )
         self._items_of: dict[tuple[Split, Hashable], tuple[_Item, ...]] = {}
+        self._likelihood = self._answer_likelihood() if spec.measure == "answer_likelihood" else None
         self.info = TaskInfo(
             task=name,
             metric=self._metric,
@@ -108,9 +113,8 @@ class EvalTask:
             CandidateError: the model's chat template is missing, or fails on an item.
             FitnessError: the split has no such item, or no answer fits into the model's context.
         """
-        del measure  # there is only one
         try:
-            items = self._chosen(chosen, self._format(model.tokenizer))
+            items = self._asked(chosen, measure, self._format(model.tokenizer))
         except ChatError as error:  # of this model; that of the first candidate was seen before the search
             raise CandidateError(FailureKind.EVALUATION, str(error)) from None
         requests = [Request(self.info.task, item.name, each) for item in items for each in item.instances]
@@ -121,9 +125,11 @@ class EvalTask:
 
     def score(self, chosen: ItemSet, measure: Measure, model: EvalLM) -> TaskScore:
         """As ``Task.score``: the metric over the items of ``chosen``, and each item's part in it."""
-        del measure
+        items = self._asked(chosen, measure, self._format(model.tokenizer))
         try:
-            return self._evaluated(self._chosen(chosen, self._format(model.tokenizer)))
+            if self._likelihood is not None and measure is Measure.ANSWER_LIKELIHOOD:
+                return self._likelihood.score(self.info.task, [item.answered for item in items])
+            return self._evaluated(items)
         except OverflowError:
             raise self._not_finite(f"{self._metric} is too large for a number") from None
         except (CandidateError, FitnessError):
@@ -141,6 +147,8 @@ class EvalTask:
         """
         chat = as_json if self._chat is not None and self._chat.applied else None
         items = {split.value: self._items(split, chat) for split in Split}
+        asked = self._asked(ItemSet(Split.SEARCH), Measure.ANSWER_LIKELIHOOD, chat)
+        likelihood = self._likelihood and self._likelihood.digest([item.answered for item in asked])
         return digest_of_task(
             self._task,
             {
@@ -150,8 +158,9 @@ class EvalTask:
                 "higher is better": self.info.higher_is_better,
                 "few-shot examples": f"{self.info.num_fewshot} from {self.info.examples}",
                 **({} if self._chat is None else {"chat": self._chat.details}),
+                **({"requests for reference answers": likelihood} if likelihood else {}),
             },
-            {s: [(i.name, i.document, i.instances) for i in items[s]] for s in items},
+            {s: [i.answered for i in items[s]] for s in items},
         )
 
     def _evaluated(self, items: Sequence[_Item]) -> TaskScore:
@@ -164,8 +173,11 @@ class EvalTask:
         value = float(self._aggregate([result for _, result in found]))
         if not math.isfinite(value):
             raise self._not_finite(f"{self._metric} is {value}")
-        parts = tuple(ItemScore(name, *self._contribution(result)) for name, result in found)
         info = self.info
+        parts = tuple(
+            ItemScore(name, *contribution(result, info.aggregation, self._aggregate))
+            for name, result in found
+        )
         return TaskScore(info.task, info.metric, value, info.higher_is_better, info.aggregation, parts)
 
     def _raw(self, item: _Item) -> Mapping[str, Any]:
@@ -175,28 +187,6 @@ class EvalTask:
         # A task's code may change the document it is given; the next candidate needs it unchanged.
         results: Mapping[str, Any] = self._task.process_results(copy.deepcopy(item.document), answers)
         return results
-
-    def _contribution(self, raw: Any) -> tuple[float, float]:
-        """(value, weight) of one item, from lm-eval's raw result for it.
-
-        Numbers count as they are; (log-likelihood, words or bytes) become value and weight. For f1 and mcc an
-        item is right (1) or wrong (0); for any other metric of whole sets (bleu, ter, brier_score) it is the
-        metric of the item alone. Where even that is not a number the item has value 0 and weight 0.
-        """
-        name = self.info.aggregation
-        if name in ("weighted_perplexity", "bits_per_byte"):
-            return float(raw[0]), float(raw[1])
-        if name in ("f1", "matthews_corrcoef"):
-            gold, predicted = raw
-            return float(np.all(gold == predicted)), 1.0
-        if isinstance(raw, int | float | np.number | np.bool_):
-            value = float(raw)
-        else:
-            try:
-                value = float(self._aggregate([raw]))
-            except (ArithmeticError, TypeError, ValueError, IndexError):
-                return 0.0, 0.0
-        return (value, 1.0) if math.isfinite(value) else (0.0, 0.0)
 
     def check_requests(self, tokenizer: Any, context: int, splits: Iterable[Split]) -> int:
         """Makes the first request of the task, and counts the items of ``splits`` that a model cuts off.
@@ -226,27 +216,36 @@ class EvalTask:
             for item in self._items(split, chat)
         )
 
+    def close(self) -> None:
+        """Nothing: it holds no resources."""
+
     def _format(self, tokenizer: Any) -> ChatFormat | None:
         """How conversations look with ``tokenizer``; ``None`` where there are none."""
         if self._chat is None or not self._chat.applied:
             return None
         return ChatFormat.of(self._chat, tokenizer, self._where)
 
+    def _answer_likelihood(self) -> AnswerLikelihood:
+        likelihood = AnswerLikelihood(self._task, self._where)
+        likelihood.check((self._names[p], self._documents[p]) for p in self._splits[Split.SEARCH])
+        return likelihood
+
+    def _asked(self, chosen: ItemSet, measure: Measure, chat: Render | None) -> tuple[_Item, ...]:
+        """The items of ``chosen`` with the requests for ``measure``."""
+        items = self._chosen(chosen, chat)
+        if self._likelihood is None or measure is Measure.METRIC:
+            return items
+        made = self._likelihood.instances
+        return tuple(
+            replace(i, instances=made(i.name, i.document, i.instances, in_chat=chat is not None))
+            for i in items
+        )
+
     def _chosen(self, chosen: ItemSet, chat: Render | None = None) -> tuple[_Item, ...]:
         # Of the whole split's requests: few-shot examples are drawn one item after the other.
-        items, names = self._items(chosen.split, chat), chosen.of_task(self.info.task)
-        if names is None:
-            return items
-        found = tuple(item for item in items if item.name in names)
-        if len(found) < len(names):
-            missing = sorted(names - {item.name for item in found})
-            raise FitnessError(
-                self._where,
-                f"the {chosen.split.value} split has no item {missing[0]!r} ({len(missing)} of "
-                f"{len(names)} are not there)",
-                "Have the data of the task, or fitness.splits, changed since the items were chosen?",
-            )
-        return found
+        items = self._items(chosen.split, chat)
+        names = [item.name for item in items]
+        return tuple(items[p] for p in positions_of(chosen, self.info.task, names, self._where))
 
     def _items(self, split: Split, chat: Render | None = None) -> tuple[_Item, ...]:
         """The items of ``split``, in the order of the dataset, with their requests; built on first use."""
@@ -355,7 +354,7 @@ class EvalTask:
 
 
 def build_tasks(fitness: FitnessSpec, base_dir: Path, *, as_drawn: bool = False) -> tuple[EvalTask, ...]:
-    """The tasks of ``fitness``, groups and tags expanded, in the order of the experiment.
+    """The tasks of lm-eval in ``fitness``, groups and tags expanded, in the order of the experiment.
 
     ``as_drawn`` lets lm-eval draw few-shot examples from evaluated items too, as release 0.1.0 did.
 
@@ -364,27 +363,20 @@ def build_tasks(fitness: FitnessSpec, base_dir: Path, *, as_drawn: bool = False)
             definition that would run code which is not trusted.
     """
     sandbox_templates()
-    names = [spec.task for spec in fitness.tasks]
+    names = [spec.task for spec in fitness.tasks if spec.python is None]
     manager = task_manager(names, fitness.include_paths(base_dir))
     if not fitness.trust_remote_code:
         refuse_code(manager, names)
     built: list[EvalTask] = []
     for index, spec in enumerate(fitness.tasks):
+        if spec.python is not None:
+            continue
         members = load_tasks(manager, spec.task, f"fitness.tasks[{index}]: {spec.task}")
         each = spec.model_copy(update={"weight": spec.weight / len(members)})
         for name, task in members.items():
             shown = name if name == spec.task else f"{spec.task}/{name}"
             built.append(EvalTask(shown, task, each, fitness, as_drawn=as_drawn))
     return tuple(built)
-
-
-def _aggregation(task: Task, metric: str) -> tuple[Callable[[list[Any]], Any], str]:
-    """How the items of ``metric`` become one value; lm-eval's name for it, or ``custom:...``."""
-    function = task.aggregation().get(metric, mean)  # as lm-eval does for a metric without one
-    for name, known in AGGREGATION_REGISTRY.items():
-        if known is function:
-            return function, str(name)
-    return function, f"custom:{getattr(function, '__name__', type(function).__name__)}"
 
 
 def _all_of(kind: str, known: Iterable[str], wanted: str = "") -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evomerge.errors import FitnessError, did_you_mean
+from evomerge.fitness.items import Measure
 from evomerge.fitness.objective_registry import OBJECTIVES, ObjectiveFunction, TaskValue
 from evomerge.fitness.resampling import percentiles, resampled
 from evomerge.fitness.scores import Scores, TaskScore
@@ -137,6 +138,8 @@ class Fitness:
         return [spec.weight / sum(each is spec for each in specs) for spec in specs]
 
     def _better(self, task: TaskScore, value: float) -> float:
+        if task.metric == Measure.ANSWER_LIKELIHOOD:  # whatever the direction of the metric
+            return value
         spec = self._spec(task)
         if spec.transform == "log":
             if value <= 0.0:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -22,6 +24,7 @@ from pydantic import (
 
 from evomerge.fitness.chat_spec import ChatSpec
 from evomerge.fitness.generation_spec import GenerationSpec
+from evomerge.fitness.items import Measure
 from evomerge.recipe import as_number, whole
 
 __all__ = ["FitnessSpec", "SplitSpec", "TaskSpec"]
@@ -48,10 +51,30 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+_OF_LM_EVAL = (
+    *("metric", "filter", "num_fewshot", "chat", "description", "gen_prefix", "repeats", "generation"),
+    "think_end_token",
+)
+"""Fields that only tasks of lm-eval have."""
+
+
 class TaskSpec(_Frozen):
-    """One lm-eval task (or group, or tag) and what it counts for. A bare name stands for all defaults."""
+    """One lm-eval task (or group, or tag), or a Python task, and what it counts for.
+
+    A bare name stands for all defaults. For a Python task ``task`` is its ``name``, or that of its class.
+    """
 
     task: str = Field(min_length=1, description="Name of an lm-eval task; a group or tag means its members.")
+    python: str | None = Field(
+        default=None,
+        description="A task of your own in place of 'task': FILE.py:CLASS, relative to the experiment file "
+        "(docs/python_tasks.md). It runs with all that you may do on this machine.",
+    )
+    name: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="What a Python task is called in tables and in the study; its class if not given.",
+    )
     metric: str | None = Field(
         default=None, min_length=1, description="Metric to take; the task's first one if not given."
     )
@@ -98,15 +121,50 @@ class TaskSpec(_Frozen):
         default=None, description="As fitness.think_end_token, for this task."
     )
 
+    measure: Literal["metric", "answer_likelihood"] = Field(
+        default="metric",
+        description="What the search looks at. answer_likelihood: the log-likelihood of the reference "
+        "answer, one forward pass in place of one for each token; validation and test use the metric.",
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _bare_name(cls, given: Any) -> Any:
-        return {"task": given} if isinstance(given, str) else given
+        if isinstance(given, str):
+            return {"task": given}
+        if not isinstance(given, Mapping) or not isinstance(given.get("python"), str):
+            return given
+        if not re.fullmatch(r".+\.py:[^\W\d]\w*", given["python"]):
+            raise ValueError(f"python: expected FILE.py:CLASS, got {given['python']!r}")
+        name = given.get("name") or given["python"].rpartition(":")[2]
+        if given.get("task", name) != name:
+            raise ValueError("give either 'task' (of lm-eval) or 'python' (your own), not both")
+        return {**given, "task": name}
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> Self:
+        if self.python is None:
+            _refuse(self, "name", "python", "it names a Python task, and there is no 'python'")
+        else:
+            for field in _OF_LM_EVAL:
+                _refuse(self, field, "python", "it belongs to tasks of lm-eval; a Python task has none")
+            _refuse(self, "measure", "python", "a Python task measures what its score() says")
+            _refuse(self, "transform", "python", "let score() return the logarithm itself")
+        if self.measure != "metric":
+            _refuse(self, "transform", "measure", "a log-likelihood is a logarithm already")
+        return self
 
     def covers(self, task: str, metric: str) -> bool:
         """Whether the score of ``task`` (``name``, or ``group/name`` for a member) belongs here."""
         named = task == self.task or task.startswith(f"{self.task}/")
-        return named and self.metric in (None, metric)
+        return named and (self.metric in (None, metric) or metric == self.measure != "metric")
+
+
+def _refuse(spec: TaskSpec, field: str, beside: str, why: str) -> None:
+    """Check that ``field`` has its default, as it does not go together with ``beside``."""
+    if getattr(spec, field) != type(spec).model_fields[field].default:
+        at = f"task {spec.task!r}: {field}" + (f" and {beside}" if getattr(spec, beside) is not None else "")
+        raise ValueError(f"{at}: {why}")
 
 
 class SplitSpec(_Frozen):
@@ -130,7 +188,7 @@ class SplitSpec(_Frozen):
 
 
 class FitnessSpec(_Frozen):
-    """What makes a model good: tasks of lm-eval, scored on disjoint splits of their items."""
+    """What makes a model good: tasks, scored on disjoint splits of their items."""
 
     tasks: tuple[TaskSpec, ...] = Field(min_length=1, description="The tasks; names or mappings.")
     objective: str = Field(
@@ -143,7 +201,11 @@ class FitnessSpec(_Frozen):
         "They win over lm-eval's tasks of the same name.",
     )
     splits: SplitSpec = Field(default_factory=SplitSpec, description="Division of the items.")
-    batch_size: _Count = Field(default=16, description="Sequences in one forward pass.")
+    batch_size: Literal["auto"] | _Count = Field(
+        default="auto",
+        description="Sequences in one forward pass; auto: as many as the memory of the device suggests "
+        "(the engine lm_eval: 16). As the study was begun if not given.",
+    )
     max_gen_toks: _Count | None = Field(
         default=None, description="Generated answers are cut at this many tokens, if the task allows more."
     )
@@ -179,8 +241,20 @@ class FitnessSpec(_Frozen):
         metrics = Counter((task.task, task.metric) for task in self.tasks)
         for (name, metric), times in metrics.items():
             if times > 1 or (often[name] > 1 and metric is None):
-                raise ValueError(f"task {name!r} is given {often[name]} times; give each its own metric")
+                own = "name" if any(task.task == name and task.python for task in self.tasks) else "metric"
+                raise ValueError(f"task {name!r} is given {often[name]} times; give each its own {own}")
+        by_likelihood = Counter(task.task for task in self.tasks if task.measure != "metric")
+        for name, times in by_likelihood.items():
+            if times > 1:
+                raise ValueError(
+                    f"task {name!r} is measured by answer_likelihood {times} times; once is enough"
+                )
         return self
+
+    @property
+    def search_measure(self) -> Measure:
+        """What is measured of candidates on search items; everywhere else it is the tasks' own metrics."""
+        return Measure.ANSWER_LIKELIHOOD if any(t.measure != "metric" for t in self.tasks) else Measure.METRIC
 
     def include_paths(self, base_dir: Path) -> tuple[Path, ...]:
         """The folders of ``include_path``, absolute; relative ones lie under ``base_dir``."""

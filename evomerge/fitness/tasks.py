@@ -53,3 +53,7 @@ class Task(Protocol):
             FitnessError: no request can be made, or no answer fits into the context.
         """
         ...
+
+    def close(self) -> None:
+        """Releases what was opened to score; may be called twice, and ``score`` opens it again."""
+        ...

@@ -306,7 +306,7 @@ def model_stock(
 ) -> VectorCoefficients:
     """Between the base and the mean of the models, by the mean angle between their task vectors; c_LM.
 
-    Where the angles leave no ratio (two opposite task vectors, say), the base stays.
+    Where the angles leave no ratio (two opposite task vectors, for example), the base stays.
     """
     g_LMM: _Floats = (grams[None] if isinstance(grams, Tensor) else grams.grams_LMM).numpy()
     count = g_LMM.shape[1] - 1

@@ -7,7 +7,9 @@ from dataclasses import asdict
 from typing import Any
 
 from evomerge.recipe import Dimension
+from evomerge.report.agreement_text import agreement_document
 from evomerge.report.verdict_text import verdict_document
+from evomerge.search.agreement import Agreement
 from evomerge.search.leaderboard import Row
 from evomerge.search.search_section import SearchSpec
 from evomerge.search.verdict import Verdict
@@ -18,6 +20,7 @@ __all__ = [
     "drift_text",
     "driver_text",
     "leaderboard_markdown",
+    "other_measure",
     "row_document",
     "search_text",
     "study_document",
@@ -27,6 +30,7 @@ __all__ = [
 
 def trial_document(trial: Trial) -> dict[str, Any]:
     """A trial without its items."""
+    same = {} if trial.same_weights_as is None else {"same_weights_as": trial.same_weights_as}
     return {
         "number": trial.number,
         "name": trial.name,
@@ -40,6 +44,7 @@ def trial_document(trial: Trial) -> dict[str, Any]:
         "fingerprint": trial.fingerprint,
         "cached_from": trial.cached_from,
         "seconds": asdict(trial.seconds),
+        **same,
     }
 
 
@@ -56,6 +61,7 @@ def row_document(row: Row) -> dict[str, Any]:
         "test_interval_95": None if row.low is None else [row.low, row.high],
         "tasks": [asdict(task) for task in row.tasks],
         "fingerprint": row.trial.fingerprint,
+        **({} if row.measure == "metric" else {"measure": row.measure, "search_metric": row.search_metric}),
     }
 
 
@@ -100,15 +106,30 @@ def drift_document(drift: AcceptedDrift) -> dict[str, Any]:
 def leaderboard_markdown(rows: Sequence[Row]) -> str:
     """The leaderboard as a Markdown table, the winner in bold; ends with a line break."""
     tasks = list(dict.fromkeys(t.task for row in rows for t in row.tasks))
-    head = ["model", "search", "validation", "test", "95 % interval", *tasks]
+    measured = other_measure(rows)
+    head = [
+        "model",
+        *([] if measured is None else [measured]),
+        "search",
+        "validation",
+        "test",
+        "95 % interval",
+        *tasks,
+    ]
     lines = [head, ["---", *["---:"] * (len(head) - 1)]]
     for row in rows:
-        measured = {t.task: t.test if row.test is not None else t.search for t in row.tasks}
+        values = {t.task: t.test if row.test is not None else t.search for t in row.tasks}
         interval = "" if row.low is None or row.high is None else f"{row.low:.3f} to {row.high:.3f}"
-        numbers = [*map(_number, (row.search, row.validation, row.test)), interval]
-        cells = [_cell(row.name), *numbers, *(_number(measured.get(task)) for task in tasks)]
+        search = (row.search,) if measured is None else (row.search, row.search_metric)
+        numbers = [*map(_number, (*search, row.validation, row.test)), interval]
+        cells = [_cell(row.name), *numbers, *(_number(values.get(task)) for task in tasks)]
         lines.append([f"**{c}**" if row.winner and c else c for c in cells])
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def other_measure(rows: Sequence[Row]) -> str | None:
+    """What the search was by, where that is not the tasks' own metrics."""
+    return next((row.measure for row in rows if row.measure != "metric"), None)
 
 
 def _number(value: float | None) -> str:
@@ -119,7 +140,9 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def study_document(study: Study, rows: Sequence[Row], verdict: Verdict | None = None) -> dict[str, Any]:
+def study_document(
+    study: Study, rows: Sequence[Row], verdict: Verdict | None = None, agreement: Agreement | None = None
+) -> dict[str, Any]:
     """What ``search --json`` and ``status --json`` print."""
     trials, driver = study.trials(), study.driver()
     return {
@@ -134,5 +157,6 @@ def study_document(study: Study, rows: Sequence[Row], verdict: Verdict | None = 
         "accepted_drifts": [drift_document(d) for d in study.accepted_drifts],
         "leaderboard": [row_document(row) for row in rows],
         "verdict": verdict_document(verdict),
+        **({} if agreement is None else {"agreement": agreement_document(agreement)}),
         "trials": [trial_document(t) for t in trials],
     }

@@ -29,6 +29,8 @@ def make_executor(experiment: Experiment, scored: ScoredDigest | None = None) ->
         engine=experiment.engine,
         as_drawn=scored is not None and scored.as_drawn,
         scored=None if scored is None else scored.by_task(),
+        engine_args=workers.engine_args or {},
+        quantization=workers.quantization,
     )
     if workers.backend == "inline":
         return InlineExecutor(replace(spec, timeout_s=workers.timeout))

@@ -7,15 +7,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    StrictFloat,
-    StrictInt,
     field_validator,
     model_validator,
 )
@@ -24,20 +22,20 @@ from evomerge.checkpoints.files import find_file, find_folder, local_path
 from evomerge.checkpoints.references import Reference, locate, parse_source
 from evomerge.errors import CheckpointError, ExperimentError, UserError, did_you_mean
 from evomerge.fitness.objectives import Fitness
-from evomerge.fitness.spec import FitnessSpec
+from evomerge.fitness.spec import FitnessSpec, TaskSpec
 from evomerge.recipe import (
     Document,
     SearchSpace,
-    as_number,
     parse,
     read_recipe,
     read_yaml,
     without_extras,
 )
 from evomerge.runs.recipe_section import searched_space
+from evomerge.runs.workers_section import SCORED_BY, WorkersSpec
 from evomerge.search.baselines import Baseline, baselines, starts
 from evomerge.search.observers import check_observers
-from evomerge.search.samplers import SamplerPlan, Vector, Whole
+from evomerge.search.samplers import SamplerPlan, Vector
 from evomerge.search.search_section import SearchSpec, read_search, stored_search
 
 __all__ = [
@@ -69,69 +67,20 @@ AS_IT_WAS: Mapping[str, Any] = {
     "fitness.tasks[].repeats": None,
     "fitness.tasks[].generation": None,
     "fitness.tasks[].think_end_token": None,
+    "fitness.tasks[].python": None,
+    "fitness.tasks[].name": None,
+    "fitness.tasks[].measure": "metric",
     "workers.engine": "lm_eval",
+    "workers.engine_args": None,
+    "workers.quantization": None,
 }
 """What a study did that was written before a field existed, by field; for lists, ``tasks[].field``."""
 
-_ENGINE = "transformers"
-"""What runs the models of a new study."""
-
 _CMA_ES_SETTINGS = frozenset({"sigma", "restarts"})
-
-_Positive = Annotated[Whole, Field(ge=1)]
-_Seconds = Annotated[StrictInt | StrictFloat, BeforeValidator(as_number), Field(gt=0, le=10**9)]
 
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class WorkersSpec(_Frozen):
-    """The ``workers`` section: who makes and scores the candidates."""
-
-    backend: Literal["inline", "ray"] = Field(
-        default="inline", description="inline: in this process, one at a time; ray: several, or a cluster."
-    )
-    count: _Positive = Field(default=1, description="Workers. More than one needs the backend ray.")
-    engine: Literal["transformers", "lm_eval"] | None = Field(
-        default=None,
-        description="What runs the models. transformers: requests of all tasks together; lm_eval: as lm-eval "
-        "itself runs transformers, one task after the other. As the study was begun if not given, and a new "
-        "one with transformers.",
-    )
-    device: str = Field(default="auto", description="auto (a GPU if there is one), cpu, cuda, cuda:1 ...")
-    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
-        default=None,
-        description="What models calculate in when they are scored; the dtype of the merge if not given. "
-        "Weights are rounded to the dtype of the merge first, whatever this is.",
-    )
-    threads: _Positive = Field(default=1, description="CPU threads of a worker.")
-    gpus_per_worker: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
-        default=0.0, description="GPUs that Ray sets aside for a worker; 0.5 = two workers share one."
-    )
-    timeout: _Seconds | None = Field(default=None, description="Seconds after which a candidate is given up.")
-    max_attempts: _Positive = Field(
-        default=2,
-        description="How often a candidate is tried before it counts as failed, where its workers die "
-        "(backend ray). The old name retries is read, too.",
-    )
-    address: str | None = Field(
-        default=None, description="Ray cluster to join (auto, or host:port); a local one if not given."
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _old_name(cls, given: Any) -> Any:
-        # Release 0.1.0 called it retries, and counted attempts.
-        if isinstance(given, dict) and "retries" in given and "max_attempts" not in given:
-            return {("max_attempts" if k == "retries" else k): value for k, value in given.items()}
-        return given
-
-    @model_validator(mode="after")
-    def _one_inline(self) -> Self:
-        if self.backend == "inline" and self.count > 1:
-            raise ValueError("the backend inline has one worker; set backend: ray for more")
-        return self
 
 
 class OutputSpec(_Frozen):
@@ -283,21 +232,28 @@ class Experiment:
             "recipe": self.space.document,
             "fitness": self.spec.fitness.model_dump(mode="json"),
             "search": self.spec.search.model_dump(mode="json"),
-            "workers": {"dtype": self.spec.workers.dtype, "engine": self.engine},
+            "workers": {
+                **self.spec.workers.model_dump(mode="json", include=SCORED_BY),
+                "engine": self.engine,
+            },
         }
 
     @property
     def engine(self) -> str:
         """What runs the models."""
-        return self.spec.workers.engine or _ENGINE
+        return self.spec.workers.chosen_engine
 
     def of_study(self, document: Mapping[str, Any] | None) -> Experiment:
         """The experiment with settings that are not given as in the stored ``document`` of its study."""
-        if document is None or self.spec.workers.engine is not None:
+        if document is None:
             return self
-        engine = read_document(document)["workers"]["engine"]
-        workers = self.spec.workers.model_copy(update={"engine": engine})
-        return replace(self, spec=self.spec.model_copy(update={"workers": workers}))
+        begun = read_document(document)
+        workers, fitness = self.spec.workers, self.spec.fitness
+        if workers.engine is None:
+            workers = workers.model_copy(update={"engine": begun["workers"]["engine"]})
+        if "batch_size" not in fitness.model_fields_set:
+            fitness = fitness.model_copy(update={"batch_size": begun["fitness"]["batch_size"]})
+        return replace(self, spec=self.spec.model_copy(update={"workers": workers, "fitness": fitness}))
 
 
 _HOLE_HINT = "Replace a value by a hole, for instance weight: {float: [0, 1]}."
@@ -393,12 +349,27 @@ def _nodes_at(node: Any, parents: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def fitness_of_document(fitness: FitnessSpec, path: Path) -> FitnessSpec:
-    """The fitness section of the file ``path`` with absolute folders of task definitions.
+    """The fitness section of the file ``path`` with absolute folders of task definitions and Python files.
 
     Raises:
-        ExperimentError: A folder does not exist.
+        ExperimentError: A folder or a file does not exist.
     """
-    return fitness.model_copy(update={"include_path": _include_paths(fitness, path)})
+    tasks = tuple(_with_file(task, number, path) for number, task in enumerate(fitness.tasks))
+    return fitness.model_copy(update={"include_path": _include_paths(fitness, path), "tasks": tasks})
+
+
+def _with_file(task: TaskSpec, number: int, path: Path) -> TaskSpec:
+    """``task`` with the absolute file of its class: looked up like folders with task definitions."""
+    if task.python is None:
+        return task
+    text, _, name = task.python.rpartition(":")
+    files = [folder / local_path(text) for folder in (path.parent, Path(), data_folder("fitness"))]
+    file = next((f for f in files if find_file(f)), None)
+    if file is None:
+        raise ExperimentError(
+            f"fitness.tasks[{number}].python", f"there is no file {text!r}", f"Looked in {files[0].parent}."
+        )
+    return task.model_copy(update={"python": f"{file.resolve()}:{name}"})
 
 
 def _include_paths(fitness: FitnessSpec, path: Path) -> tuple[str, ...] | None:

@@ -20,10 +20,13 @@ def trials_frame(study: Study, fitness: Fitness) -> pd.DataFrame:
     import pandas as pd  # most of half a second
 
     later = {split: study.split_scores(split) for split in (Split.VALIDATION, Split.TEST)}
-    rows = [
-        _row(trial, {s.value: fitness_of(found.get(trial.number), fitness) for s, found in later.items()})
-        for trial in study.trials()
-    ]
+    by_metric = {n: fitness_of(r.scores, fitness) for n, r in study.metric_results().items()}
+    rows = []
+    for trial in study.trials():
+        row = _row(
+            trial, {s.value: fitness_of(found.get(trial.number), fitness) for s, found in later.items()}
+        )
+        rows.append({**row, **({"search_metric": by_metric.get(trial.number)} if by_metric else {})})
     return pd.DataFrame(rows)
 
 
@@ -40,6 +43,7 @@ def _row(trial: Trial, later: dict[str, float | None]) -> dict[str, Any]:
         **{f"param/{name}": value for name, value in trial.parameters.items()},
         "failure": None if trial.failure is None else trial.failure.kind.value,
         "cached_from": trial.cached_from,
+        "same_weights_as": trial.same_weights_as,
         "materialize_s": trial.seconds.materialize,
         "evaluate_s": trial.seconds.evaluate,
         "fingerprint": trial.fingerprint,

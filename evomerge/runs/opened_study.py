@@ -15,6 +15,7 @@ from evomerge.recipe import Recipe, SearchSpace
 from evomerge.runs.experiment import Experiment, SearchSpec, read_settings
 from evomerge.runs.frame import trials_frame
 from evomerge.runs.run_folder import RUN_FILE
+from evomerge.search.agreement import Agreement, agreement
 from evomerge.search.baselines import baselines
 from evomerge.search.leaderboard import Row, leaderboard
 from evomerge.search.ranking import finalists, fitness_of, winner
@@ -74,6 +75,10 @@ class OpenedStudy:
         done = self.study.split_results(Split.VALIDATION)
         return sum(1 for t in best if t.number not in done), len(best)
 
+    def agreement(self) -> Agreement | None:
+        """Whether the search's measure ranks models as their metrics do; ``None`` where it is the metric."""
+        return agreement(self.study, self.fitness)
+
     def recipe(self, trial: Trial) -> Recipe:
         """The recipe of a trial, with folders and hub ids in place of short names."""
         space = self.space
@@ -94,6 +99,8 @@ class OpenedStudy:
 
         Columns ``param/NAME`` hold the filled values (empty for baselines), ``task/NAME`` the task's own
         metric on search items; ``search``, ``validation`` and ``test`` the fitness, higher is better.
+        Where the search is by another measure, ``search_metric`` is the fitness by the metrics on search
+        items, of the models that were scored by both.
         """
         return trials_frame(self.study, self.fitness)
 

@@ -8,7 +8,10 @@ from typing import Any
 
 import torch
 
+from evomerge.backends.resident import ModelSettings
 from evomerge.backends.transformers_lm import context_length, with_padding
+from evomerge.backends.trial import try_out
+from evomerge.backends.vllm_settings import check_settings, room
 from evomerge.checkpoints.checkpoint import Checkpoint
 from evomerge.engine.compute import check_tables
 from evomerge.engine.device import resolve_device
@@ -20,10 +23,11 @@ from evomerge.engine.recipe_faults import with_faults
 from evomerge.engine.sources import identities, open_sources
 from evomerge.errors import CheckpointError, ExperimentError, UserError
 from evomerge.fitness import Evaluator, Split, TaskInfo
+from evomerge.fitness.items import Measure
 from evomerge.fitness.scored import ScoredDigest
 from evomerge.fitness.spec import FitnessSpec
 from evomerge.recipe import Recipe
-from evomerge.runs.experiment import FREE_FIELDS, Experiment, WorkersSpec, read_document
+from evomerge.runs.experiment import FREE_FIELDS, Experiment, read_document
 from evomerge.runs.run_folder import check_folder, check_run_folder
 from evomerge.search.samplers import first_population, make_sampler
 from evomerge.study.lookup import Known, known, study_names
@@ -31,7 +35,7 @@ from evomerge.study.storage import refuse_foreign, storage_file
 from evomerge.study.study import Study
 from evomerge.tokenizers.vocabulary import has_tokenizer, load_tokenizer
 
-__all__ = ["Preflight", "preflight", "trust_warning", "without_effect"]
+__all__ = ["Preflight", "mixed_measures", "preflight", "trust_warning", "without_effect"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,8 @@ def preflight(experiment: Experiment, *, dry: bool = False) -> Preflight:
 
     Opens the models, plans the first candidate and every baseline, has transformers build the model without
     its weights, makes the sampler, builds the tasks and one request of each with the real tokenizer, and
-    looks at the storage and the run's folder. Of the weights only integer and boolean tensors are read, and
+    looks at the storage and the run's folder. An engine other than transformers makes the first candidate,
+    once, in a process of its own. Otherwise, of the weights only integer and boolean tensors are read, and
     nothing is written: a study keeps the experiment that it was created with, so all this comes before there
     is a study. ``dry``: no search follows, so the study is looked at (a search opens it itself, and waits for
     a server that is away), and each prompt is compared with the model's context.
@@ -85,7 +90,7 @@ def preflight(experiment: Experiment, *, dry: bool = False) -> Preflight:
     study = known(experiment.storage, experiment.name, wait=not dry)
     experiment = experiment.of_study(study.document)
     try:
-        _check_workers(experiment.spec.workers)
+        _check_workers(experiment)
         make_sampler(experiment.sampler(), experiment.space.dimensions)
         space = experiment.space
         recipe = space.fill(space.decode(space.start()))
@@ -95,12 +100,13 @@ def preflight(experiment: Experiment, *, dry: bool = False) -> Preflight:
         evaluator = Evaluator(experiment.fitness, experiment.path.parent, as_drawn=study.as_drawn)
         tasks = evaluator.describe()
         warnings |= dict.fromkeys(_model_warnings(first, recipe))
-        prompts = _check_requests(evaluator, first, tuple(Split) if dry else ())
+        prompts = _check_requests(evaluator, first, experiment, tuple(Split) if dry else ())
         names = [baseline.name for baseline in experiment.baselines()]
         tokenizers = _chat_tokenizers(evaluator, plans)
         prompts += evaluator.check_chat(dict(zip(names, tokenizers[1:], strict=False)))
         sources, scored = identities(inputs.checkpoints), evaluator.digest(tokenizers)
-        check_tables(plans)  # last, as it needs the weights of models of the hub, which are here now
+        check_tables(plans)  # late, as it needs the weights of models of the hub, which are here now
+        _try_engine(experiment, recipe)
     except UserError as exception:
         raise exception.within(str(experiment.path)) from None
     if file is not None and is_new:
@@ -114,6 +120,7 @@ def preflight(experiment: Experiment, *, dry: bool = False) -> Preflight:
         *_first_digest(study),
         *prompts,
         *unused,
+        *mixed_measures(experiment.fitness, tasks),
         *without_effect(experiment),
     )
     return Preflight(
@@ -127,6 +134,24 @@ def _first_digest(study: Known) -> tuple[str, ...]:
     return (
         "this study is of release 0.1.0, which did not record what its tasks were: whether they have changed "
         "since cannot be told; from now on it is compared",
+    )
+
+
+def mixed_measures(fitness: FitnessSpec, tasks: Sequence[TaskInfo]) -> tuple[str, ...]:
+    """A sentence where the search adds up numbers without a common scale: log-likelihoods have no bound."""
+    kinds: dict[str, list[str]] = {}
+    for spec in fitness.tasks:
+        found = [t for t in tasks if spec.covers(t.task, t.metric) and t.weight > 0.0]
+        for task in found:
+            kind = "choices" if task.output_type == "multiple_choice" else "texts"
+            named = "metrics" if spec.measure == "metric" else f"{spec.measure} of {kind}"
+            kinds.setdefault(named, []).append(task.task)
+    if len(kinds) < 2 or fitness.search_measure is Measure.METRIC:
+        return ()
+    listed = ", ".join(f"{kind} ({', '.join(names)})" for kind, names in kinds.items())
+    return (
+        f"fitness.tasks: the search adds up measures that have no common scale: {listed}; choose weights "
+        "that make up for that, or measure all tasks alike",
     )
 
 
@@ -171,7 +196,10 @@ def _open_models(experiment: Experiment) -> dict[str, Checkpoint]:
     return checkpoints
 
 
-def _check_workers(workers: WorkersSpec) -> None:
+def _check_workers(experiment: Experiment) -> None:
+    workers = experiment.spec.workers
+    if experiment.engine == "vllm":
+        check_settings(workers.quantization)
     try:
         resolve_device(workers.device)
     except ExperimentError as exception:
@@ -185,12 +213,31 @@ def _check_workers(workers: WorkersSpec) -> None:
         )
 
 
+def _try_engine(experiment: Experiment, recipe: Recipe) -> None:
+    """Has another engine than transformers make the first candidate, where workers run on this machine."""
+    workers = experiment.spec.workers
+    if experiment.engine in ("transformers", "lm_eval") or workers.address is not None:
+        return
+    settings = ModelSettings(
+        models=tuple(experiment.references.items()),
+        folder=experiment.path.parent.absolute(),
+        device=workers.device,
+        dtype=workers.dtype,
+        threads=workers.threads,
+        engine_args=workers.engine_args or {},
+        quantization=workers.quantization,
+    )
+    try_out(experiment.engine, settings, recipe)
+
+
 def _model_warnings(plan: MergePlan, recipe: Recipe) -> list[str]:
     warning = check_header(plan, is_stack=recipe.models is None)
     return [] if warning is None else [warning]
 
 
-def _check_requests(evaluator: Evaluator, plan: MergePlan, splits: Sequence[Split]) -> tuple[str, ...]:
+def _check_requests(
+    evaluator: Evaluator, plan: MergePlan, experiment: Experiment, splits: Sequence[Split]
+) -> tuple[str, ...]:
     if not has_tokenizer(plan.tokenizer.path):
         raise CheckpointError(
             "models",
@@ -198,9 +245,11 @@ def _check_requests(evaluator: Evaluator, plan: MergePlan, splits: Sequence[Spli
             "Put the tokenizer's files (tokenizer.json, tokenizer_config.json) into the base model's folder.",
         )
     tokenizer = with_padding(load_tokenizer(plan.tokenizer.path))
-    return evaluator.check_requests(
-        tokenizer, context_length(parse_config(plan.config)[0], tokenizer), splits
-    )
+    context = context_length(parse_config(plan.config)[0], tokenizer)
+    if experiment.engine == "vllm":
+        given = experiment.spec.workers.engine_args or {}
+        context = room(plan.config, context, given.get("max_model_len")).scored
+    return evaluator.check_requests(tokenizer, context, splits)
 
 
 def _chat_tokenizers(evaluator: Evaluator, plans: Sequence[MergePlan]) -> list[Any]:

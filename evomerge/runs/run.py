@@ -22,6 +22,7 @@ from evomerge.runs.opened_study import OpenedStudy
 from evomerge.runs.preflight import Preflight, preflight
 from evomerge.runs.run_folder import write_run_file
 from evomerge.runs.warm_starting import find_warm_start
+from evomerge.search.agreement import Agreement, agreement
 from evomerge.search.controller import Ending, SearchPlan, search
 from evomerge.search.leaderboard import Row, leaderboard
 from evomerge.search.observers import Observer, make_observers
@@ -55,7 +56,8 @@ class Found:
     """The result of a search. ``winner`` is the best finalist on validation items, once there is one.
 
     ``leaderboard`` holds baselines, then finalists, the winner first; ``verdict`` says what
-    the test items show, once the winner was scored on them; ``candidates`` counts all runs of the
+    the test items show, once the winner was scored on them; ``agreement`` is that of the search's measure
+    with the metrics, where it is another one; ``candidates`` counts all runs of the
     study, ``evaluated`` the jobs of this one (baselines, validation and test included).
     """
 
@@ -63,6 +65,7 @@ class Found:
     winner: Trial | None
     leaderboard: tuple[Row, ...]
     verdict: Verdict | None
+    agreement: Agreement | None
     candidates: int
     evaluated: int
 
@@ -137,6 +140,7 @@ class Run:
                 trials=experiment.spec.search.trials,
                 top_k=experiment.spec.search.top_k,
                 lag=experiment.spec.search.lag,
+                measure=experiment.fitness.search_measure,
             )
             executor = make_executor(self._prepared.experiment, self._prepared.scored)
             try:
@@ -146,7 +150,8 @@ class Run:
                 executor.close()
             rows = leaderboard(study, fitness, plan.top_k)
             shown = verdict(study, fitness, plan.baselines, plan.top_k)
-        return Found(result.ending, result.winner, rows, shown, result.candidates, result.evaluated)
+        ranks = agreement(study, fitness)
+        return Found(result.ending, result.winner, rows, shown, ranks, result.candidates, result.evaluated)
 
     def study(self) -> OpenedStudy:
         """The study as it is now, to be read and closed (a context manager).

@@ -129,8 +129,10 @@ def _other_results(checked: Preflight, other: OpenedStudy) -> str:
     # A recipe that only one of the two can have answers nothing, so models that only one has do not matter.
     if any(ours["sources"].get(name, digest) != digest for name, digest in theirs["sources"].items()):
         return "its models or their weights differ"
+    if theirs["workers"]["dtype"] != ours["workers"]["dtype"]:
+        return "it calculated in another dtype (workers.dtype)"
     if theirs["workers"] != ours["workers"]:
-        return "it calculated in another dtype or engine (workers.dtype, workers.engine)"
+        return "its models were run by another engine, or with other settings of it (workers.engine)"
     scored: ScoredDigest | None = other.study.scored
     if scored is None:
         return "it did not record what its tasks were (release 0.1.0)"

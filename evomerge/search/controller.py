@@ -7,11 +7,11 @@ between any two instructions costs the evaluations in flight and nothing else.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from evomerge.errors import StudyError
-from evomerge.fitness.items import ItemSet
+from evomerge.fitness.items import ItemSet, Measure
 from evomerge.fitness.scores import Split
 from evomerge.recipe import Recipe, SearchSpace
 from evomerge.search.baselines import Baseline
@@ -35,6 +35,8 @@ class SearchPlan:
 
     ``top_k``: how many of the best candidates (by search score) are compared on validation items.
     ``lag``: how many candidates may be proposed beyond the end of the oldest untold generation (``stream``).
+    ``measure``: what candidates and baselines are scored by; validation and test use the tasks' metrics, and
+    where it is another one, baselines and finalists are scored by both on search items.
     """
 
     space: SearchSpace
@@ -44,6 +46,7 @@ class SearchPlan:
     trials: int
     top_k: int = 5
     lag: int = 0
+    measure: Measure = Measure.METRIC
 
 
 def search(
@@ -69,6 +72,7 @@ def search(
     try:
         run.baselines()
         ending = run.generations()
+        run.metrics()
         run.validation()
         run.test()
     except _Stopped:
@@ -114,7 +118,7 @@ class _Run:
         self.executor = executor
         self.observer = observer
         self.should_stop = should_stop
-        self.scoring = Scoring(study, executor, plan.objective)
+        self.scoring = Scoring(study, executor, plan.objective, plan.measure)
         self.split_jobs = 0
         self.meter = Meter(study)
 
@@ -148,15 +152,26 @@ class _Run:
                 self._propose(stream)
         return Ending.CONVERGED if stream.converged else Ending.BUDGET
 
+    def metrics(self) -> None:
+        """Scores baselines and finalists by their metrics on search items, where the search does not."""
+        if self.plan.measure is Measure.METRIC:
+            return
+        scored = [t for t in self.study.baselines() if not t.failed]
+        trials = (*scored, *finalists(self.study, self.plan.top_k))
+        self._score_again(Phase.METRICS, Split.SEARCH, trials, self.study.metric_results())
+
     def validation(self) -> None:
         """Scores the finalists on items that the search has not seen."""
-        self._split(Phase.VALIDATION, Split.VALIDATION, finalists(self.study, self.plan.top_k))
+        best = finalists(self.study, self.plan.top_k)
+        done = self.study.split_results(Split.VALIDATION)
+        self._score_again(Phase.VALIDATION, Split.VALIDATION, best, done)
 
     def test(self) -> None:
         """Scores baselines and winner on items that were not used before."""
         best = winner(self.study, self.plan.objective, self.plan.top_k)
         scored = [t for t in self.study.baselines() if not t.failed]
-        self._split(Phase.TEST, Split.TEST, [*scored, *([] if best is None else [best])])
+        trials = [*scored, *([] if best is None else [best])]
+        self._score_again(Phase.TEST, Split.TEST, trials, self.study.split_results(Split.TEST))
 
     def _propose(self, stream: Stream) -> None:
         if stream.population:
@@ -164,8 +179,10 @@ class _Run:
         for proposal in stream.take():
             self.scoring.add(Candidate.of_proposal(proposal, self.plan.space))
 
-    def _split(self, phase: Phase, split: Split, trials: Sequence[Trial]) -> None:
-        done = self.study.split_results(split)
+    def _score_again(
+        self, phase: Phase, split: Split, trials: Sequence[Trial], done: Mapping[int, SplitResult]
+    ) -> None:
+        """Scores those of ``trials`` that are not ``done`` by their metrics on ``split``."""
         todo = {t.name: t for t in trials if t.number not in done}
         self._begin(phase, len(trials) - len(todo), len(trials))
         jobs = deque(Job(name, recipe_of(trial, self.plan), ItemSet(split)) for name, trial in todo.items())
@@ -173,7 +190,10 @@ class _Run:
             self.split_jobs += 1
             trial = todo[outcome.key]
             result = SplitResult(outcome.scores, outcome.failure, outcome.fingerprint)
-            self.study.record_split(trial.number, split, result)
+            if split is Split.SEARCH:
+                self.study.record_metric(trial.number, result)
+            else:
+                self.study.record_split(trial.number, split, result)
             self.meter.count(None)
             self.observer.on_split(trial, split, result, self.meter.read())
             self._stop_if_asked()

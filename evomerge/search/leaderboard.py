@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from evomerge.fitness.items import Measure
 from evomerge.fitness.scores import Scores, Split
 from evomerge.search.ranking import finalists, fitness_of, winner
 from evomerge.study.study import Study, Trial
@@ -49,6 +50,13 @@ class Row:
     low: float | None
     high: float | None
     tasks: tuple[TaskResult, ...]
+    search_metric: float | None = None
+    """The fitness by the tasks' own metrics on search items, where ``search`` is by another measure."""
+
+    @property
+    def measure(self) -> str:
+        """What ``search`` is measured by."""
+        return self.trial.basis.measure
 
     @property
     def name(self) -> str:
@@ -64,6 +72,8 @@ def leaderboard(study: Study, judge: Judge, top_k: int = 5, confidence: float = 
     """
     best = winner(study, judge, top_k)
     splits = {split: study.split_scores(split) for split in Split}
+    by_metric = {n: r.scores for n, r in study.metric_results().items() if r.scores is not None}
+    splits[Split.SEARCH] |= by_metric  # values of tasks are then of one kind on all splits
     rows = [
         _row(trial, judge, {split: found.get(trial.number) for split, found in splits.items()}, confidence)
         for trial in (*study.baselines(), *finalists(study, top_k))
@@ -89,7 +99,14 @@ def _row(trial: Trial, judge: Judge, scores: Mapping[Split, Scores | None], conf
         low=low,
         high=high,
         tasks=_tasks(scores),
+        search_metric=None if trial.basis.measure == "metric" else _by_metric(scores[Split.SEARCH], judge),
     )
+
+
+def _by_metric(scores: Scores | None, judge: Judge) -> float | None:
+    if scores is None or any(task.metric == Measure.ANSWER_LIKELIHOOD for task in scores.tasks):
+        return None
+    return fitness_of(scores, judge)
 
 
 def _tasks(scores: Mapping[Split, Scores | None]) -> tuple[TaskResult, ...]:

@@ -46,7 +46,7 @@ class Observer:
         """A generation is complete, and was told to the sampler unless its run had converged before."""
 
     def on_split(self, trial: Trial, split: Split, result: SplitResult, progress: Progress) -> None:
-        """A trial's result on validation or test items is recorded."""
+        """A trial's result on validation or test items is recorded; in phase ``metrics``, on search items."""
 
     def on_end(self, result: SearchResult) -> None:
         """The search is over, or was stopped by ``should_stop``."""

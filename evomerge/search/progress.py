@@ -16,6 +16,8 @@ class Phase(StrEnum):
 
     BASELINES = "baselines"
     SEARCH = "search"
+    METRICS = "metrics"
+    """Baselines and finalists by their metrics, where the search uses another measure."""
     VALIDATION = "validation"
     TEST = "test"
 

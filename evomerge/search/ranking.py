@@ -24,7 +24,7 @@ def fitness_of(scores: Scores | None, objective: Objective) -> float | None:
     """The fitness, or ``None`` where there are no scores or their fitness is not finite."""
     try:
         fitness = math.nan if scores is None else objective.score(scores)
-    except FitnessError:  # the logarithm of a metric that is 0, say
+    except FitnessError:  # the logarithm of a metric that is 0, for example
         return None
     return fitness if math.isfinite(fitness) else None
 

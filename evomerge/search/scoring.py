@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from evomerge.errors import FailureKind, RecipeError
-from evomerge.fitness.items import ItemSet
+from evomerge.fitness.items import ItemSet, Measure
 from evomerge.fitness.scores import Split
 from evomerge.recipe import Recipe, SearchSpace, Values
 from evomerge.search.baselines import Baseline
@@ -17,7 +17,7 @@ from evomerge.search.ranking import Objective, fitness_of
 from evomerge.search.stream import Proposal
 from evomerge.study.study import Basis, Study, Trial
 from evomerge.workers.executor import Executor
-from evomerge.workers.jobs import Failure, Job, Outcome, Seconds
+from evomerge.workers.jobs import Failure, Job, ModelDigest, Outcome, Seconds
 
 __all__ = ["Candidate", "Scoring"]
 
@@ -57,13 +57,22 @@ class Scoring:
     Added in the order of a study, they leave the same study whichever of them finishes first.
     """
 
-    def __init__(self, study: Study, executor: Executor, objective: Objective) -> None:
+    def __init__(
+        self,
+        study: Study,
+        executor: Executor,
+        objective: Objective,
+        measure: Measure = Measure.METRIC,
+    ) -> None:
         self.evaluated = 0
         """Outcomes that came from workers."""
         self._study, self._executor, self._objective = study, executor, objective
+        self._measure = measure
         # A trial that was itself answered from another answers none: the first evaluation does.
         self._known = {t.recipe: t for t in reversed(study.trials()) if t.cached_from is None}
-        self._known |= {d: t for d, t in _read_taken_over(study, objective).items() if d not in self._known}
+        self._known |= {
+            d: t for d, t in _read_taken_over(study, objective, measure).items() if d not in self._known
+        }
         self._ready: deque[Candidate] = deque()  # to be recorded without an evaluation
         self._queue: deque[Job] = deque()
         self._running: dict[str, Trial] = {}  # by the name of the job
@@ -79,7 +88,9 @@ class Scoring:
         else:
             self._waiting[recipe] = []
             self._running[candidate.trial.name] = candidate.trial
-            self._queue.append(Job(candidate.trial.name, candidate.recipe, ItemSet(Split.SEARCH)))
+            known = tuple(self._baselines()) if candidate.trial.kind == "candidate" else ()
+            items = ItemSet(Split.SEARCH)
+            self._queue.append(Job(candidate.trial.name, candidate.recipe, items, self._measure, known))
 
     def run(self) -> Iterator[Trial]:
         """Each trial as soon as it is recorded, until none is left; more may be added between two."""
@@ -103,22 +114,43 @@ class Scoring:
         self._known.setdefault(recorded.recipe, recorded)
         return recorded
 
+    def _baselines(self) -> dict[ModelDigest, Trial]:
+        """The baselines that have scores, by their models; of equal ones the first.
+
+        All of them are recorded before a candidate is added, so it depends on the study alone.
+        """
+        return {
+            ModelDigest(trial.fingerprint, trial.config): trial
+            for trial in reversed(self._study.baselines())
+            if trial.scores is not None and trial.fingerprint is not None and trial.config is not None
+        }
+
     def _judge(self, trial: Trial, outcome: Outcome) -> Trial:
         """``trial`` with the outcome; a score that is not finite is a failure."""
-        score = fitness_of(outcome.scores, self._objective)
-        failed = score is None
-        return replace(
+        made = replace(
             trial,
-            values=() if score is None else (score,),
-            scores=None if failed else outcome.scores,
-            failure=_failure(outcome) if failed else None,
             fingerprint=outcome.fingerprint,
+            config=outcome.config,
             seconds=outcome.seconds,
             attempts=outcome.attempts,
         )
+        if outcome.is_known and outcome.model is not None:
+            same = self._baselines()[outcome.model]
+            return replace(
+                made, values=same.values, basis=same.basis, scores=same.scores, same_weights_as=same.name
+            )
+        score = fitness_of(outcome.scores, self._objective)
+        failed = score is None
+        return replace(
+            made,
+            values=() if score is None else (score,),
+            scores=None if failed else outcome.scores,
+            basis=Basis() if failed else Basis.of(outcome.scores, self._measure.value),
+            failure=_failure(outcome) if failed else None,
+        )
 
 
-def _read_taken_over(study: Study, objective: Objective) -> dict[str, Trial]:
+def _read_taken_over(study: Study, objective: Objective, measure: Measure) -> dict[str, Trial]:
     """What ``study`` took over from another one, by the digest of the recipe."""
     found = {}
     for digest, taken in () if study.warm_start is None else study.warm_start.results.items():
@@ -134,7 +166,7 @@ def _read_taken_over(study: Study, objective: Objective) -> dict[str, Trial]:
                 values=(score,),
                 scores=scores,
                 fingerprint=taken.result.fingerprint,
-                basis=Basis.of(scores),
+                basis=Basis.of(scores, measure.value),
             )
     return found
 
@@ -157,6 +189,7 @@ def _answer_from(trial: Trial, known: Trial) -> Trial:
         scores=known.scores,
         failure=known.failure,
         fingerprint=known.fingerprint,
+        config=known.config,
         seconds=Seconds(),
         cached_from=known.name,
         attempts=0,

@@ -29,6 +29,7 @@ class Contents:
         self._generations: dict[int, dict[int, Trial]] = {}
         self._events: dict[int, tuple[MoreItems, ...]] = {}
         self._splits: dict[tuple[Split, int], SplitResult] = {}
+        self._by_metric: dict[int, SplitResult] = {}
 
     def trials(self) -> tuple[Trial, ...]:
         """Baselines, then candidates, by (generation, index)."""
@@ -98,17 +99,26 @@ class Contents:
             return {t.number: t.scores for t in self.trials() if t.scores is not None}
         return {n: r.scores for n, r in self.split_results(split).items() if r.scores is not None}
 
+    def metric_results(self) -> dict[int, SplitResult]:
+        """What was recorded by the tasks' own metrics on search items, by trial number, in their order.
+
+        Only where candidates are scored by another measure, of those that were scored by both.
+        """
+        return dict(sorted(self._by_metric.items()))
+
     def snapshot(self) -> dict[str, Any]:
         """Everything that must be equal between a study that was killed and resumed and one that was not.
 
         Plain JSON: ``trials`` (by generation and index), ``validation``, ``test``. Without numbers, times,
-        attempts and the wording of failures.
+        attempts and the wording of failures. Where trials have results by two measures, also ``metric``.
         """
         names = {t.number: t.name for t in self.trials()}
         splits = {
             split.value: {names[n]: split_snapshot(r) for n, r in self.split_results(split).items()}
             for split in (Split.VALIDATION, Split.TEST)
         }
+        if self._by_metric:
+            splits["metric"] = {names[n]: split_snapshot(r) for n, r in self.metric_results().items()}
         return {"trials": [trial_snapshot(t) for t in self.trials()], **splits}
 
     def digest(self) -> str:

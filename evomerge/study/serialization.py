@@ -81,6 +81,8 @@ class _StoredAttributes(Stored):
     failure: str | None = None
     reason: str | None = None
     cached_from: str | None = None
+    config: str | None = None
+    same_weights_as: str | None = None
     attempts: int
     seconds_materialize: float
     seconds_evaluate: float
@@ -153,6 +155,8 @@ def _attributes(trial: Trial) -> dict[str, Any]:
         "seconds_evaluate": trial.seconds.evaluate,
         "attempts": trial.attempts,
         "cached_from": trial.cached_from,
+        "config": trial.config,
+        "same_weights_as": trial.same_weights_as,
         "failure": None if trial.failure is None else trial.failure.kind.value,
         "reason": None if trial.failure is None else trial.failure.reason,
     }
@@ -196,6 +200,8 @@ def trial_of(row: StorageRow, lists: ItemLists) -> Trial:
         seconds=Seconds(shown.seconds_materialize, shown.seconds_evaluate),
         cached_from=shown.cached_from,
         attempts=shown.attempts,
+        config=shown.config,
+        same_weights_as=shown.same_weights_as,
         number=row.number,
         basis=_basis_from(main.basis),
     )
@@ -297,7 +303,11 @@ def _basis_from(stored: _StoredBasis) -> Basis:
 
 
 def trial_snapshot(trial: Trial) -> dict[str, Any]:
-    """What must be equal between two runs of one search."""
+    """What must be equal between two runs of one search.
+
+    Not whether a baseline with the same weights answered it: its scores are the same either way, and releases
+    before 0.2 scored it.
+    """
     several = {} if len(trial.values) < 2 else {"objectives": list(trial.values)}
     return {
         "kind": trial.kind,

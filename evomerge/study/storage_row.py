@@ -62,7 +62,9 @@ class StorageRow:
 
 def json_text(value: Any) -> str:
     """``value`` as compact JSON in ASCII: pydantic's encoder takes a third of the standard one's time."""
-    with suppress(PydanticSerializationError):  # half a character, say, of a file name that is not UTF-8
+    with suppress(
+        PydanticSerializationError
+    ):  # half a character, for example, of a file name that is not UTF-8
         text = to_json(value, inf_nan_mode="constants")
         if text.isascii():
             return text.decode("ascii")

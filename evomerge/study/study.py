@@ -19,6 +19,7 @@ from evomerge.study.contents import Contents
 from evomerge.study.distributions import distributions_of
 from evomerge.study.events import event_key, merge, ordered_events
 from evomerge.study.item_scores import ItemLists
+from evomerge.study.later_results import later_results, metric_key, split_key
 from evomerge.study.lease import Driver, Epochs, Lease, driver_of
 from evomerge.study.manifest import (
     MANIFEST,
@@ -35,7 +36,6 @@ from evomerge.study.serialization import (
     is_trial,
     row_of,
     scores_of,
-    split_result_of,
     split_text,
     trial_of,
     writer_of,
@@ -229,13 +229,27 @@ class Study(Contents):
         Raises:
             StudyError: The storage refused; it is recorded already; or another driver has the study.
         """
-        key = f"{split.value}/{self.trial(number).number}"
+        key = split_key(split, self.trial(number).number)
         if (split, number) in self._splits:
             raise StudyError(self._where(), f"{key} is recorded already")
         with self._writing():
             self._record_items(result.scores)
             self._storage.set_attribute(self.name, key, split_text(result, self._items))
         self._splits[split, number] = result
+
+    def record_metric(self, number: int, result: SplitResult) -> None:
+        """Writes what trial ``number`` reached by the tasks' own metrics on search items, once.
+
+        Raises:
+            StudyError: The storage refused; it is recorded already; or another driver has the study.
+        """
+        key = metric_key(self.trial(number).number)
+        if number in self._by_metric:
+            raise StudyError(self._where(), f"{key} is recorded already")
+        with self._writing():
+            self._record_items(result.scores)
+            self._storage.set_attribute(self.name, key, split_text(result, self._items))
+        self._by_metric[number] = result
 
     def record_items(self, number: int, event: MoreItems) -> Trial:
         """Writes that trial ``number`` answered more items, in one transaction; the trial as it is now.
@@ -345,10 +359,8 @@ class Study(Contents):
                         trials[number] = merge(trials[number], event)
                     self._replace(trials[number])
         with self._decoding("a result of validation or test"):
-            for key in attributes:
-                split, _, text = key.partition("/")
-                if text.isdecimal() and int(text) in trials:
-                    self._splits[Split(split), int(text)] = split_result_of(attributes[key], self._items)
+            later = later_results(attributes, trials, self._items)
+        self._splits, self._by_metric = later.splits, later.by_metric
 
     @contextmanager
     def _decoding(self, what: str) -> Iterator[None]:

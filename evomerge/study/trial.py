@@ -19,9 +19,9 @@ class Basis:
 
     ``items`` counts the answers that were scored, of all tasks together (``None``: the trial is from a
     release that did not note it; its scores name them). ``measure`` is what was measured of an item
-    (``metric``: the task's own), ``estimator`` how a value was made of that (``mean``: the objective of the
-    tasks' values). ``standard_error`` has one entry for each value, or is ``None`` where it was not
-    estimated.
+    (``metric``: the task's own; ``answer_likelihood``), ``estimator`` how a value was made of that (``mean``:
+    the objective of the tasks' values). ``standard_error`` has one entry for each value, or is ``None`` where
+    it was not estimated.
     """
 
     items: int | None = None
@@ -30,9 +30,9 @@ class Basis:
     standard_error: tuple[float, ...] | None = None
 
     @classmethod
-    def of(cls, scores: Scores | None) -> Basis:
-        """All items of ``scores``, by their own metrics."""
-        return cls(None if scores is None else sum(len(task.items) for task in scores.tasks))
+    def of(cls, scores: Scores | None, measure: str = "metric") -> Basis:
+        """All items of ``scores``, by ``measure``."""
+        return cls(None if scores is None else sum(len(task.items) for task in scores.tasks), measure)
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,10 @@ class Trial:
     Baselines have ``generation`` -1 and no vector. ``values`` are the objectives on search items, higher is
     better, empty for a failed trial; ``basis`` says what they rest on. ``parameters`` are the values of the
     recipe's holes. ``recipe`` is a digest: equal digests are equal recipes. ``cached_from`` names the trial
-    whose result answered this one. ``number`` is the study's own count, in the order of finishing (-1 until
-    recorded).
+    whose result answered this one (one of the same recipe). ``config`` is a digest of configuration and
+    tokenizer (``None`` where it is not known), ``same_weights_as`` the baseline that is the same model to the
+    bit, so that its scores are those of this one. ``number`` is the study's own count, in the order of
+    finishing (-1 until recorded).
     """
 
     kind: Literal["baseline", "candidate"]
@@ -73,6 +75,8 @@ class Trial:
     seconds: Seconds = field(default_factory=Seconds)
     cached_from: str | None = None
     attempts: int = 1
+    config: str | None = None
+    same_weights_as: str | None = None
     number: int = -1
     basis: Basis = field(default_factory=Basis)
 

@@ -119,7 +119,7 @@ def _share(resources: dict[str, float]) -> Share:
 
 
 def _probe(address: str) -> None:
-    """Raises ``OSError`` if nothing listens at ``host:port``; Ray itself goes on trying for minutes."""
+    """Raises ``OSError`` if nothing listens at ``host:port``; Ray itself keeps trying for minutes."""
     host, _, port = address.rpartition(":")
     if host and port.isdecimal():
         socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()

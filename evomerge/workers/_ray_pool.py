@@ -2,7 +2,7 @@
 
 A slot is one actor. Its life is STARTING (a process is found for it) -> BUILDING (the worker is made, or
 says that it is still there) -> IDLE <-> RUNNING (a job). Every state but IDLE waits for the answer to one
-call. A slot whose actor dies, in whatever state, gets another actor and begins anew.
+call. A slot whose actor dies, in whatever state, gets another actor and starts over.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ class Pool:
         self._start_worker()
 
     def start_without_the_rest(self) -> None:
-        """Goes on waiting for the workers that have not started yet, but without a deadline.
+        """Keeps waiting for the workers that have not started yet, but without a deadline.
 
         Raises:
             UserError: none has started.

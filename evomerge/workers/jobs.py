@@ -9,7 +9,15 @@ from evomerge.fitness.items import ItemSet, Measure
 from evomerge.fitness.scores import Scores
 from evomerge.recipe import Recipe
 
-__all__ = ["Failure", "Job", "Outcome", "Seconds"]
+__all__ = ["Failure", "Job", "ModelDigest", "Outcome", "Seconds"]
+
+
+@dataclass(frozen=True)
+class ModelDigest:
+    """All that decides the answers of a model: the fingerprint of its weights, its ``config_digest``."""
+
+    fingerprint: str
+    config: str
 
 
 @dataclass(frozen=True)
@@ -20,6 +28,8 @@ class Job:
     recipe: Recipe
     items: ItemSet
     measure: Measure = Measure.METRIC
+    known: tuple[ModelDigest, ...] = ()
+    """Models whose scores on these items, by this measure, the caller has: they are not scored again."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,8 @@ class Seconds:
 class Outcome:
     """The result of a job: either ``scores`` or ``failure``, and the fingerprint of the weights scored.
 
+    Where the model ``is_known``, of those that the job names, there is neither. ``config`` is the model's
+    ``config_digest``.
     ``seconds`` is measured, so it differs from run to run and takes no part in comparisons of studies.
     """
 
@@ -51,3 +63,12 @@ class Outcome:
     fingerprint: str | None
     seconds: Seconds
     attempts: int = 1
+    config: str | None = None
+    is_known: bool = False
+
+    @property
+    def model(self) -> ModelDigest | None:
+        """The model that was made, as far as it is known."""
+        if self.fingerprint is None or self.config is None:
+            return None
+        return ModelDigest(self.fingerprint, self.config)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import CandidateError, FailureKind, FitnessError, RecipeError
 from evomerge.fitness.deadline import Deadline
 from evomerge.fitness.spec import FitnessSpec
-from evomerge.workers.jobs import Failure, Job, Outcome, Seconds
+from evomerge.workers.jobs import Failure, Job, ModelDigest, Outcome, Seconds
 
 if TYPE_CHECKING:
     from evomerge.backends.resident import ResidentModel
@@ -29,8 +29,8 @@ class WorkerSpec:
     for. ``folder`` is where relative paths start. ``dtype`` is what the live model calculates in (``None`` =
     the dtype of the merge). A job that is not done after ``timeout_s`` seconds ends at its next forward pass.
     ``as_drawn``: see ``Evaluator``. ``scored``: a digest of each task as the study knows it; a worker that
-    finds another one (the files of another node, say) refuses. ``engine`` names the
-    backend that runs the live model.
+    finds another one (the files of another node, say) refuses. ``engine`` names the backend that runs the
+    live model, with ``engine_args`` and ``quantization``: see ``ModelSettings``.
     """
 
     models: tuple[tuple[str, str], ...]
@@ -43,6 +43,8 @@ class WorkerSpec:
     as_drawn: bool = False
     scored: Mapping[str, str] | None = None
     engine: str = "transformers"
+    engine_args: Mapping[str, Any] = field(default_factory=dict)
+    quantization: str | None = None
 
     def __call__(self) -> Worker:
         """A worker with its models and tasks loaded: the spec is its own factory.
@@ -73,27 +75,32 @@ class Worker:
         model, evaluator = self.load()
         deadline = None if self.spec.timeout_s is None else Deadline.after(self.spec.timeout_s)
         start = time.perf_counter()
-        made = None
-        fingerprint = None
+        made = fingerprint = config = None
         try:
             fingerprint = model.load(job.recipe)
+            config = model.config_digest
             made = time.perf_counter()
+            if config is not None and ModelDigest(fingerprint, config) in job.known:
+                seconds = _seconds(start, made)
+                return Outcome(job.key, None, None, fingerprint, seconds, config=config, is_known=True)
             torch.set_num_threads(
                 self.spec.threads
             )  # here: the threads that merge set their own, for MKL too
             scores = evaluator.score(model, job.items, job.measure, deadline)
-            return Outcome(job.key, scores, None, fingerprint, _seconds(start, made))
+            return Outcome(job.key, scores, None, fingerprint, _seconds(start, made), config=config)
         except RecipeError as exception:  # the values of this candidate do not go together
             failure = Failure(FailureKind.INVALID_RECIPE, str(exception))
         except CandidateError as exception:
             failure = Failure(exception.kind, exception.reason)
-        return Outcome(job.key, None, failure, fingerprint, _seconds(start, made))
+        return Outcome(job.key, None, failure, fingerprint, _seconds(start, made), config=config)
 
     def close(self) -> None:
         """Frees the models."""
         if self._parts is not None:
-            self._parts[0].close()
+            model, evaluator = self._parts
             self._parts = None
+            evaluator.close()
+            model.close()
 
     def load(self) -> tuple[ResidentModel, Evaluator]:
         """Opens the models and builds the tasks, once; ``run`` does it where it has not been done."""
@@ -103,7 +110,15 @@ class Worker:
             from evomerge.fitness.evaluator import Evaluator
 
             spec = self.spec
-            settings = ModelSettings(spec.models, spec.folder, spec.device, spec.dtype, spec.threads)
+            settings = ModelSettings(
+                spec.models,
+                spec.folder,
+                spec.device,
+                spec.dtype,
+                spec.threads,
+                spec.engine_args,
+                spec.quantization,
+            )
             model = resident_model(spec.engine, settings)
             evaluator = Evaluator(spec.fitness, spec.folder, as_drawn=spec.as_drawn)
             evaluator.describe()  # builds the tasks, outside any time limit

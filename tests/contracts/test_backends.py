@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 from support import ROOT, ZOO
+from wide_zoo import wide_zoo
 
 from evomerge.backends.registry import BACKENDS, resident_model
 from evomerge.backends.resident import ModelSettings, ResidentModel
 from evomerge.backends.transformers_lm import LoadedModel
+from evomerge.backends.vllm_settings import vllm_is_installed
 from evomerge.engine.export import merge_to_disk
 from evomerge.engine.sources import open_sources
 from evomerge.errors import CandidateError, CheckpointError, FailureKind, RecipeError, UserError
@@ -24,7 +26,7 @@ from evomerge.recipe import Recipe, parse_recipe
 from evomerge.workers.jobs import Job
 from evomerge.workers.worker import Worker, WorkerSpec
 
-MODELS = {name: str(ZOO / name) for name in ("base", "add", "sort")}
+NAMES = ("base", "add", "sort")
 SPEC = FitnessSpec.model_validate(
     {
         "tasks": ["zoo_add", "zoo_sort", "zoo_drift"],
@@ -63,25 +65,63 @@ RECIPES = {
 Make = Callable[..., ResidentModel]
 
 
-@pytest.fixture(params=list(BACKENDS))
+VLLM = pytest.param(
+    "vllm",
+    marks=[
+        pytest.mark.vllm,
+        pytest.mark.skipif(not vllm_is_installed(), reason="vLLM is not installed; see scripts/test-vllm"),
+    ],
+)
+ENGINE_ARGS: dict[str, dict[str, Any]] = {
+    "vllm": {"enforce_eager": True, "max_num_seqs": 16, "kv_cache_memory_bytes": 2**27}
+}
+
+
+@pytest.fixture(params=[VLLM if name == "vllm" else name for name in BACKENDS])
 def backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 @pytest.fixture
-def make(backend: str) -> Iterator[Make]:
-    """Makes a resident model over the zoo, or over other models by name."""
-    made: list[ResidentModel] = []
+def zoo(backend: str) -> Path:
+    """Models that the backend runs on a CPU."""
+    return wide_zoo() if backend == "vllm" else ZOO
 
-    def make(dtype: str | None = "float32", threads: int = 1, **models: Path) -> ResidentModel:
-        references = {**MODELS, **{name: str(path) for name, path in models.items()}}
-        settings = ModelSettings(tuple(references.items()), Path(), "cpu", dtype, threads)
-        made.append(resident_model(backend, settings))
-        return made[-1]
+
+@pytest.fixture
+def models(zoo: Path) -> dict[str, str]:
+    return {name: str(zoo / name) for name in NAMES}
+
+
+@pytest.fixture(scope="module")
+def spare() -> Iterator[dict[Any, ResidentModel]]:
+    """Engines of vLLM's, which take seconds to start: a test must not tell a used one from a new one."""
+    kept: dict[Any, ResidentModel] = {}
+    yield kept
+    for model in kept.values():
+        model.close()
+
+
+@pytest.fixture
+def make(backend: str, models: dict[str, str], spare: dict[Any, ResidentModel]) -> Iterator[Make]:
+    """Makes a resident model over the zoo, or over other models by name."""
+    made: list[tuple[Any, ResidentModel]] = []
+
+    def make(dtype: str | None = "float32", threads: int = 1, **more: Path) -> ResidentModel:
+        references = {**models, **{name: str(path) for name, path in more.items()}}
+        key = (backend, dtype, threads, tuple(references.items()))
+        arguments = ENGINE_ARGS.get(backend, {})
+        settings = ModelSettings(tuple(references.items()), Path(), "cpu", dtype, threads, arguments)
+        model = spare.pop(key) if key in spare else resident_model(backend, settings)
+        made.append((key, model))
+        return model
 
     yield make
-    for model in made:
-        model.close()
+    for key, model in made:
+        if backend == "vllm" and len(key[-1]) == len(NAMES) and key not in spare:
+            spare[key] = model
+        else:
+            model.close()
 
 
 @pytest.fixture(scope="module")
@@ -91,9 +131,9 @@ def evaluator() -> Evaluator:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_its_fingerprint_and_its_scores_are_those_of_the_merge_on_disk(
-    name: str, make: Make, evaluator: Evaluator, tmp_path: Path
+    name: str, make: Make, models: dict[str, str], evaluator: Evaluator, tmp_path: Path
 ) -> None:
-    written = merge_to_disk(RECIPES[name], open_sources(MODELS), tmp_path / "out")
+    written = merge_to_disk(RECIPES[name], open_sources(models), tmp_path / "out")
     model, exported = make(), make(out=tmp_path / "out")
     assert model.load(RECIPES[name]) == written.fingerprint
     exported.load(passthrough("out"))
@@ -102,11 +142,11 @@ def test_its_fingerprint_and_its_scores_are_those_of_the_merge_on_disk(
 
 @pytest.mark.parametrize("name", ["ties", "deeper"])
 def test_its_answers_are_those_of_transformers_for_the_merged_folder(
-    name: str, make: Make, evaluator: Evaluator, tmp_path: Path
+    name: str, make: Make, models: dict[str, str], evaluator: Evaluator, tmp_path: Path
 ) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    merge_to_disk(RECIPES[name], open_sources(MODELS), tmp_path / "out")
+    merge_to_disk(RECIPES[name], open_sources(models), tmp_path / "out")
     model = make()
     model.load(RECIPES[name])
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="float32")
@@ -145,6 +185,22 @@ def test_what_was_asked_between_two_recipes_changes_no_answer(make: Make, evalua
     assert evaluator.score(model, ALL) != first
 
 
+def test_the_digest_beside_the_fingerprint_is_of_configuration_and_tokenizer(make: Make) -> None:
+    def digest(**changed: object) -> str | None:
+        model.load(RECIPES["linear"].model_copy(update=changed))
+        return model.config_digest
+
+    model = make()
+    plain = digest()
+    assert plain is not None
+    assert digest(chat_template="chatml") not in (plain, digest(chat_template="llama3"))
+    assert digest() == plain
+    model.load(RECIPES["ties"])
+    assert model.config_digest == plain
+    model.load(stack(("add", 0, 3), ("sort", 1, 2)))
+    assert model.config_digest != plain
+
+
 BAD = {
     "a layer that is not there": (stack(("add", 0, 99)), RecipeError),
     "a parameter out of range": (merge("ties", parameters={"density": 7}), RecipeError),
@@ -156,9 +212,9 @@ BAD = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_after_a_recipe_that_fails_the_next_one_is_as_ever(
-    name: str, make: Make, evaluator: Evaluator, tmp_path: Path
+    name: str, make: Make, zoo: Path, evaluator: Evaluator, tmp_path: Path
 ) -> None:
-    file = shutil.copytree(ZOO / "add", tmp_path / "broken") / "model.safetensors"
+    file = shutil.copytree(zoo / "add", tmp_path / "broken") / "model.safetensors"
     tensors = load_file(file)
     tensors["model.norm.weight"][3] = float("nan")
     save_file(tensors, file, {"format": "pt"})
@@ -195,10 +251,20 @@ def test_its_lm_knows_context_and_tokens(make: Make) -> None:
     assert all(isinstance(token, int) for token in tokens)
 
 
-def test_a_worker_with_it_gives_what_it_gives_itself(backend: str, make: Make, evaluator: Evaluator) -> None:
+def test_a_worker_with_it_gives_what_it_gives_itself(
+    backend: str, make: Make, models: dict[str, str], evaluator: Evaluator
+) -> None:
     model = make()
     fingerprint = model.load(RECIPES["dare_ties"])
-    spec = WorkerSpec(tuple(MODELS.items()), SPEC, ROOT, "cpu", "float32", engine=backend)
+    spec = WorkerSpec(
+        tuple(models.items()),
+        SPEC,
+        ROOT,
+        "cpu",
+        "float32",
+        engine=backend,
+        engine_args=ENGINE_ARGS.get(backend, {}),
+    )
     worker: Worker = pickle.loads(pickle.dumps(spec))()
     outcome = worker.run(Job("one", RECIPES["dare_ties"], ALL))
     worker.close()
@@ -224,4 +290,4 @@ def test_it_may_be_closed_twice_and_before_anything_is_loaded(make: Make) -> Non
 
 def test_an_unknown_backend_is_an_error_of_the_users() -> None:
     with pytest.raises(UserError, match=r"no backend 'transformer'\. Did you mean 'transformers'"):
-        resident_model("transformer", ModelSettings(tuple(MODELS.items()), Path()))
+        resident_model("transformer", ModelSettings((("base", str(ZOO / "base")),), Path()))

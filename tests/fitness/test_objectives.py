@@ -143,7 +143,7 @@ def test_other_aggregations_get_an_approximate_interval_around_the_value() -> No
         ({"tasks": ["a", "a"]}, "its own metric"),
         ({"tasks": [{"task": "a", "metric": "acc"}, "a"]}, "its own metric"),
         ({"tasks": ["a"], "batch_size": 0}, "batch_size"),
-        ({"tasks": ["a"], "batch_size": "auto"}, "batch_size"),
+        ({"tasks": ["a"], "batch_size": "most"}, "batch_size"),
         ({"tasks": ["a"], "splits": {"search": 0.9}}, "more than all items"),
         ({"tasks": ["a"], "limit": 0}, "limit"),
     ],

@@ -12,6 +12,8 @@ from pydantic import BaseModel
 from support import ROOT, ZOO
 
 from evomerge.errors import ExperimentError, UserError
+from evomerge.fitness.chat_spec import ChatSpec
+from evomerge.fitness.generation_spec import GenerationSpec
 from evomerge.fitness.spec import FitnessSpec, SplitSpec, TaskSpec
 from evomerge.runs.experiment import (
     Experiment,
@@ -32,7 +34,11 @@ def load(document: dict[str, Any], folder: Path, overrides: dict[str, Any] | Non
 
 
 @pytest.mark.parametrize(
-    "schema", [ExperimentSpec, SearchSpec, WorkersSpec, OutputSpec, FitnessSpec, TaskSpec, SplitSpec]
+    "schema",
+    [
+        *(ExperimentSpec, SearchSpec, WorkersSpec, OutputSpec),
+        *(FitnessSpec, TaskSpec, SplitSpec, ChatSpec, GenerationSpec),
+    ],
 )
 def test_every_field_is_documented(schema: type[BaseModel]) -> None:
     text = (ROOT / "docs" / "experiment.md").read_text()
@@ -62,6 +68,18 @@ def test_a_study_goes_on_with_the_engine_that_it_began_with(tmp_path: Path) -> N
     given = load(EXPERIMENT, tmp_path, {"workers.engine": "transformers"}).of_study(before_the_field)
     fields = Manifest.of(before_the_field).differences(given.document({}), (), read_document)
     assert [d.field for d in fields] == ["workers.engine"]
+
+
+def test_a_study_goes_on_with_the_batch_size_that_it_began_with(tmp_path: Path) -> None:
+    mine = load(EXPERIMENT, tmp_path)
+    begun = mine.document({})
+    assert begun["fitness"]["batch_size"] == "auto"
+    sixteen = {**begun, "fitness": {**begun["fitness"], "batch_size": 16}}
+    assert mine.of_study(sixteen).document({}) == sixteen
+    given = load(EXPERIMENT, tmp_path, {"fitness.batch_size": "auto"}).of_study(sixteen)
+    assert [d.field for d in Manifest.of(sixteen).differences(given.document({}), (), read_document)] == [
+        "fitness.batch_size"
+    ]
 
 
 def test_a_study_of_a_later_release_is_shown_and_is_another_experiment(tmp_path: Path) -> None:
