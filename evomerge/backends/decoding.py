@@ -17,10 +17,12 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from evomerge.fitness.generation_spec import OWN_KEYS
+
 __all__ = ["Decoding", "StopTexts", "decoding_of"]
 
 _LENGTHS = {"max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens"}
-_OPTIONS = _LENGTHS | {"until", "do_sample", "temperature", "top_k", "top_p", "min_p", "seed"}
+_OPTIONS = _LENGTHS | {"until", "do_sample", "temperature", "top_k", "top_p", "min_p", *OWN_KEYS}
 
 _HARMLESS = {"transformers_version", "bos_token_id", "eos_token_id", "pad_token_id", "_from_model_config"} | {
     "do_sample",
@@ -52,6 +54,8 @@ class Decoding:
     """Tokens that end it."""
     seed: int | None
     """None: the likeliest token is taken."""
+    think_end: str | int | None = None
+    """What ends the part of an answer that does not count."""
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
@@ -88,7 +92,7 @@ def decoding_of(options: Mapping[str, Any], model_config: Any, end_text: str, mo
     ends = model_config.eos_token_id
     end_tokens = frozenset([ends] if isinstance(ends, int) else ends or ())
     if not known.get("do_sample"):
-        return Decoding(until, known["max_gen_toks"], end_tokens, None)
+        return Decoding(until, known["max_gen_toks"], end_tokens, None, known.get("think_end_token"))
     temperature = float(known.get("temperature", 0.0))
     if temperature <= 0.0:
         return None
@@ -102,6 +106,7 @@ def decoding_of(options: Mapping[str, Any], model_config: Any, end_text: str, mo
         known["max_gen_toks"],
         end_tokens,
         int(known.get("seed", 0)),
+        known.get("think_end_token"),
         temperature,
         int(setting("top_k", _TOP_K)),
         float(setting("top_p", 1.0)),

@@ -27,12 +27,7 @@ from evomerge.backends.out_of_memory import with_halved_batches
 from evomerge.backends.pass_limits import limit_of
 from evomerge.backends.shared_prefixes import Read, Tokens, plan_trees
 from evomerge.backends.token_cache import TokenCache
-from evomerge.backends.transformers_lm import (
-    BadPromptError,
-    TransformersLM,
-    with_padding,
-    without_options,
-)
+from evomerge.backends.transformers_lm import TransformersLM, with_padding
 from evomerge.fitness.askable import BatchSize, NonFiniteLogitsError, UnfitRequestError
 from evomerge.fitness.deadline import Deadline
 from evomerge.fitness.lm_eval_requests import is_sampled, random_stream
@@ -112,44 +107,61 @@ class PooledLM(TransformersLM):
                 raise UnfitRequestError(position, _NO_ANSWER)
         return super().loglikelihood(requests, disable_tqdm)
 
-    def generate_until(
-        self,
-        requests: Sequence[Any],
-        disable_tqdm: bool = False,  # noqa: ARG002 (lm-eval's signature)
-    ) -> list[str]:
+    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """As ``EvalLM.generate_until``; each sampled request is answered from its own seed."""
-        answers: list[str] = self._halving(requests, functools.partial(self._answers, requests))
-        return answers
-
-    def _answers(self, requests: Sequence[Any]) -> list[str]:
         known: dict[str, Decoding | None] = {}  # looking at a model's generation config takes a while
-        plain = [without_options(request, ("think_end_token",)) for request in requests]
-        keys = [json.dumps(request.args[1], sort_keys=True, default=str) for request in plain]
-        for key, request in zip(keys, plain, strict=True):
+        keys = [json.dumps(request.args[1], sort_keys=True, default=str) for request in requests]
+        for key, request in zip(keys, requests, strict=True):
             if key not in known:
                 known[key] = self._decoding(request.args[1])
-        decodings = [known[key] for key in keys]
-        theirs = [number for number, decoding in enumerate(decodings) if decoding is None]
-        answers = self._generate_theirs(requests, theirs)
-        alike: dict[Any, list[int]] = {}
-        for number, decoding in enumerate(decodings):
+        ours = {n: known[key] for n, key in enumerate(keys)}
+        answers = self._generate_theirs(requests, [n for n in ours if ours[n] is None], disable_tqdm)
+        alike: dict[tuple[str, Decoding], list[int]] = {}
+        for number, decoding in ours.items():
             if decoding is not None:
                 # Equal prompts have equal answers, sampled ones where their seeds are equal.
                 alike.setdefault((requests[number].args[0], decoding), []).append(number)
-        prompts = [
-            Prompt(numbers[0], self._prompt(numbers[0], text, decoding), decoding)
+        if alike:
+            found = self._halving(requests, functools.partial(self._generate_ours, alike))
+            answers.update((n, found[numbers[0]]) for numbers in alike.values() for n in numbers)
+        return [answers[number] for number in range(len(requests))]
+
+    def _generate_ours(self, alike: Mapping[tuple[str, Decoding], Sequence[int]]) -> dict[int, str]:
+        """The answers by our own loop, by the number of the first request of each group."""
+        prompts = {
+            numbers[0]: Prompt(numbers[0], self._prompt(numbers[0], text, decoding), decoding)
             for (text, decoding), numbers in alike.items()
-        ]
-        same = {numbers[0]: numbers for numbers in alike.values()}
-        until = {prompt.number: prompt.decoding.until for prompt in prompts}
+        }
         try:
-            for first, tokens in self._generator().answers(prompts):
-                for number in same[first]:
-                    end = requests[number].args[1].get("think_end_token")
-                    answers[number] = answer_text(self.tok_decode, tokens, until[first], end)
+            return {
+                number: answer_text(
+                    self.tok_decode,
+                    tokens,
+                    prompts[number].decoding.until,
+                    prompts[number].decoding.think_end,
+                )
+                for number, tokens in self._generator().answers(tuple(prompts.values()))
+            }
         except BadLogitsError as error:
             raise NonFiniteLogitsError(error.number) from None
-        return [answers[number] for number in range(len(requests))]
+
+    def _generate_theirs(
+        self, requests: Sequence[Any], numbers: Sequence[int], disable_tqdm: bool
+    ) -> dict[int, str]:
+        """The answers to ``numbers`` by transformers' ``generate``; sampled ones each from its own seed."""
+        together = [n for n in numbers if not is_sampled(requests[n])]
+        groups = [together] if together else []
+        groups += [[n] for n in numbers if is_sampled(requests[n])]
+        answers: dict[int, str] = {}
+        for group in groups:
+            asked = [requests[n] for n in group]
+            try:
+                with random_stream(asked, self.device, int(asked[0].args[1].get("seed", 0))):
+                    texts = super().generate_until(asked, disable_tqdm)
+            except NonFiniteLogitsError as error:
+                raise NonFiniteLogitsError(group[error.request]) from None
+            answers.update(zip(group, texts, strict=True))
+        return answers
 
     def _decoding(self, options: Mapping[str, Any]) -> Decoding | None:
         """How our own loop answers a request with ``options``; None where it cannot."""
@@ -163,24 +175,6 @@ class PooledLM(TransformersLM):
         stops = functools.cache(functools.partial(StopTexts, self.tokenizer))
         longest = longest_shared(self.model, self.max_length)
         return Generator(self.model, stops, self._limit, longest, self._check_time)
-
-    def _generate_theirs(self, requests: Sequence[Any], numbers: Sequence[int]) -> dict[int, str]:
-        """The answers to ``numbers`` by transformers' ``generate``; sampled ones each from its own seed."""
-        self.batch_size_per_gpu = min(self._limit.rows, self._batch_size)
-        together: dict[Any, list[int]] = {}  # sampled ones one by one, as each has a seed
-        for n in numbers:
-            key = requests[n].args[1].get("think_end_token"), n if is_sampled(requests[n]) else None
-            together.setdefault(key, []).append(n)
-        answers: dict[int, str] = {}
-        for (self.think_end_token, _), group in together.items():
-            asked = [without_options(requests[n]) for n in group]
-            try:
-                with random_stream(asked, self.device, int(requests[group[0]].args[1].get("seed", 0))):
-                    texts = super(TransformersLM, self).generate_until(asked, disable_tqdm=True)
-            except BadPromptError as error:
-                raise NonFiniteLogitsError(group[self._position(asked, error.tokens)]) from None
-            answers.update(zip(group, texts, strict=True))
-        return answers
 
     def _prompt(self, number: int, text: str, decoding: Decoding) -> Tokens:
         """The tokens of a prompt, cut on the left as ``HFLM`` does."""
@@ -240,8 +234,9 @@ class PooledLM(TransformersLM):
         def with_rows(size: int) -> Any:
             self._limit = sizes[size]
             # HFLM hands over so many windows of rolling log-likelihoods at once.
-            theirs = self._batching is Batching.THEIRS
-            self.batch_size_per_gpu = min(size, self._batch_size) if theirs else sys.maxsize
+            pooled = self._batching is not Batching.THEIRS
+            rolling = pooled and requests[0].request_type == "loglikelihood_rolling"
+            self.batch_size_per_gpu = sys.maxsize if rolling else min(size, self._batch_size)
             return run()
 
         return with_halved_batches(with_rows, limit.rows, f"a batch of {len(requests)} requests")

@@ -19,14 +19,7 @@ from evomerge.fitness.askable import BatchSize, NonFiniteLogitsError
 from evomerge.fitness.deadline import Deadline
 from evomerge.fitness.generation_spec import OWN_KEYS
 
-__all__ = [
-    "BadPromptError",
-    "LoadedModel",
-    "TransformersLM",
-    "context_length",
-    "with_padding",
-    "without_options",
-]
+__all__ = ["LoadedModel", "TransformersLM", "context_length", "with_padding"]
 
 
 _AUTO = 16
@@ -96,11 +89,11 @@ class TransformersLM(HFLM):  # type: ignore[misc]
         answers = [""] * len(requests)
         for end in dict.fromkeys(ends):
             places = [place for place, other in enumerate(ends) if other == end]
-            asked = [without_options(requests[place]) for place in places]
+            asked = [_plain(requests[place]) for place in places]
             self.think_end_token = end
             try:
                 found = self._generate(asked, disable_tqdm)
-            except BadPromptError as error:
+            except _BadPromptError as error:
                 raise NonFiniteLogitsError(places[self._position(asked, error.tokens)]) from None
             for place, answer in zip(places, found, strict=True):
                 answers[place] = answer
@@ -149,20 +142,20 @@ class TransformersLM(HFLM):  # type: ignore[misc]
         generated = super()._model_generate(context, max_length, stop, logits_processor=processors, **kwargs)
         row = watch.first_bad_row(len(context))
         if row is not None:
-            raise BadPromptError(context[row].tolist())
+            raise _BadPromptError(context[row].tolist())
         return generated
 
 
-def without_options(request: Any, names: Sequence[str] = OWN_KEYS) -> Any:
-    """``request`` without those generation options; the default are those that lm-eval does not know."""
+def _plain(request: Any) -> Any:
+    """``request`` without the options that lm-eval and transformers do not know."""
     prompt, options, *rest = request.args
-    if not any(name in options for name in names):
+    if not any(key in options for key in OWN_KEYS):
         return request
-    known = {key: value for key, value in options.items() if key not in names}
+    known = {key: value for key, value in options.items() if key not in OWN_KEYS}
     return replace(request, arguments=(prompt, known, *rest))
 
 
-class BadPromptError(Exception):
+class _BadPromptError(Exception):
     """Logits that are not finite; holds the prompt's tokens, padded left."""
 
     def __init__(self, tokens: list[int]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from evomerge.backends.registry import resident_model
 from evomerge.backends.resident import ModelSettings
-from evomerge.errors import CandidateError, UserError
+from evomerge.errors import CandidateError, FailureKind, UserError
 from evomerge.recipe import Recipe
 
 __all__ = ["run_trial", "try_out"]
@@ -59,6 +59,8 @@ def run_trial(told: str, answer: str) -> None:
         error = exception
     except CandidateError as exception:
         error = UserError("recipe", f"the first candidate fails ({exception})")
+        if exception.kind is FailureKind.WORKER_DIED:
+            error = UserError("workers.engine", f"{backend} cannot run this model: {exception.reason}")
     Path(answer).write_bytes(pickle.dumps(error))
     os._exit(0)  # ending an engine in order takes seconds
 

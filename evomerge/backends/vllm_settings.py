@@ -93,7 +93,8 @@ def checked_arguments(settings: ModelSettings) -> dict[str, Any]:
         if device_for(settings.device) == "cpu":
             raise ExperimentError(
                 "workers.quantization",
-                f"{settings.quantization!r} needs a GPU: vLLM has no such kernels for a CPU",
+                f"{settings.quantization!r} needs a GPU: on a CPU vLLM lacks its kernels, or "
+                "quantizes nothing of a dense model",
                 "Leave it out, or search on a machine with a GPU.",
             )
         arguments["quantization"] = settings.quantization

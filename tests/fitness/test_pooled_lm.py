@@ -114,6 +114,14 @@ def test_generated_texts_are_those_of_lm_eval_one_by_one(pair: tuple[Any, Any]) 
         assert ask(ours, "generate_until", questions(options), batch) == expected
 
 
+@pytest.mark.parametrize("end", ["c", 4 + ord("c") - 32, "never"])
+def test_what_is_thought_before_an_answer_is_cut_as_lm_eval_does(end: str | int, tokenizer: Any) -> None:
+    model = make_model(0)
+    options = [GREEDY | {"think_end_token": end, "max_gen_toks": 20}, GREEDY]
+    expected = ask(LoadedModel(model, tokenizer), "generate_until", questions(options), 1)
+    assert ask(PooledModel(model, tokenizer), "generate_until", questions(options)) == expected
+
+
 def test_answers_that_divide_the_same_text_elsewhere_are_told_apart(tokenizer: Any) -> None:
     """lm-eval 0.4.13 does not, with its cache of logits: it adds up the wrong tokens of the shorter one."""
     from lm_eval.models.huggingface import HFLM

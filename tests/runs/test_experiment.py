@@ -71,7 +71,8 @@ def test_a_study_goes_on_with_the_engine_that_it_began_with(tmp_path: Path) -> N
 
 
 def test_a_study_goes_on_with_the_batch_size_that_it_began_with(tmp_path: Path) -> None:
-    mine = load(EXPERIMENT, tmp_path)
+    fitness = {key: value for key, value in EXPERIMENT["fitness"].items() if key != "batch_size"}
+    mine = load({**EXPERIMENT, "fitness": fitness}, tmp_path)
     begun = mine.document({})
     assert begun["fitness"]["batch_size"] == "auto"
     sixteen = {**begun, "fitness": {**begun["fitness"], "batch_size": 16}}

@@ -139,7 +139,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"engine_args": {**ENGINE_ARGS, "max_num_seqs": -3}},
         "vLLM cannot run this model",
     ),
-    "a device that this vLLM has not": ({"device": "cuda"}, "workers.device"),
+    "a device that is not there": ({"device": "cuda"}, "device: 'cuda' is not there"),
     "quantization on a CPU": (
         {"quantization": "fp8_per_tensor"},
         "workers.quantization: 'fp8_per_tensor' needs a GPU",
@@ -161,8 +161,8 @@ def test_a_model_that_vllm_cannot_run_is_refused_before_a_search_with_its_reason
     done = run(tmp_path, "search", written(tmp_path, experiment(ZOO)))
     assert done.returncode == 2
     said = " ".join(done.stderr.split())
-    assert "workers.engine: vLLM cannot run this model: " in said
-    assert "head" in said
+    assert "workers.engine: vllm cannot run this model: " in said
+    assert "head_dim=16" in said
     assert not (tmp_path / "runs" / "small" / "study.db").exists()
 
 
