@@ -14,6 +14,7 @@ import pytest
 from cli_support import environment
 
 import evomerge
+from evomerge.backends.vllm_settings import vllm_is_installed
 
 NAMES = sorted(m.name for m in pkgutil.walk_packages(evomerge.__path__, "evomerge."))
 
@@ -64,6 +65,8 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 def test_what_a_module_lists_exists_once_in_order_and_is_documented(name: str) -> None:
     if name.endswith(".triton_kernels"):
         pytest.importorskip("triton", reason="Triton is not installed (the extra `dev` has it on Linux)")
+    if name.endswith(".vllm_worker") and not vllm_is_installed():
+        pytest.skip("vLLM is not installed; see scripts/test-vllm")
     module = importlib.import_module(name)
     names = listed(module)
     assert [n for n in names if not hasattr(module, n)] == []

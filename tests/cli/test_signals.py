@@ -187,7 +187,7 @@ def test_control_c_in_a_terminal_ends_a_search_on_ray_in_order_and_the_printed_c
         out, _ = process.communicate(timeout=60)
         assert process.returncode == 130, out
         assert in_session(process.pid) == []
-    assert "finishing the candidate that is running" in out
+    assert "finishing the running candidate" in out
     assert "Traceback" not in out
     again = re.search(r"Continue with:\n  evomerge (.*)\n", out)
     assert again is not None

@@ -440,7 +440,9 @@ def test_models_without_any_tokenizer_are_merged_without_one(models: Models, sec
     assert result.fingerprint == want
     assert result.warnings == ("no tokenizer files in base, same: the output has none either",)
     assert not list((models.folder / "out").glob("token*"))
-    with pytest.raises(CheckpointError, match="base: the recipe has a tokenizer section, and there are no"):
+    with pytest.raises(
+        CheckpointError, match="base: the recipe has a tokenizer section, but none of its models"
+    ):
         models.merge(linear(models=pair, tokenizer={"source": "base", "pad_to_multiple_of": 8}))
 
 

@@ -104,11 +104,12 @@ def test_a_file_that_is_not_there_is_named_with_its_field(here: Path) -> None:
         Experiment.load(file)
 
 
-def test_check_says_that_code_of_the_users_runs(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_says_that_code_of_the_users_runs(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from typer.testing import CliRunner
 
     from evomerge.cli.main import app
 
+    monkeypatch.delenv("COLUMNS", raising=False)  # with it, lines break
     (here / "picky.py").write_text(PICKY)
     file = experiment(here, {"python": "picky.py:Picky"})
     shown = CliRunner().invoke(app, ["check", str(file)])

@@ -59,12 +59,12 @@ def test_without_a_lag_pycma_is_asked_and_told_as_by_hand(space: str) -> None:
         if not sampler.population:
             break
         vectors = ask(sampler)
-        with by_hand._private.installed():
+        with by_hand._private.swap_in():
             points = by_hand._strategy.ask()
         assert vectors == [by_hand._outer(p) for p in points]
         losses = [round(CENTRE(v), 2) for v in vectors]
         sampler.tell([Told(v, (-x,)) for v, x in zip(vectors, losses, strict=True)])
-        with by_hand._private.installed():
+        with by_hand._private.swap_in():
             by_hand._strategy.tell(points, losses)
             by_hand._strategy.stop()
 
@@ -127,7 +127,7 @@ def test_pycma_draws_from_a_private_stream_where_it_asks_for_the_global_one() ->
         np.random.seed(foreign)  # noqa: NPY002
         private = _LegacyStream([5, 0])
         for _ in range(2):
-            with private.installed():
+            with private.swap_in():
                 drawn.append(np.random.rand())  # noqa: NPY002
             np.random.rand(foreign)  # noqa: NPY002
     assert drawn[:2] == drawn[2:]
