@@ -25,7 +25,7 @@ from evomerge.fitness.deadline import Deadline
 from evomerge.recipe import Recipe
 from evomerge.tokenizers.vocabulary import load_tokenizer
 
-__all__ = ["TransformersModel"]
+__all__ = ["TransformersModel", "model_dtype"]
 
 _DTYPES = {dtype_name(d): d for d in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
 
@@ -137,7 +137,7 @@ class TransformersModel:
 
     def _weights_for(self, recipe: Recipe, merge_plan: MergePlan) -> TransformersWeights:
         self._plan = merge_plan
-        dtype = self.compute_dtype or _main_dtype(merge_plan)
+        dtype = self.compute_dtype or model_dtype(merge_plan)
         if self._weights is not None and self._weights.fits(merge_plan, dtype):
             return self._weights
         self._weights = self._askable = None  # before the new one is built: both may not fit
@@ -146,8 +146,12 @@ class TransformersModel:
         return self._weights
 
 
-def _main_dtype(merge_plan: MergePlan) -> torch.dtype:
-    """The dtype that most of the output's bytes have; a model runs in one."""
+def model_dtype(merge_plan: MergePlan) -> torch.dtype:
+    """The dtype that most of the output's bytes have; a model runs in one.
+
+    Raises:
+        CheckpointError: No tensor is in floating point.
+    """
     dtype = main_dtype(t.info for t in merge_plan.tensors)
     if dtype is None:
         raise CheckpointError(merge_plan.config_source, "holds no weights in floating point")

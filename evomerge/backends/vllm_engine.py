@@ -23,6 +23,7 @@ from evomerge.fitness.deadline import Deadline
 from evomerge.recipe import Recipe
 
 __all__ = [
+    "RATED",
     "Answer",
     "EngineFailedError",
     "Request",
@@ -42,6 +43,10 @@ _ENVIRONMENT = {
 _WATCH_S = 0.5
 _Result = TypeVar("_Result")
 _STUMBLED_OVER = ("llvmlite.binding.ffi",)
+
+
+RATED = {"temperature": 0.0, "max_tokens": 1, "prompt_logprobs": 1, "detokenize": False}
+"""``Request.sampling`` for the log-probabilities of a prompt."""
 
 
 class EngineFailedError(Exception):
@@ -184,11 +189,6 @@ class VllmEngine:
                 return result.result()
             if is_dead:
                 raise EngineFailedError("the process of vLLM's engine ended")
-
-    @property
-    def context(self) -> int:
-        """Tokens of a prompt and its answer together, at most."""
-        return int(self._llm.llm_engine.model_config.max_model_len)
 
     @property
     def version(self) -> str:

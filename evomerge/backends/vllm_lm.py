@@ -12,7 +12,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 
 from evomerge.backends.answer_text import answer_text
-from evomerge.backends.vllm_engine import Answer, Request
+from evomerge.backends.vllm_engine import RATED, Answer, Request
 from evomerge.errors import FitnessError, did_you_mean
 from evomerge.fitness.answering import SEED
 from evomerge.fitness.askable import NonFiniteLogitsError
@@ -23,7 +23,6 @@ Ask = Callable[[Sequence[Request]], list[Answer]]
 
 _ALL_AT_ONCE = 2**31
 """vLLM makes its own batches."""
-_RATED = {"temperature": 0.0, "max_tokens": 1, "prompt_logprobs": 1, "detokenize": False}
 _SETTINGS = ("top_p", "top_k", "min_p", "repetition_penalty")
 """What transformers and vLLM call by one name and mean alike."""
 _TOP_K = 50
@@ -63,7 +62,7 @@ class VllmLM(HFLM):  # type: ignore[misc]
         prompts = [tuple((context + answer)[-(self.max_length + 1) :]) for _, context, answer in requests]
         for prompt in prompts:
             places.setdefault(prompt, len(places))
-        answers = self._ask([Request(list(prompt), _RATED) for prompt in places])
+        answers = self._ask([Request(list(prompt), RATED) for prompt in places])
         found = []
         for prompt, (_, _, continuation) in zip(prompts, requests, strict=True):
             answer = answers[places[prompt]]

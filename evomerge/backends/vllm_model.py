@@ -7,7 +7,6 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,16 +15,17 @@ import torch
 from evomerge.backends.config_digest import config_digest
 from evomerge.backends.resident import ModelSettings
 from evomerge.backends.transformers_lm import context_length, with_padding
+from evomerge.backends.transformers_model import model_dtype
 from evomerge.backends.vllm_canary import Canary
-from evomerge.backends.vllm_engine import Answer, EngineFailedError, Request, VllmEngine
+from evomerge.backends.vllm_engine import RATED, Answer, EngineFailedError, Request, VllmEngine
 from evomerge.backends.vllm_lm import VllmLM
 from evomerge.backends.vllm_settings import checked_arguments, device_for, room
-from evomerge.checkpoints.checkpoint import Checkpoint, dtype_name, main_dtype
+from evomerge.checkpoints.checkpoint import Checkpoint, dtype_name
 from evomerge.engine.inputs import Inputs
 from evomerge.engine.model_names import parse_config
 from evomerge.engine.plan import MergePlan
 from evomerge.engine.sources import open_sources
-from evomerge.errors import CandidateError, CheckpointError, FailureKind, UserError
+from evomerge.errors import CandidateError, FailureKind, UserError
 from evomerge.fitness.askable import BatchSize
 from evomerge.fitness.deadline import Deadline
 from evomerge.recipe import Recipe
@@ -79,7 +79,7 @@ class VllmModel:
             self.close()
             fingerprint = self._once_more(partial(self._loaded, recipe, plan))
         except BaseException:
-            self.close()  # nobody knows which weights it has
+            self.close()  # its weights are in an unknown state
             raise
         self._recipe, self._plan = recipe, plan
         return fingerprint
@@ -153,7 +153,7 @@ class VllmModel:
         )
         self._running = self._start(plan, key)
         fingerprint = self._running.engine.load(recipe)
-        [answer] = self._running.engine.ask([Request(canary.tokens, _RATED)])
+        [answer] = self._running.engine.ask([Request(canary.tokens, RATED)])
         canary.check(answer.logprobs, fingerprint)
         return fingerprint
 
@@ -178,10 +178,7 @@ class VllmModel:
     def _dtype(self, plan: MergePlan) -> torch.dtype:
         if self._settings.dtype is not None:
             return getattr(torch, self._settings.dtype)  # type: ignore[no-any-return]
-        dtype = main_dtype(t.info for t in plan.tensors)
-        if dtype is None:
-            raise CheckpointError(plan.config_source, "holds no weights in floating point")
-        return dtype
+        return model_dtype(plan)
 
 
 class _Running:
@@ -209,14 +206,9 @@ class _Running:
         self.engine.close()
 
 
-_RATED = {"temperature": 0.0, "max_tokens": 1, "prompt_logprobs": 1, "detokenize": False}
-
-
 def _key(plan: MergePlan) -> str:
     shapes = sorted((t.name, list(t.shape)) for t in plan.tensors)
-    dtype = main_dtype(t.info for t in plan.tensors)
-    tokenizer = {f.name: sha256(f.read_bytes()).hexdigest() for f in tokenizer_files(plan.tokenizer.path)}
-    return json.dumps([plan.config, shapes, str(dtype), tokenizer], sort_keys=True)
+    return json.dumps([config_digest(plan), shapes, str(model_dtype(plan))])
 
 
 def _reason(exception: BaseException) -> str:

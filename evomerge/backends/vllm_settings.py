@@ -44,7 +44,7 @@ _QUANTIZATIONS = (
 _PLAIN_ROPE = frozenset({"default", "linear", "llama3"})
 """Rotary embeddings that do not depend on how long a context the configuration allows."""
 _EDGE = 2
-"""vLLM keeps a token for an answer that nobody asked for; a log-likelihood rates one more than it reads."""
+"""vLLM always reserves a token for an answer; a log-likelihood rates one token more than it reads."""
 
 
 def vllm_is_installed() -> bool:

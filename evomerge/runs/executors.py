@@ -10,16 +10,16 @@ from evomerge.workers.executor import Executor
 from evomerge.workers.inline import InlineExecutor
 from evomerge.workers.worker import WorkerSpec
 
-__all__ = ["make_executor"]
+__all__ = ["make_executor", "worker_spec"]
 
 
-def make_executor(experiment: Experiment, scored: ScoredDigest | None = None) -> Executor:
-    """Workers for ``experiment``, which start with their first job; its owner closes it.
+def worker_spec(experiment: Experiment, scored: ScoredDigest | None = None) -> WorkerSpec:
+    """What each worker of ``experiment`` is told.
 
     ``scored``: what the driver scores, for each worker to compare with its own tasks.
     """
     workers = experiment.spec.workers
-    spec = WorkerSpec(
+    return WorkerSpec(
         models=tuple(experiment.references.items()),
         fitness=experiment.fitness,
         folder=experiment.path.parent.absolute(),
@@ -32,6 +32,14 @@ def make_executor(experiment: Experiment, scored: ScoredDigest | None = None) ->
         engine_args=workers.engine_args or {},
         quantization=workers.quantization,
     )
+
+
+def make_executor(experiment: Experiment, scored: ScoredDigest | None = None) -> Executor:
+    """Workers for ``experiment``, which start with their first job; its owner closes it.
+
+    ``scored``: see ``worker_spec``.
+    """
+    workers, spec = experiment.spec.workers, worker_spec(experiment, scored)
     if workers.backend == "inline":
         return InlineExecutor(replace(spec, timeout_s=workers.timeout))
     from evomerge.workers.ray_executor import RayExecutor  # Ray takes a second to import

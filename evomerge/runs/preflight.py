@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from evomerge.backends.resident import ModelSettings
 from evomerge.backends.transformers_lm import context_length, with_padding
 from evomerge.backends.trial import try_out
 from evomerge.backends.vllm_settings import check_settings, room
@@ -27,6 +26,7 @@ from evomerge.fitness.items import Measure
 from evomerge.fitness.scored import ScoredDigest
 from evomerge.fitness.spec import FitnessSpec
 from evomerge.recipe import Recipe
+from evomerge.runs.executors import worker_spec
 from evomerge.runs.experiment import FREE_FIELDS, Experiment, read_document
 from evomerge.runs.run_folder import check_folder, check_run_folder
 from evomerge.search.samplers import first_population, make_sampler
@@ -215,19 +215,10 @@ def _check_workers(experiment: Experiment) -> None:
 
 def _try_engine(experiment: Experiment, recipe: Recipe) -> None:
     """Has another engine than transformers make the first candidate, where workers run on this machine."""
-    workers = experiment.spec.workers
-    if experiment.engine in ("transformers", "lm_eval") or workers.address is not None:
+    address = experiment.spec.workers.address
+    if experiment.engine in ("transformers", "lm_eval") or address is not None:
         return
-    settings = ModelSettings(
-        models=tuple(experiment.references.items()),
-        folder=experiment.path.parent.absolute(),
-        device=workers.device,
-        dtype=workers.dtype,
-        threads=workers.threads,
-        engine_args=workers.engine_args or {},
-        quantization=workers.quantization,
-    )
-    try_out(experiment.engine, settings, recipe)
+    try_out(experiment.engine, worker_spec(experiment).model_settings, recipe)
 
 
 def _model_warnings(plan: MergePlan, recipe: Recipe) -> list[str]:

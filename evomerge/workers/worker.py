@@ -15,7 +15,7 @@ from evomerge.fitness.spec import FitnessSpec
 from evomerge.workers.jobs import Failure, Job, ModelDigest, Outcome, Seconds
 
 if TYPE_CHECKING:
-    from evomerge.backends.resident import ResidentModel
+    from evomerge.backends.resident import ModelSettings, ResidentModel
     from evomerge.fitness.evaluator import Evaluator
 
 __all__ = ["Worker", "WorkerSpec"]
@@ -45,6 +45,21 @@ class WorkerSpec:
     engine: str = "transformers"
     engine_args: Mapping[str, Any] = field(default_factory=dict)
     quantization: str | None = None
+
+    @property
+    def model_settings(self) -> ModelSettings:
+        """The part of it that its backend needs."""
+        from evomerge.backends.resident import ModelSettings
+
+        return ModelSettings(
+            self.models,
+            self.folder,
+            self.device,
+            self.dtype,
+            self.threads,
+            self.engine_args,
+            self.quantization,
+        )
 
     def __call__(self) -> Worker:
         """A worker with its models and tasks loaded: the spec is its own factory.
@@ -106,20 +121,10 @@ class Worker:
         """Opens the models and builds the tasks, once; ``run`` does it where it has not been done."""
         if self._parts is None:
             from evomerge.backends.registry import resident_model
-            from evomerge.backends.resident import ModelSettings
             from evomerge.fitness.evaluator import Evaluator
 
             spec = self.spec
-            settings = ModelSettings(
-                spec.models,
-                spec.folder,
-                spec.device,
-                spec.dtype,
-                spec.threads,
-                spec.engine_args,
-                spec.quantization,
-            )
-            model = resident_model(spec.engine, settings)
+            model = resident_model(spec.engine, spec.model_settings)
             evaluator = Evaluator(spec.fitness, spec.folder, as_drawn=spec.as_drawn)
             evaluator.describe()  # builds the tasks, outside any time limit
             self._refuse_other_tasks(evaluator)
