@@ -7,6 +7,7 @@ import json
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from evomerge.errors import FailureKind, RecipeError
 from evomerge.fitness.items import ItemSet, Measure
@@ -88,7 +89,7 @@ class Scoring:
         else:
             self._waiting[recipe] = []
             self._running[candidate.trial.name] = candidate.trial
-            known = tuple(self._baselines()) if candidate.trial.kind == "candidate" else ()
+            known = tuple(self._baselines) if candidate.trial.kind == "candidate" else ()
             items = ItemSet(Split.SEARCH)
             self._queue.append(Job(candidate.trial.name, candidate.recipe, items, self._measure, known))
 
@@ -114,6 +115,7 @@ class Scoring:
         self._known.setdefault(recorded.recipe, recorded)
         return recorded
 
+    @cached_property
     def _baselines(self) -> dict[ModelDigest, Trial]:
         """The baselines that have scores, by their models; of equal ones the first.
 
@@ -135,7 +137,7 @@ class Scoring:
             attempts=outcome.attempts,
         )
         if outcome.is_known and outcome.model is not None:
-            same = self._baselines()[outcome.model]
+            same = self._baselines[outcome.model]
             return replace(
                 made, values=same.values, basis=same.basis, scores=same.scores, same_weights_as=same.name
             )
