@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -28,13 +29,16 @@ FailUnlessBetter = Annotated[
 ]
 
 
-def pass_gate(verdict: Verdict | None, level: float | None) -> None:
+def pass_gate(find_verdict: Callable[[], Verdict | None], level: float | None) -> None:
     """Nothing, if no ``level`` is asked for or the winner is better at that level.
 
     Raises:
         typer.Exit: It is not; a line on standard error says so.
     """
-    if level is None or (verdict is not None and verdict.is_better(level)):
+    if level is None:
+        return
+    verdict = find_verdict()
+    if verdict is not None and verdict.is_better(level):
         return
     if verdict is None:
         tell("Not shown to be better: no winner has been scored on test items yet.")

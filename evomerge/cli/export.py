@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
@@ -41,12 +42,13 @@ def command(
     if to_stdout and json_:
         raise OutputError("-o", "the recipe and --json cannot both go to standard output", "Name a file.")
     with open_study(study, storage) as opened:
-        verdict = opened.verdict()
+        verdict = cache(opened.verdict)
         pass_gate(verdict, fail_unless_better)
         chosen, warning = choose_trial(opened) if trial is None else (opened.study.trial(trial), None)
         if warning is not None:
             warn(warning)
         exported = export_trial(opened, chosen, None if to_stdout else output)
+        found = None if to_stdout or json_ else verdict()
     if to_stdout:
         sys.stdout.write(exported.text)
     elif json_:
@@ -62,5 +64,6 @@ def command(
         )
     else:
         console.print(f"Wrote {output}: trial {exported.trial} ({exported.name}), {exported.summary()}")
-        if verdict is not None and verdict.winner.number == exported.trial:
-            say(verdict_text(verdict)[0])
+        if found is not None and found.winner.number == exported.trial:
+            for sentence in verdict_text(found)[:1]:
+                say(sentence)

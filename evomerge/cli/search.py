@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from evomerge.cli._agreement import show_agreement
 from evomerge.cli._console import (
     command_line,
     console,
@@ -23,6 +22,7 @@ from evomerge.cli._console import (
     warn,
     warn_of_trust,
 )
+from evomerge.cli._findings import show_findings
 from evomerge.cli._gate import FailUnlessBetter, pass_gate
 from evomerge.cli._signals import STOPPED, handling, name_of
 
@@ -77,7 +77,7 @@ def command(
     loaded = Experiment.load(experiment, {k: v for k, v in overrides.items() if v is not None})
     warn_of_trust(loaded.fitness)
     found = _Search(Run(loaded), quiet=json_).run()
-    pass_gate(found.verdict, fail_unless_better)
+    pass_gate(lambda: found.verdict, fail_unless_better)
 
 
 class _Search:
@@ -123,7 +123,6 @@ class _Search:
 
     def _report(self, found: Found) -> None:
         from evomerge.report.tables import study_document
-        from evomerge.report.verdict_text import verdict_text
         from evomerge.search.controller import Ending
 
         if self._quiet:
@@ -133,11 +132,7 @@ class _Search:
         console.print()
         title = f"{self._run.experiment.name}: {found.candidates} candidates"
         console.print(leaderboard_table(found.leaderboard, title))
-        if found.verdict is not None:
-            console.print()
-        for sentence in () if found.verdict is None else verdict_text(found.verdict):
-            say(sentence)
-        show_agreement(found.agreement)
+        show_findings(found.verdict, found.agreement)
         if found.ending is Ending.CONVERGED:
             console.print("The search converged before its budget was spent.")
         _next_steps(self._run.experiment)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 from statistics import median
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from evomerge.cli._agreement import show_agreement
 from evomerge.cli._console import console, leaderboard_table, number, print_json, say
+from evomerge.cli._findings import show_findings
 from evomerge.cli._gate import FailUnlessBetter, pass_gate
 
 if TYPE_CHECKING:
@@ -40,19 +41,18 @@ def command(
     from evomerge.runs.opened_study import open_study
 
     opened = open_study(study, storage)
-    rows, verdict = opened.leaderboard(), opened.verdict()
+    rows, verdict = opened.leaderboard(), cache(opened.verdict)
     if json_:
-        print_json(study_document(opened.study, rows, verdict, opened.agreement()))
+        print_json(study_document(opened.study, rows, verdict(), opened.agreement()))
     elif markdown:
         console.print(leaderboard_markdown(rows), end="")
     else:
-        _show(opened, rows, verdict)
+        _show(opened, rows, verdict())
     pass_gate(verdict, fail_unless_better)
 
 
 def _show(opened: OpenedStudy, rows: Sequence[Row], verdict: Verdict | None) -> None:
     from evomerge.report.tables import drift_text, driver_text, search_text
-    from evomerge.report.verdict_text import verdict_text
 
     trials = opened.study.trials()
     candidates = opened.study.candidates()
@@ -75,11 +75,7 @@ def _show(opened: OpenedStudy, rows: Sequence[Row], verdict: Verdict | None) -> 
         say(f"Not finished: {missing} of {finalists} finalists are still to be validated.")
     if rows:
         console.print(leaderboard_table(rows, "Leaderboard"))
-    if verdict is not None:
-        console.print()
-    for sentence in () if verdict is None else verdict_text(verdict):
-        say(sentence)
-    show_agreement(opened.agreement())
+    show_findings(verdict, opened.agreement())
 
 
 def _show_work(trials: Sequence[Trial]) -> None:

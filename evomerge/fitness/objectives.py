@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -63,7 +63,7 @@ class Fitness:
                 objective's function failed.
         """
         parts = [
-            (task, weight, self._better(task, task.value))
+            (task, weight, self._better(task)(task.value))
             for task, weight in zip(scores.tasks, self._weights(scores), strict=True)
             if weight > 0.0  # reported only: need not even have a logarithm
         ]
@@ -86,7 +86,7 @@ class Fitness:
         Returns R numbers. Values are in the metric's own unit, neither transformed nor turned.
         """
         parts = [
-            (task.task, weight, [self._better(task, value) for value in row])
+            (task.task, weight, list(map(self._better(task), row)))
             for task, weight, row in zip(scores.tasks, self._weights(scores), rows, strict=True)
             if weight > 0.0
         ]
@@ -137,17 +137,22 @@ class Fitness:
                 raise FitnessError("fitness.tasks", f"there is no score of {spec.task!r}")
         return [spec.weight / sum(each is spec for each in specs) for spec in specs]
 
-    def _better(self, task: TaskScore, value: float) -> float:
+    def _better(self, task: TaskScore) -> Callable[[float], float]:
+        """What makes a value of ``task`` one that is better the higher it is."""
         if task.metric == Measure.ANSWER_LIKELIHOOD:  # whatever the direction of the metric
-            return value
+            return float
         spec = self._spec(task)
-        if spec.transform == "log":
-            if value <= 0.0:
-                raise FitnessError(
-                    f"fitness.tasks: {task.task}: transform",
-                    f"{task.metric} is {value:g}, which has no logarithm",
-                    "Use 'transform: log' for perplexities only.",
-                )
-            value = math.log(value)
         higher = task.higher_is_better if spec.direction is None else spec.direction == "maximize"
-        return value if higher else -value
+
+        def better(value: float) -> float:
+            if spec.transform == "log":
+                if value <= 0.0:
+                    raise FitnessError(
+                        f"fitness.tasks: {task.task}: transform",
+                        f"{task.metric} is {value:g}, which has no logarithm",
+                        "Use 'transform: log' for perplexities only.",
+                    )
+                value = math.log(value)
+            return value if higher else -value
+
+        return better
