@@ -16,9 +16,11 @@ from evomerge.fitness.scores import ItemScore, Scores, Split, TaskScore
 from evomerge.recipe import Recipe, SearchSpace
 from evomerge.search.baselines import baselines, starts
 from evomerge.search.controller import SearchPlan, search
+from evomerge.search.observers import Observer
+from evomerge.search.progress import Progress
 from evomerge.search.samplers import SAMPLERS, SamplerPlan
 from evomerge.study.manifest import MANIFEST, Manifest
-from evomerge.study.study import Study
+from evomerge.study.study import SplitResult, Study, Trial
 from evomerge.workers.jobs import Failure, Job, Outcome, Seconds
 
 MIXED: dict[str, Any] = {
@@ -101,6 +103,24 @@ def heavy_fails(recipe: Recipe) -> bool:
 
 class Killed(BaseException):
     """Stands in for SIGKILL where a test wants to say when."""
+
+
+class KillAfterWrite(Observer):
+    """Dies after a given number of writes, whatever was written."""
+
+    def __init__(self, writes: int) -> None:
+        self.left = writes
+
+    def on_trial(self, trial: Trial, progress: Progress) -> None:
+        self._count()
+
+    def on_split(self, trial: Trial, split: Split, result: SplitResult, progress: Progress) -> None:
+        self._count()
+
+    def _count(self) -> None:
+        self.left -= 1
+        if self.left <= 0:
+            raise Killed
 
 
 class FakeExecutor:

@@ -31,7 +31,7 @@ class Verdict:
     ``parent`` is the parent (base model or fine-tune) with the best test score, ``merge`` the best of the
     merges with default values; ``p_value`` is the largest over all parents, as the winner has to beat each.
     ``overestimate``: search score minus test score of the winner, ``parent_overestimate`` of that parent,
-    which nobody chose by its search score: what the items differ by.
+    which was not chosen by its search score: the difference between the items themselves.
     """
 
     winner: Trial

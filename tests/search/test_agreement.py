@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from search_fakes import FakeExecutor, Killed, MeanScore, make_plan
+from search_fakes import FakeExecutor, KillAfterWrite, Killed, MeanScore, make_plan
 
 from evomerge.errors import FailureKind, StudyError
 from evomerge.fitness.items import Measure
@@ -20,8 +20,7 @@ from evomerge.search.agreement import Agreement, agreement, kendall_tau, tau_int
 from evomerge.search.controller import SearchPlan, search
 from evomerge.search.leaderboard import leaderboard
 from evomerge.search.observers import Observer
-from evomerge.search.progress import Progress
-from evomerge.study.study import SplitResult, Study, Trial
+from evomerge.study.study import Study
 from evomerge.workers.jobs import Failure, Job, Outcome
 
 
@@ -89,26 +88,11 @@ def test_a_model_that_failed_by_its_metrics_is_left_out(tmp_path: Path) -> None:
 
 
 def test_killed_after_any_write_the_study_is_the_same(tmp_path: Path) -> None:
-    class KillAfter(Observer):
-        def __init__(self, writes: int) -> None:
-            self.left = writes
-
-        def on_trial(self, trial: Trial, progress: Progress) -> None:
-            self._count()
-
-        def on_split(self, trial: Trial, split: Split, result: SplitResult, progress: Progress) -> None:
-            self._count()
-
-        def _count(self) -> None:
-            self.left -= 1
-            if not self.left:
-                raise Killed
-
     expected = searched(f"journal:///{tmp_path}/whole.log", TwoMeasures())
     url, kills = f"journal:///{tmp_path}/killed.log", 0
     for _ in itertools.count():
         try:
-            study = searched(url, TwoMeasures(), [KillAfter(3)])
+            study = searched(url, TwoMeasures(), [KillAfterWrite(3)])
             break
         except Killed:
             kills += 1

@@ -13,6 +13,7 @@ from search_fakes import (
     DISCRETE,
     MIXED,
     FakeExecutor,
+    KillAfterWrite,
     Killed,
     MeanScore,
     fake_scores,
@@ -52,24 +53,6 @@ def run(
     study = opened(storage, plan, name)
     result = search(plan, study, executor or FakeExecutor(), [] if observer is None else [observer])
     return study, result
-
-
-class KillAfterWrite(Observer):
-    """Dies after a given number of writes, whatever was written."""
-
-    def __init__(self, writes: int) -> None:
-        self.left = writes
-
-    def on_trial(self, trial: Trial, progress: Progress) -> None:
-        self._count()
-
-    def on_split(self, trial: Trial, split: Split, result: SplitResult, progress: Progress) -> None:
-        self._count()
-
-    def _count(self) -> None:
-        self.left -= 1
-        if self.left <= 0:
-            raise Killed
 
 
 def with_settings(plan: SearchPlan, **changed: object) -> SamplerPlan:
