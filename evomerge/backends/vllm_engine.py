@@ -86,8 +86,7 @@ class VllmEngine:
 
     def __init__(self, folder: Path, arguments: Mapping[str, Any], sources: Mapping[str, Any]) -> None:
         set_environment()
-        # A search asks in inference mode, whose tensors could not be written to outside of it.
-        with _quiet(), torch.inference_mode(mode=False):
+        with _quiet():
             from vllm import LLM
             from vllm.config import WeightTransferConfig
 
@@ -132,7 +131,6 @@ class VllmEngine:
         with _failing_as("while scoring"):
             return self._watched(partial(self._ask, requests, wanted, deadline))
 
-    @torch.inference_mode(mode=False)
     def _load(self, recipe: Recipe) -> str:
         with _quiet():
             self.start_update()

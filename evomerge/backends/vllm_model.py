@@ -139,7 +139,10 @@ class VllmModel:
             self.close()
             raise
 
+    @torch.inference_mode(mode=False)
     def _loaded(self, recipe: Recipe, plan: MergePlan) -> str:
+        # An engine may have to be replaced while it is asked, which a search does in inference mode. The
+        # threads that merge are not in it, and could not write to tensors that were made in it.
         key = _key(plan)
         if self._running is not None and self._running.key == key:
             return self._running.engine.load(recipe)
